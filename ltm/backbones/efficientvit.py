@@ -1,0 +1,124 @@
+"""EfficientViT of MIT: tokens merge between the linear attention and the MBConv of a block.
+
+The tokens that stay are laid out on the kept grid, so linear attention and depth-wise convolutions
+run on the smaller map unchanged. The first attention of stage 3 or 4 is a place.
+
+Legend: B images, N tokens, P slots, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import timm
+from timm.models.efficientvit_mit import EfficientVit, EfficientVitBlock
+
+from ltm.backbones._base import Choose, Merging, StagedModel, adopt, register_family
+from ltm.plan import Grid, Plan, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+
+class MergingEfficientVitBlock(EfficientVitBlock):
+    """timm's block. Modifications: tokens may merge between its two halves."""
+
+    def forward(self, x: Tensor, merging: Merging | None = None) -> Tensor:
+        """x [B, C, height, width] -> the same, or the kept grid's size when merging."""
+        x = self.context_module(x)
+        if merging is not None:
+            assert not isinstance(merging.site.kept, int)
+            tokens = merging(x.flatten(2).transpose(1, 2))
+            x = tokens.transpose(1, 2).reshape(len(x), -1, *merging.site.kept)
+        return self.local_module(x)
+
+
+@register_family("timm.models.efficientvit_mit", aliases={"efficientvit": "efficientvit_b1"})
+class MergingEfficientViT(StagedModel, EfficientVit):
+    """timm's EfficientViT (B series). Modifications: the first block of a stage may merge."""
+
+    default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {
+        ("efficientvit_b1", (224, 224)): {"stages.2": (12, 12)},
+        ("efficientvit_b1", (288, 288)): {"stages.2": (16, 16), "stages.3": (7, 7)},
+    }
+
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        # timm's EfficientViT has no stochastic depth
+        if options.pop("drop_path_rate"):
+            raise ValueError(f"drop_path is not 0, allowed for {name} is only 0")
+        if image_size is not None:
+            options["pretrained_cfg_overlay"] = {"input_size": (3, *image_size)}
+        if image_size is not None and min(image_size) < 32:
+            raise ValueError(
+                f"image_size is {image_size[0]} x {image_size[1]}, allowed for {name} is "
+                "32 x 32 or more"
+            )
+        return timm.create_model(name, **options)
+
+    @classmethod
+    def from_timm(cls, model: Any) -> MergingEfficientViT:
+        if type(model) is not EfficientVit:
+            raise ValueError(
+                f"backbone is a {type(model).__name__}, allowed are efficientvit_b0 to b3"
+            )
+        for stage in model.stages:
+            for i, block in enumerate(stage.blocks):
+                if type(block) is EfficientVitBlock:
+                    stage.blocks[i] = adopt(MergingEfficientVitBlock, block)
+        return adopt(cls, model)
+
+    def stage_modules(self) -> list[nn.Module]:
+        return list(self.stages)
+
+    def site_of_stage(self, i: int) -> str:
+        return f"stages.{i}"
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        stem: Tensor = self.stem(x)
+        return stem
+
+    def run_stage(self, i: int, x: Tensor, merging: Merging | None) -> Tensor:
+        for block in self.stages[i].blocks:
+            if merging is not None and isinstance(block, MergingEfficientVitBlock):
+                x, merging = block(x, merging), None
+            else:
+                x = block(x)
+        return x
+
+    def run_end(self, x: Tensor) -> Tensor:
+        return x
+
+    def places(self) -> list[str]:
+        return [
+            f"stages.{i}"
+            for i, stage in enumerate(self.stages)
+            if any(isinstance(block, EfficientVitBlock) for block in stage.blocks)
+        ]
+
+    def default_sites(self) -> list[str]:
+        return self.places()[:1]
+
+    def dims(self) -> list[int]:
+        channels = [info["num_chs"] for info in self.feature_info]
+        return [channels[int(name.rpartition(".")[2])] for name in self.places()]
+
+    def walk(self, choose: Choose) -> Iterator[Site]:
+        size = _halved(self.image_size)  # the stem
+        dims = dict(zip(self.places(), self.dims(), strict=True))
+        for i in range(len(self.stages)):
+            size, name = _halved(size), f"stages.{i}"
+            kept = choose(name, size, math.prod(size)) if name in dims else None
+            if kept is None or kept == size:
+                continue
+            assert not isinstance(kept, int)
+            yield Site(name, dims[name], size, math.prod(size), kept)
+            size = kept
+
+
+def _halved(size: Grid) -> Grid:
+    """The map after a 3 x 3 convolution of stride 2 and padding 1."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

@@ -1,0 +1,165 @@
+"""MobileViT: tokens merge in a MobileViT block, and the map that it folds gets smaller.
+
+timm lays out 2 x 2 pixels a token, as [B x 4, N, D]: attention runs between tokens, separately for
+each pixel. One mask an image, from the mean over its pixels, merges all four, so that the tokens
+that stay fold to a map again; the shortcut around the block merges in the same way.
+
+Legend: B images, N tokens, P slots, C channels of the map, D of the transformer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import timm
+import torch
+from timm.models.byobnet import ByobNet
+from timm.models.mobilevit import MobileVitBlock
+from torch.nn import functional as F
+
+from ltm.backbones._base import Choose, Merging, StagedModel, adopt, register_family
+from ltm.backbones.vit import adopt_block
+from ltm.plan import Grid, Plan, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+DEFAULT_SIZE = (224, 224)  # the published table's; timm's own is 256
+
+
+class MergingMobileVitBlock(MobileVitBlock):
+    """timm's block. Modifications: tokens and shortcut may merge, to a smaller map."""
+
+    def forward(self, x: Tensor, merging: Merging | None = None) -> Tensor:
+        """x [B, C, height, width] -> [B, C', height, width], or the kept grid's when merging."""
+        if merging is None:
+            out: Tensor = super().forward(x)
+            return out
+        assert not isinstance(merging.site.kept, int)
+        shortcut = self._unfold(x)
+        x = self._unfold(self.conv_1x1(self.conv_kxk(x)))
+        for i, block in enumerate(self.transformer):
+            x = block(x, merging=merging if i == 0 else None)
+        x = self.conv_proj(self._fold(self.norm(x), merging.site.kept))
+        if self.conv_fusion is None:
+            return x
+        shortcut = self._fold(merging.apply(shortcut), merging.site.kept)
+        return self.conv_fusion(torch.cat((shortcut, x), dim=1))
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        """[B, C, height, width] -> tokens [B x pixels, N, C]; odd maps grow to whole tokens."""
+        h, w = self.patch_size
+        B, C, height, width = x.shape
+        rows, columns = -(-height // h), -(-width // w)
+        if (height, width) != (rows * h, columns * w):
+            size = (rows * h, columns * w)
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        x = x.view(B, C, rows, h, columns, w).permute(0, 3, 5, 2, 4, 1)
+        return x.reshape(B * h * w, rows * columns, C)
+
+    def _fold(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """[B x pixels, P, C] -> [B, C, height, width]."""
+        h, w = self.patch_size
+        x = tokens.view(-1, h, w, *grid, tokens.shape[-1]).permute(0, 5, 3, 1, 4, 2)
+        return x.reshape(-1, tokens.shape[-1], grid[0] * h, grid[1] * w)
+
+
+@register_family(
+    "timm.models.mobilevit",
+    aliases={"mobilevit": "mobilevit_s"},
+)
+class MergingMobileViT(StagedModel, ByobNet):
+    """timm's MobileViT, a ByobNet. Modifications: MobileViT blocks may merge."""
+
+    first_tap = 1
+    default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {
+        ("mobilevit_xs", (224, 224)): {"stages.2.1": (11, 11), "stages.3.1": (4, 4)},
+        ("mobilevit_s", (224, 224)): {"stages.2.1": (12, 12)},
+    }
+
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        size = image_size or DEFAULT_SIZE
+        if min(size) < 32:
+            raise ValueError(
+                f"image_size is {size[0]} x {size[1]}, allowed for {name} is 32 x 32 or more"
+            )
+        return timm.create_model(name, pretrained_cfg_overlay={"input_size": (3, *size)}, **options)
+
+    @classmethod
+    def from_timm(cls, model: Any) -> MergingMobileViT:
+        blocks = [block for stage in model.stages for block in stage]
+        if type(model) is not ByobNet or not any(type(b) is MobileVitBlock for b in blocks):
+            raise ValueError(
+                f"backbone is {model.pretrained_cfg['architecture']}, allowed are MobileViT "
+                "models of the first version: mobilevit_xxs, mobilevit_xs, mobilevit_s"
+            )
+        for stage in model.stages:
+            for i, block in enumerate(stage):
+                if type(block) is MobileVitBlock:
+                    for j, inner in enumerate(block.transformer):
+                        block.transformer[j] = adopt_block(inner)
+                    stage[i] = adopt(MergingMobileVitBlock, block)
+        return adopt(cls, model)
+
+    def stage_modules(self) -> list[nn.Module]:
+        return list(self.stages)
+
+    def site_of_stage(self, i: int) -> str:
+        return f"stages.{i}.{len(self.stages[i]) - 1}"
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        stem: Tensor = self.stem(x)
+        return stem
+
+    def run_stage(self, i: int, x: Tensor, merging: Merging | None) -> Tensor:
+        *before, last = self.stages[i]
+        for block in before:
+            x = block(x)
+        return last(x) if merging is None else last(x, merging)
+
+    def run_end(self, x: Tensor) -> Tensor:
+        end: Tensor = self.final_conv(x)
+        return end
+
+    def merging(self, name: str) -> Merging | None:
+        site = self.sites.get(name)
+        if site is None:
+            return None
+        return Merging(self.method, site, pixels=self.get_submodule(name).patch_area)
+
+    def places(self) -> list[str]:
+        names = (self.site_of_stage(i) for i in range(len(self.stages)))
+        return [n for n in names if isinstance(self.get_submodule(n), MobileVitBlock)]
+
+    def default_sites(self) -> list[str]:
+        return self.places()[:1]
+
+    def dims(self) -> list[int]:
+        return [self.get_submodule(name).conv_1x1.out_channels for name in self.places()]
+
+    def walk(self, choose: Choose) -> Iterator[Site]:
+        places = self.places()
+        size = _halved(self.image_size)  # the stem
+        for i in range(len(self.stages)):
+            size = size if i == 0 else _halved(size)
+            name = self.site_of_stage(i)
+            if name not in places:
+                continue
+            block = self.get_submodule(name)
+            h, w = block.patch_size
+            grid = -(-size[0] // h), -(-size[1] // w)
+            kept = choose(name, grid, math.prod(grid))
+            if kept is None or kept == grid:
+                continue
+            assert not isinstance(kept, int)
+            yield Site(name, block.conv_1x1.out_channels, grid, math.prod(grid), kept)
+            size = kept[0] * h, kept[1] * w
+
+
+def _halved(size: Grid) -> Grid:
+    """The map after a 3 x 3 convolution of stride 2 and padding 1."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

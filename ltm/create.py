@@ -1,0 +1,96 @@
+"""Build a model: a timm backbone, a method that merges its tokens, and a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm.models import load_state_dict
+
+from ltm.backbones import find_backbone
+from ltm.flops import image_size_of
+from ltm.methods import build_method, check_method
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from ltm.plan import Plan
+
+
+def create_model(
+    backbone: str,
+    method: str = "ltm",
+    *,
+    compression_ratio: float | None = None,
+    plan: Plan | None = None,
+    num_classes: int = 1000,
+    image_size: int | tuple[int, int] | None = None,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    drop_path: float = 0.0,
+    **method_options: Any,
+) -> nn.Module:
+    """A timm model whose tokens merge.
+
+    backbone: timm's name, a short one ("vit_s") or the paper's ("ltm_mobilevit_s"); see
+        `list_backbones`.
+    method: see `list_methods`; "none" is timm's own model, which takes no ratio and no plan.
+    compression_ratio: kept fraction of tokens in (0, 1]; 1 computes exactly what the base does.
+    plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`. At most one of ratio
+        and plan; the default is the published plan, or a ratio of 0.8.
+    image_size: pixels, one number or (height, width); the default is the backbone's own.
+    pretrained: load timm's weights from its hub.
+    checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
+    drop_path: stochastic depth rate of the last block, in [0, 1).
+    method_options: what the method takes, such as `anchors="grid"` of ltm.
+
+    ValueError for a name, number or option that is not possible, with those that are.
+    """
+    name, family = find_backbone(backbone)
+    check_method(method)
+    if compression_ratio is not None and plan is not None:
+        raise ValueError("compression_ratio and plan are both given, allowed is one of them")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path is {drop_path}, allowed is a number in [0, 1)")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    model = family.build(
+        name, size, num_classes=num_classes, pretrained=pretrained, drop_path_rate=drop_path
+    )
+    if method == "none":
+        if compression_ratio not in (None, 1) or plan or method_options:
+            raise ValueError(
+                "method is 'none', which merges nothing: compression_ratio, plan and options of "
+                "methods are not allowed"
+            )
+    else:
+        merging = family.from_timm(model)
+        merging.timm_name = name
+        merging.image_size = image_size_of(model)
+        merging.attach(build_method(method, merging.dims(), method_options))
+        merging.set_compression(plan if compression_ratio is None else compression_ratio)
+        model = merging
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Load weights from a local file (safetensors, or torch with weights_only).
+
+    Those of the method may be absent: then it starts as it was. ValueError names other keys that
+    are absent, unknown or of another shape, and the model keeps what it had.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"checkpoint is {str(path)!r}, which is not a file")
+    loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
+    own = model.state_dict()
+    missing = [k for k in own if k not in loaded and not k.startswith("method.")]
+    unknown = [k for k in loaded if k not in own]
+    shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
+    for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
+        if keys:
+            shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise ValueError(f"checkpoint {str(path)!r} {problem} {shown}")
+    model.load_state_dict({**own, **loaded})

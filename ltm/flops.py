@@ -1,0 +1,143 @@
+"""Multiply-accumulates and parameters of a model, in both conventions of the literature.
+
+One multiply-accumulate (MAC) is two floating point operations; 1 GMAC is 1e9. Convolutions,
+linear layers, matrix products and the weighted sums of merging count; element-wise operations,
+softmax and normalisation do not.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+aten = torch.ops.aten
+_ATTENTION = re.compile("attention|attn|mla", re.IGNORECASE)
+_MATMULS = {
+    aten.bmm,
+    aten.baddbmm,
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention,
+    aten._scaled_dot_product_cudnn_attention,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs, in 1e9 multiply-accumulates, and the model's parameters in 1e6.
+
+    gmacs counts everything; gmacs_no_attention_matmul leaves out the two products of softmax or
+    linear attention, as timm's and some papers' tables do.
+    """
+
+    gmacs: float
+    gmacs_no_attention_matmul: float
+    params_m: float
+
+
+@dataclass(frozen=True)
+class Count(Cost):
+    """The cost of a model, and of each of its modules by timm's name ("blocks.0")."""
+
+    blocks: dict[str, Cost]
+
+
+def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> Count:
+    """Count a model on one image of `image_size` pixels (its own size when omitted).
+
+    Runs with fake tensors, in evaluation mode: no arithmetic, and no change to the model or to
+    torch's and timm's global state.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = size or image_size_of(model)
+    flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    with FakeTensorMode() as fake, _evaluating(model), torch.no_grad():
+        state: dict[str, Tensor] = {
+            name: fake.from_tensor(tensor)
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        }
+        device = next(iter(state.values())).device
+        with flops:
+            functional_call(model, state, (torch.empty(1, 3, *size, device=device),))
+    counts: dict[str, dict[Any, int]] = flops.get_flop_counts()
+
+    root = type(model).__name__
+    modules = dict(model.named_modules())
+    attention = {
+        name: sum(n for op, n in counts.get(f"{root}.{name}", {}).items() if op in _MATMULS)
+        for name, module in modules.items()
+        if _ATTENTION.search(type(module).__name__)
+    }
+
+    def cost(name: str) -> Cost:
+        total = sum(counts.get(f"{root}.{name}" if name else "Global", {}).values())
+        matmul = sum(n for inner, n in attention.items() if f"{inner}.".startswith(f"{name}."))
+        if not name:
+            matmul = sum(attention.values())
+        params = sum(p.numel() for p in modules[name].parameters())
+        return Cost(total / 2e9, (total - matmul) / 2e9, params / 1e6)
+
+    whole = cost("")
+    return Count(
+        whole.gmacs,
+        whole.gmacs_no_attention_matmul,
+        whole.params_m,
+        {name: cost(name) for name in modules if f"{root}.{name}" in counts},
+    )
+
+
+def image_size_of(model: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of the images that a model is made for."""
+    embed = getattr(model, "patch_embed", None)
+    config: Any = model.pretrained_cfg
+    height, width = getattr(embed, "img_size", None) or config["input_size"][-2:]
+    return int(height), int(width)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training
+
+
+def _sdpa(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(q, k, v))
+
+
+def _added(position: int) -> Callable[..., int]:
+    """Two operations, one multiply and one add, for every element that is added up."""
+
+    def formula(*shapes: Any, **_: Any) -> int:
+        shape = shapes[position]
+        return 2 * prod(shape)
+
+    return formula
+
+
+def _bag(_weight: Any, indices: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(2 * prod(indices) * out_shape[0][-1])
+
+
+_FORMULAS: dict[Any, Callable[..., Any]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+    aten._embedding_bag_forward_only: _bag,
+    aten._embedding_bag: _bag,
+    aten.scatter_add: _added(3),
+}

@@ -1,0 +1,171 @@
+"""One value for every way of merging tokens.
+
+Legend: B images, N source tokens, P slots (merged tokens, P <= N), D channels, K sources a slot.
+
+A method decides; the decision is a `Merge`. Whoever holds one can apply it, undo it, ask which
+source tokens made which slot, and how many tokens a slot stands for. Rows of the mask G of the
+paper (arXiv 2407.15219, section 3) become columns of `weights()`: merged tokens are G^T Z.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Merge(ABC):
+    """How N source tokens become P slots, every slot a convex combination of its sources."""
+
+    slots: int
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Merge: x [B, N, D] -> [B, P, D], in the dtype of x."""
+
+    @abstractmethod
+    def unmerge(self, y: Tensor) -> Tensor:
+        """Bring slots back to the places of their sources: y [B, P, D] -> [B, N, D]."""
+
+    @abstractmethod
+    def weights(self) -> Tensor:
+        """The mask G, [B, N, P] in float32: non-negative, every column sums to 1."""
+
+    @abstractmethod
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        """How many source tokens every slot carries, [B, P].
+
+        `mass` [B, N] is what each source already carries (1 when omitted); its total is kept.
+        """
+
+
+@dataclass(frozen=True)
+class Assigned(Merge):
+    """Every token belongs to one slot: hard support, soft weights. Costs N x D multiply-adds.
+
+    slot: [B, N] integer, the slot of each token; every slot has at least one token.
+    weight: [B, N] float, sums to 1 over the tokens of a slot.
+    """
+
+    slot: Tensor
+    weight: Tensor
+    slots: int
+
+    @classmethod
+    def normalised(cls, slot: Tensor, weight: Tensor, slots: int) -> Assigned:
+        """From positive weights [B, N] of any scale, each slot's divided by their sum."""
+        total = weight.new_zeros(len(slot), slots).scatter_add(1, slot, weight)
+        return cls(slot, weight / total.gather(1, slot), slots)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        B, N, D = x.shape
+        bag = (self.slot + self.slots * torch.arange(B, device=x.device)[:, None]).flatten()
+        rows = x.reshape(B * N, D).float()
+        weight = self.weight.flatten()
+        if torch.compiler.is_compiling():
+            # the compiler fuses this form, and ONNX knows it
+            target = bag[:, None].expand(-1, D)
+            zeros = rows.new_zeros(B * self.slots, D)
+            merged = zeros.scatter_add(0, target, rows * weight[:, None])
+        else:
+            # no [B, N, D] temporaries: three times faster on CPU, forward and backward
+            order = bag.argsort()
+            starts = torch.searchsorted(
+                bag[order], torch.arange(B * self.slots, device=x.device, dtype=bag.dtype)
+            )
+            merged = F.embedding_bag(
+                order, rows, starts, mode="sum", per_sample_weights=weight[order]
+            )
+        return merged.view(B, self.slots, D).to(x.dtype)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return y.gather(1, self.slot[..., None].expand(-1, -1, y.shape[-1]))
+
+    def weights(self) -> Tensor:
+        B, N = self.slot.shape
+        G = self.weight.new_zeros(B, N, self.slots)
+        return G.scatter(2, self.slot[..., None], self.weight[..., None])
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        mass = torch.ones_like(self.weight) if mass is None else mass
+        return mass.new_zeros(len(mass), self.slots).scatter_add(1, self.slot, mass)
+
+
+@dataclass(frozen=True)
+class Local(Merge):
+    """Every slot sees K fixed tokens around its anchor. Costs P x K x D multiply-adds.
+
+    index: [P, K] integer, the sources of each slot, the same for all images; every token is
+        a source of some slot.
+    weight: [B, P, K] float, sums to 1 over K.
+    tokens: N.
+    """
+
+    index: Tensor
+    weight: Tensor
+    tokens: int
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return len(self.index)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        B, N, D = x.shape
+        P, K = self.index.shape
+        if torch.compiler.is_compiling():
+            merged = (self.weight[..., None] * x[:, self.index].float()).sum(2)
+        else:
+            # twenty times faster on CPU than gathering [B, P, K, D]
+            image = N * torch.arange(B, device=x.device)[:, None, None]
+            merged = F.embedding_bag(
+                (self.index + image).view(B * P, K),
+                x.reshape(B * N, D).float(),
+                mode="sum",
+                per_sample_weights=self.weight.reshape(B * P, K),
+            )
+        return merged.view(B, P, D).to(x.dtype)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        share = self._shares()
+        return (share @ y.float()).to(y.dtype)
+
+    def weights(self) -> Tensor:
+        B, P, K = self.weight.shape
+        G = self.weight.new_zeros(B, P, self.tokens)
+        return G.scatter(2, self.index.expand(B, P, K), self.weight).transpose(1, 2)
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        share = self._shares()
+        return share.sum(1) if mass is None else (share * mass[..., None]).sum(1)
+
+    def _shares(self) -> Tensor:
+        """How each token divides itself among the slots that see it: [B, N, P], rows sum to 1."""
+        G = self.weights()
+        return G / G.sum(2, keepdim=True).clamp_min(torch.finfo(G.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Then(Merge):
+    """One merge after another, as one: `first` makes the tokens that `second` merges."""
+
+    first: Merge
+    second: Merge
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return self.second.slots
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return self.first.unmerge(self.second.unmerge(y))
+
+    def weights(self) -> Tensor:
+        return self.first.weights() @ self.second.weights()
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        return self.second.sizes(self.first.sizes(mass))

@@ -1,0 +1,90 @@
+"""What a method is, and the registry of methods."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from inspect import signature
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ltm.merge import Merge
+    from ltm.plan import Site
+
+Spread = Literal["once", "even"]
+
+
+class Method(nn.Module):
+    """Decides, at every site, how tokens merge. The backbone decides where, and what must hold.
+
+    A method sees tokens and a `Site` and returns a `Merge`; it never sees the backbone. When
+    `site.kept` is a grid, slot r * columns + c must stand for row r and column c of it.
+
+    needs_keys: the backbone passes the keys of the attention before the site.
+    proportional: attention after a merge adds log(size) to its logits (ToMe, arXiv 2210.09461,
+        section 3), where the backbone has softmax attention over tokens.
+    spread: a compression ratio is spent "once", at the backbone's default sites, or an "even"
+        part of it at every site, so that the mean kept fraction is the ratio.
+    keeps_grid: a ratio becomes a grid even where the backbone does not need one.
+    """
+
+    needs_keys: bool = False
+    proportional: bool = True
+    spread: Spread = "once"
+    keeps_grid: bool = False
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tensor, site: Site, mass: Tensor | None = None, keys: Tensor | None = None
+    ) -> Merge:
+        """Merge tokens [B, N, D] of a site into `site.slots` slots.
+
+        mass: [B, N], how many image tokens each token stands for; None for one each.
+        keys: [B, N, d], mean over heads, for a method that `needs_keys`.
+        """
+
+
+MethodFactory = Callable[..., Method]
+_METHODS: dict[str, MethodFactory] = {}
+
+
+def register_method(name: str) -> Callable[[MethodFactory], MethodFactory]:
+    """Register a callable `(dims, **options) -> Method`; dims are the channel counts of sites."""
+
+    def register(factory: MethodFactory) -> MethodFactory:
+        assert name not in _METHODS, f"method {name} is registered twice"
+        _METHODS[name] = factory
+        return factory
+
+    return register
+
+
+def list_methods() -> list[str]:
+    """Names for `create_model(method=...)`; "none" is the base model."""
+    return ["none", *sorted(_METHODS)]
+
+
+def check_method(name: str) -> None:
+    """ValueError with the nearest name when there is no such method."""
+    if name not in list_methods():
+        near = get_close_matches(str(name), list_methods(), n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method is {name!r}, allowed are {', '.join(list_methods())}{hint}")
+
+
+def build_method(name: str, dims: Iterable[int], options: dict[str, object]) -> Method:
+    """The method of that name. ValueError for a name or an option that it does not have."""
+    check_method(name)
+    allowed = [key for key in signature(_METHODS[name]).parameters if key != "dims"]
+    for option in options:
+        if option not in allowed:
+            near = get_close_matches(option, allowed, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"option {option!r} is not one of method {name!r}, "
+                f"which takes {', '.join(allowed) or 'none'}{hint}"
+            )
+    return _METHODS[name](sorted(set(dims)), **options)

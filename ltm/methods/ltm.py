@@ -1,0 +1,199 @@
+"""Learnable Token Merging: a start mask, then a learned step down the information bottleneck.
+
+The recursion is the paper's (arXiv 2407.15219, section 3): G_l = G_(l-1) - eta grad IBB(G). Its
+gradient needs the label, see `ltm.bottleneck.mask_gradient`; the label-free form that a network
+can run at inference, the start masks and their sharing over sites are ours, for the paper leaves
+the module open.
+
+Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space, M codes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltm.merge import Assigned, Local, Merge
+from ltm.methods._base import Method, register_method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ltm.plan import Grid, Site
+
+Anchors = Literal["content", "grid"]
+
+# within a slot, no source is lighter than e^-10 of the heaviest: all keep a gradient
+_MAX_LOGIT = 10.0
+
+
+class LearnedStep(nn.Module):
+    """The gradient of the bound without the label: learned codes c_a and learned omega_a.
+
+        pi_pa = softmax_a(-b ||m_p - c_a||^2)
+        A_p   = sum_a pi_pa (omega_a - sum_a pi_pa omega_a) c_a
+
+    This is `ltm.bottleneck.mask_gradient` with codes in the place of centroids and omega in the
+    place of log Q(a|y). Every omega starts at 0, so the step does too, and each has its own
+    gradient from the first update on.
+
+    A module of its own that maps a tensor to a tensor: sharded training (ZeRO 3) gathers
+    parameters where a tensor leaves the module that owns them.
+    """
+
+    def __init__(self, rank: int, codes: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.codes = nn.Parameter(torch.empty(codes, rank))
+        self.omega = nn.Parameter(torch.empty(codes))
+        self.log_b = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Codes as wide as the tokens' unit variance, and an assignment of moderate sharpness."""
+        nn.init.normal_(self.codes)
+        nn.init.zeros_(self.omega)
+        nn.init.constant_(self.log_b, -math.log(self.rank))
+
+    def forward(self, m: Tensor) -> Tensor:
+        """Merged tokens m [B, P, R] -> A / sqrt(R), [B, P, R]."""
+        distance = m.square().sum(-1, keepdim=True) - 2 * m @ self.codes.T
+        pi = (-self.log_b.exp() * (distance + self.codes.square().sum(-1))).softmax(-1)
+        pull = pi * (self.omega - (pi * self.omega).sum(-1, keepdim=True))
+        return pull @ self.codes / self.rank**0.5
+
+
+class MaskModule(nn.Module):
+    """Merging masks for tokens of one width; one module serves every site of that width.
+
+    z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. The start mask S_0
+    comes from `anchors`; then, with m_p = sum_n G_np z_n and A of `LearnedStep`,
+
+        S_np <- S_np + z_n . A_p / sqrt(R)
+
+    A new model is a plain merge by S_0.
+    """
+
+    def __init__(self, dim: int, rank: int = 16, codes: int = 32) -> None:
+        super().__init__()
+        self.dim = dim
+        self.rank = rank
+        self.project = nn.Linear(dim, rank + 1, bias=False)
+        self.step = LearnedStep(rank, codes)
+        # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
+        nn.init.normal_(self.project.weight, std=dim**-0.5)
+
+    def forward(self, tokens: Tensor, site: Site, anchors: Anchors) -> Merge:
+        """The merge of tokens [B, N, D] into `site.slots` slots."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            h = F.layer_norm(tokens.float(), (self.dim,))
+            z, saliency = self.project(h).split([self.rank, 1], dim=-1)
+            if anchors == "grid":
+                return self._grid(z, site)
+            return self._content(h, z, saliency.squeeze(-1), site.slots)
+
+    def _grid(self, z: Tensor, site: Site) -> Merge:
+        assert site.grid is not None
+        assert not isinstance(site.kept, int)
+        index, start = window_anchors(site.grid, site.kept, z.device)
+        P, K = index.shape
+        near = z[:, index]  # [B, P, K, R]
+        G = start.softmax(-1).expand(len(z), P, K)
+        m = (G[..., None] * near).sum(2)
+        S = start + (near * self.step(m)[:, :, None]).sum(-1)
+        return Local(index, S.softmax(-1), site.tokens)
+
+    def _content(self, h: Tensor, z: Tensor, saliency: Tensor, slots: int) -> Merge:
+        slot = join_most_similar(h, saliency, slots)
+        start = Assigned.normalised(slot, anchored_weight(saliency, slot, slots), slots)
+        step = self.step(start(z))
+        S = saliency + (z * start.unmerge(step)).sum(-1)
+        return Assigned.normalised(slot, anchored_weight(S, slot, slots), slots)
+
+
+def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
+    """Content anchors: the most salient tokens are slots, the others join the most similar one.
+
+    h: [B, N, D], rows of equal norm, so that the inner product ranks as the cosine does.
+    saliency: [B, N]. Returns the slot of each token, [B, N]; slots keep the order of the image.
+    """
+    B, N = saliency.shape
+    rank = saliency.argsort(dim=1, descending=True)
+    anchors = rank[:, :slots].sort(dim=1).values
+    rest = rank[:, slots:]
+    h = h.detach()
+
+    def rows(index: Tensor) -> Tensor:
+        return h.gather(1, index[..., None].expand(-1, -1, h.shape[-1]))
+
+    nearest = (rows(rest) @ rows(anchors).transpose(1, 2)).argmax(-1)
+    own = torch.arange(slots, device=h.device).expand(B, slots)
+    slot = torch.zeros(B, N, dtype=torch.long, device=h.device)
+    return slot.scatter(1, anchors, own).scatter(1, rest, nearest)
+
+
+def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """exp(S) relative to the largest of each slot, [B, N]: positive, and finite in float32."""
+    top = S.detach().new_full((len(S), slots), -torch.inf)
+    top = top.scatter_reduce(1, slot, S.detach(), "amax")
+    return (S - top.gather(1, slot)).clamp_min(-_MAX_LOGIT).exp()
+
+
+def window_anchors(grid: Grid, kept: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Grid anchors: slots on an even grid, each with the tokens of a window around it.
+
+    A window is 3 x 3 (less where the grid is smaller), or wide enough to leave no gap.
+    Returns the sources [P, K] of every slot, and start logits [P, K] that fall off with the
+    squared distance between token and anchor in units of the anchors' spacing.
+    """
+    (rows, dy), (columns, dx) = (
+        _windows(size, keep, device) for size, keep in zip(grid, kept, strict=True)
+    )
+    index = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
+    logits = -2 * (dy[:, None, :, None].square() + dx[None, :, None, :].square())
+    return index.flatten(0, 1).flatten(1), logits.flatten(0, 1).flatten(1)
+
+
+def _windows(size: int, keep: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Along one axis: the sources of each anchor, and their distance from it, [keep, width]."""
+    width = min(size, max(3, -(-size // keep)))
+    anchor = torch.arange(keep, device=device)[:, None]
+    # (2i + 1) size / (2 keep) is the centre of anchor i, in tokens from the edge
+    start = ((2 * anchor + 1) * size - keep * width + keep) // (2 * keep)
+    index = start.clamp(0, size - width) + torch.arange(width, device=device)
+    centre = (2 * anchor + 1) * size / (2 * keep) - 0.5
+    return index, (index - centre) * (keep / size)
+
+
+@register_method("ltm")
+class LearnableTokenMerging(Method):
+    """LTM, the method of the paper (arXiv 2407.15219).
+
+    anchors: how the start mask is made where the network needs no grid (plain ViT): "content",
+        or "grid", which hierarchical networks always use.
+    rank, codes: size of the mask module, see `MaskModule`.
+    """
+
+    def __init__(
+        self, dims: Iterable[int], anchors: Anchors = "content", rank: int = 16, codes: int = 32
+    ) -> None:
+        super().__init__()
+        if anchors not in ("content", "grid"):
+            raise ValueError(f"anchors is {anchors!r}, allowed are 'content' and 'grid'")
+        self.keeps_grid = anchors == "grid"
+        self.masks = nn.ModuleDict({str(dim): MaskModule(dim, rank, codes) for dim in dims})
+
+    def forward(
+        self,
+        tokens: Tensor,
+        site: Site,
+        mass: Tensor | None = None,  # noqa: ARG002
+        keys: Tensor | None = None,  # noqa: ARG002
+    ) -> Merge:
+        anchors: Anchors = "content" if isinstance(site.kept, int) else "grid"
+        merge: Merge = self.masks[str(site.dim)](tokens, site, anchors)
+        return merge

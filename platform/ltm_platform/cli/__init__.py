@@ -1,0 +1,68 @@
+"""The command line: one file a subcommand; each parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform import __version__
+from ltm_platform.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = ("submit", "resume", "validate", "runs", "ui")
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is asked for."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"ltm_platform.cli.{name}").command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            allowed = ", ".join(COMMANDS)
+            raise UserError(
+                f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)} (allowed: {allowed})"
+            )
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ltm-platform")
+def cli() -> None:
+    """Train efficient vision transformers with Learnable Token Merging.
+
+    \b
+    Example:
+      ltm-platform submit jobs/quickstart.yaml
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script. What the user can mend ends with one sentence and exit code 2."""
+    try:
+        cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)

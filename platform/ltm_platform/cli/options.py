@@ -1,0 +1,22 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+job = click.argument("job", metavar="JOB")
+overrides = click.option(
+    "--set",
+    "overrides",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="Override a field of the job, e.g. --set recipe.epochs=10; may be given several times.",
+)
+verbose = click.option(
+    "-v", "--verbose", is_flag=True, help="Show what Ray, DeepSpeed and torch say."
+)
+tracking_uri = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="The MLflow store; MLFLOW_TRACKING_URI or this user's own store if left out.",
+)

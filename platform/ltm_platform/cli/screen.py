@@ -1,0 +1,164 @@
+"""What a user sees of a run: its head, its progress and its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ltm_platform import tracking
+from ltm_platform.events import EpochEnded, Event, Measured, Started
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltm_platform.errors import RunError
+    from ltm_platform.launch.driver import Outcome
+    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.preflight import Ready
+
+
+class Screen:
+    """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._started: Started | None = None
+        self._latest: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task("starting the workers", total=None, metrics="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def head(self, ready: Ready, folder: RunFolder) -> None:
+        """The resolved job in a few lines."""
+        job, batch = ready.job, ready.batch
+        device = "GPU" if ready.use_gpu else "CPU"
+        rows = {
+            "model": f"{job.model.backbone}, {_method(ready)}, {_cost(ready)}",
+            "data": ready.dataset.describe(),
+            "recipe": (
+                f"{job.recipe.epochs} epochs, {job.recipe.optimizer}, lr {job.recipe.lr:g}, "
+                f"batch {batch.global_batch} = {batch.micro_batch} x {batch.accumulation} "
+                f"accumulated x {batch.workers} workers"
+            ),
+            "engine": f"ZeRO {job.engine.zero_stage}, {job.engine.precision}, {device}",
+            "tracking": tracking.tracking_uri(job.tracking.uri),
+            "log": str(folder.log),
+        }
+        self._console.print(f"[bold]{folder.name}[/bold]")
+        for key, value in rows.items():
+            self._console.print(f"  [dim]{key:<9}[/dim] {value}")
+        for notice in ready.notices:
+            self._console.print(f"  [yellow]note[/yellow]      {notice}")
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._started = event
+            if event.steps_done:
+                done = event.steps_done // event.steps_per_epoch
+                self._console.print(f"going on after epoch {done}")
+            self._update(event.steps_done, event.steps_done // event.steps_per_epoch)
+            return
+        self._latest.update(event.metrics)
+        if isinstance(event, EpochEnded):
+            self._console.print(f"{self._epoch(event.epoch)}  {self._losses()}  {self._scores()}")
+        if not isinstance(event, Measured):
+            self._update(event.step, event.epoch)
+
+    def _update(self, step: int, epoch: int) -> None:
+        if self._started and self._task is not None:
+            self._progress.update(
+                self._task,
+                description=f"{self._epoch(epoch)}  step {step}",
+                completed=step,
+                total=self._started.epochs * self._started.steps_per_epoch,
+                metrics=f"{self._losses()}  {self._scores()}" if self._latest else "",
+            )
+
+    def _epoch(self, epoch: int) -> str:
+        assert self._started, "metrics came before the start of training"
+        epochs = self._started.epochs
+        return f"epoch {min(epoch + 1, epochs):>{len(str(epochs))}}/{epochs}"
+
+    def _losses(self) -> str:
+        shown = {"loss": "train/loss", "ce": "train/ce", "ib": "train/ib_bound"}
+        return "  ".join(
+            f"{k} {self._latest[v]:.3f}" for k, v in shown.items() if v in self._latest
+        )
+
+    def _scores(self) -> str:
+        parts = []
+        if "val/top1" in self._latest:
+            parts.append(f"top-1 {self._latest['val/top1']:.1f} %")
+        if "train/images_per_s" in self._latest:
+            parts.append(f"{self._latest['train/images_per_s']:,.0f} images/s")
+        return "  ".join(parts)
+
+    def result(self, ready: Ready, outcome: Outcome, job_path: str) -> None:
+        """The figures to remember, and what to type next."""
+        metrics, checkpoints = outcome.metrics, outcome.checkpoints
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {checkpoints.best_top1:.2f} %)")
+        if "val/ema_top1" in metrics:
+            table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
+        table.add_row("size", _cost(ready))
+        table.add_row("training", f"{metrics['train/images_per_s']:,.0f} images/s")
+        table.add_row(
+            "inference",
+            f"{metrics['bench/images_per_s']:,.0f} images/s at batch 16, "
+            f"{metrics['bench/latency_ms']:.2g} ms for one image",
+        )
+        table.add_row("best checkpoint", str(checkpoints.best))
+        table.add_row("last checkpoint", str(checkpoints.last))
+        self._console.print()
+        self._console.print(table)
+        self._console.print("\nNext:")
+        for command, purpose in (
+            ("ltm-platform ui", "compare runs in the browser"),
+            ("ltm-platform runs", "list them here"),
+            (f"ltm-platform submit {job_path} --set model.method=none", "the base model"),
+        ):
+            self._console.print(f"  {command}  [dim]# {purpose}[/dim]")
+
+    def stopped(self, folder: RunFolder) -> None:
+        """After Ctrl-C."""
+        self._console.print(f"stopped; {self._kept(folder)}")
+
+    def failed(self, folder: RunFolder, error: RunError) -> None:
+        """After an exception in a rank."""
+        self._console.print(f"failed: {error}", markup=False)
+        self._console.print(f"the log is {folder.log}; {self._kept(folder)}")
+
+    def _kept(self, folder: RunFolder) -> str:
+        return f"finished epochs are kept; go on with: ltm-platform resume {folder.name}"
+
+
+def _method(ready: Ready) -> str:
+    spec = ready.job.model
+    if spec.method == "none":
+        return "no merging"
+    return f"{spec.method} keeping {spec.compression_ratio or 'its default plan'}"
+
+
+def _cost(ready: Ready) -> str:
+    cost, base = ready.cost, ready.base_cost
+    return (
+        f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), "
+        f"{cost.params_m:.3g} M parameters (base {base.params_m:.3g})"
+    )

@@ -1,0 +1,28 @@
+"""``ltm-platform submit``: train a job."""
+
+from __future__ import annotations
+
+import click
+
+from ltm_platform.cli import options
+
+
+@click.command("submit")
+@options.job
+@options.overrides
+@click.option("--name", help="Name of the run; <job name>-<number> if left out.")
+@options.verbose
+def command(job: str, overrides: tuple[str, ...], name: str | None, verbose: bool) -> None:
+    """Train JOB, a job file, on Ray workers with DeepSpeed, recorded in MLflow.
+
+    \b
+    Example:
+      ltm-platform submit jobs/quickstart.yaml --set engine.zero_stage=2
+    """
+    from ltm_platform.cli.run import start
+    from ltm_platform.job import JobSpec
+
+    spec = JobSpec.load(job, overrides)
+    if name:
+        spec = spec.replace("name", name)
+    start(spec, job, name=name, verbose=verbose)

@@ -1,0 +1,81 @@
+"""Image data: what there is (`open_dataset`), and the loader that reads it (`.loader`).
+
+Opening a data set needs pyarrow and numpy alone; torch and timm come with `.loader` and
+`.transforms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltm_platform.data.digits import open_digits
+from ltm_platform.data.folder import open_folder
+from ltm_platform.data.shards import ParquetSource, holds_shards
+from ltm_platform.data.source import Source
+from ltm_platform.errors import UserError, nearest
+
+__all__ = ["Dataset", "Source", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and validation images over the same classes."""
+
+    name: str
+    train: Source
+    val: Source
+    classes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """One line, e.g. ``digits: 1,438 training and 359 validation images, 10 classes``."""
+        return (
+            f"{self.name}: {len(self.train):,} training and {len(self.val):,} validation images, "
+            f"{len(self.classes):,} classes"
+        )
+
+
+def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
+    """The data set that ``path`` names.
+
+    Args:
+        path: the word ``digits``, a folder of shards, or a folder tree of images.
+        cache: folder where ``digits`` is written once.
+        val_fraction: share of a tree without its own ``val/`` that becomes the validation part.
+
+    Raises:
+        UserError: nothing there, or not what it should be; the sentence says how to mend it.
+    """
+    train: Source
+    val: Source
+    if path == "digits":
+        train, val = open_digits(cache)
+        return Dataset(path, train, val, train.classes)
+    # Absolute, because the processes that read do not run in this folder.
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(_missing(path, folder))
+    if holds_shards(folder):
+        train, val = ParquetSource(folder / "train"), ParquetSource(folder / "val")
+        if train.classes != val.classes:
+            raise UserError(f"{folder / 'train'} and {folder / 'val'} have different classes.")
+    else:
+        train, val = open_folder(folder, val_fraction)
+    return Dataset(path, train, val, train.classes)
+
+
+def _missing(path: str, folder: Path) -> str:
+    what = "is not a folder" if folder.exists() else "not found"
+    where = "" if str(folder) == path else f" in {folder.parents[len(Path(path).parts) - 1]}"
+    if path.startswith("~"):
+        where = f" ({folder})"
+    if "imagenet" in path.lower():
+        return (
+            f"{path} {what}{where}: for ImageNet-1k register at https://image-net.org, unpack it "
+            "as train/<class>/*.JPEG and val/<class>/*.JPEG, and pass --set data.path=FOLDER."
+        )
+    return (
+        f"{path} {what}{where}: pass --set data.path=FOLDER with a folder of "
+        "train/<class>/*.jpg and val/<class>/*.jpg (or <class>/*.jpg alone), a folder of shards, "
+        f"or the word 'digits'{nearest(path, ['digits'])}."
+    )

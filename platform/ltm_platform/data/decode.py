@@ -1,0 +1,97 @@
+"""From a batch of indices to tensors; runs in the decode processes."""
+
+from __future__ import annotations
+
+import io
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from struct import pack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ltm_platform.data.order import Batch
+    from ltm_platform.data.source import Source
+    from ltm_platform.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a batch could not be decoded. A value, so that the sentence crosses processes whole."""
+
+    message: str
+
+
+Decoded = tuple[torch.Tensor, torch.Tensor]
+
+
+class Decoder:
+    """Reads, decodes and transforms batches of one source.
+
+    What is random in the transform depends on (seed, pass, index) alone: neither the process
+    that decodes nor what it decoded before can change a sample.
+    """
+
+    def __init__(self, source: Source, transform: Transform, seed: int) -> None:
+        self._source = source
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, batch: Batch) -> Decoded | Failure:
+        """Images [b, 3, H, W] float and labels [b] int64 of ``batch``."""
+        try:
+            records = self._source.read(batch.indices)
+            with _own_random_state():
+                images = [
+                    self._image(data, int(index), int(number))
+                    for (data, _), index, number in zip(
+                        records, batch.indices, batch.passes, strict=True
+                    )
+                ]
+        except UserError as error:
+            return Failure(str(error))
+        return torch.stack(images), torch.tensor([label for _, label in records])
+
+    def _image(self, data: bytes, index: int, number: int) -> torch.Tensor:
+        try:
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+        except UnidentifiedImageError:
+            raise UserError(
+                f"{self._source.locate(index)} cannot be decoded: not a known image format."
+            ) from None
+        except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
+            raise UserError(f"{self._source.locate(index)} cannot be decoded: {error}.") from error
+        _seed_everything(self._seed, number, index)
+        return self._transform(image)
+
+
+def _seed_everything(seed: int, number: int, index: int) -> None:
+    """Seed the three global generators that timm and torchvision draw from."""
+    digest = blake2b(pack("<qqq", seed, number, index), digest_size=8).digest()
+    value = int.from_bytes(digest, "little")
+    random.seed(value)
+    np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002
+    # Not torch.manual_seed, which also walks every accelerator.
+    torch.default_generator.manual_seed(value)
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Leave the generators as they were: decoding in the training process must not reseed it."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_state)

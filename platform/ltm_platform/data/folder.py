@@ -1,0 +1,149 @@
+"""Images straight from a folder tree, one folder a class."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ltm_platform.data.split import stratified_split
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ltm_platform.data.source import Indices
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
+
+
+class FolderSource:
+    """Image files below ``root`` (see `Source`)."""
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: npt.NDArray[np.int64],
+        classes: tuple[str, ...],
+    ) -> None:
+        assert len(paths) == len(labels)
+        self.root = root
+        # One buffer, not a million Python strings: every decode process gets a copy.
+        self._paths = pa.array([os.fsencode(path) for path in paths], pa.large_binary())
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: Indices) -> list[tuple[bytes, int]]:
+        """Encoded bytes and label of each index, in the order asked."""
+        return [(self._bytes(int(i)), int(self.labels[i])) for i in indices]
+
+    def locate(self, index: int) -> str:
+        """The image in words, by its path."""
+        return f"image {self._path(index)!r} of {self.root}"
+
+    def _path(self, index: int) -> str:
+        return os.fsdecode(self._paths[index].as_py())
+
+    def _bytes(self, index: int) -> bytes:
+        try:
+            return (self.root / self._path(index)).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
+
+
+def open_folder(root: Path, val_fraction: float) -> tuple[FolderSource, FolderSource]:
+    """Training and validation part of ``train/<class>/...`` with ``val/`` (or ``validation/``).
+
+    A tree of ``<class>/...`` alone is split instead, see `stratified_split`. Classes and files
+    are sorted by name; images may lie deeper below their class; hidden files are left alone.
+
+    Raises:
+        UserError: no images, a class without any, a part missing, or classes that differ.
+    """
+    train = root / "train"
+    val = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
+    if val is None and not train.is_dir():
+        return _split(_scan(root), val_fraction)
+    if val is None:
+        raise UserError(f"{root} has train/ but no val/ beside it; expected {_EXPECTED}.")
+    if not train.is_dir():
+        raise UserError(f"{root} has {val.name}/ but no train/ beside it; expected {_EXPECTED}.")
+    parts = _scan(train), _scan(val)
+    _same_classes(*parts)
+    return parts
+
+
+def _scan(root: Path) -> FolderSource:
+    classes = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name)
+    )
+    if not classes:
+        raise UserError(f"{root} holds no class folders with images; expected {_EXPECTED}.")
+    files = {name: _images(root, name) for name in classes}
+    if not any(files.values()):
+        raise UserError(
+            f"{root} holds no image ({', '.join(EXTENSIONS)}) in a class folder; "
+            f"expected {_EXPECTED}."
+        )
+    for name in classes:
+        if not files[name]:
+            raise UserError(
+                f"{root / name} holds no image ({', '.join(EXTENSIONS)}): "
+                "add some to this class or remove the folder."
+            )
+    labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
+    paths = [path for name in classes for path in files[name]]
+    return FolderSource(root, paths, labels, tuple(classes))
+
+
+def _images(root: Path, name: str) -> list[str]:
+    """Sorted paths, relative to ``root``, of the images of class ``name``."""
+    found = []
+    for folder, inner, files in os.walk(root / name, followlinks=True):
+        inner[:] = [entry for entry in inner if not _hidden(entry)]
+        relative = os.path.relpath(folder, root)
+        found += [
+            f"{relative}/{file}"
+            for file in files
+            if file.lower().endswith(EXTENSIONS) and not _hidden(file)
+        ]
+    return sorted(found)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _split(whole: FolderSource, val_fraction: float) -> tuple[FolderSource, FolderSource]:
+    paths = [whole._path(index) for index in range(len(whole))]
+    parts = stratified_split(whole.labels, paths, val_fraction)
+    if not len(parts[1]):
+        raise UserError(
+            f"{whole.root} has one image a class, which leaves none for validation: "
+            "at least one class needs two."
+        )
+    train, val = (
+        FolderSource(whole.root, [paths[i] for i in part], whole.labels[part], whole.classes)
+        for part in parts
+    )
+    return train, val
+
+
+def _same_classes(train: FolderSource, val: FolderSource) -> None:
+    for here, there in ((train, val), (val, train)):
+        extra = sorted(set(here.classes) - set(there.classes))
+        if extra:
+            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+            raise UserError(
+                f"{here.root} has the class {extra[0]!r}{more} that {there.root} lacks; "
+                "both need the same class folders."
+            )

@@ -1,0 +1,146 @@
+"""The loaders that training and evaluation iterate, one object a rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ltm_platform.data.decode import Decoded, Decoder
+from ltm_platform.data.order import Batch, Order, check_global_batch
+from ltm_platform.data.processes import DecodePool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ltm_platform.data.source import Source
+    from ltm_platform.data.transforms import Transform
+
+
+class Loader:
+    """Shuffled micro-batches of this rank's part of every global batch.
+
+    The global batch G = micro_batch * accumulation * world_size. Which images make global batch k
+    of epoch e, and how each is augmented, depends on (seed, G, k, e) alone: not on the world
+    size, the decode processes, or where training was resumed. Within it, micro-batches go to
+    the ranks in turn. No image is dropped: the rest of an epoch opens the next (see `Order`).
+
+    ``len(loader)`` is the number of global batches, so of optimizer steps, an epoch.
+
+    Args:
+        source: images of the whole training set, the same on every rank.
+        transform: image to tensor.
+        micro_batch: images a forward pass on one rank.
+        accumulation: micro-batches a rank an optimizer step.
+        rank: this rank, from 0 to ``world_size - 1``.
+        world_size: ranks in all.
+        seed: 0 or more; of the order and of the augmentation.
+        workers: decode processes of this rank; 0 decodes in the calling process.
+
+    Raises:
+        UserError: the source is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        assert micro_batch > 0
+        assert accumulation > 0
+        assert 0 <= rank < world_size
+        global_batch = micro_batch * accumulation * world_size
+        check_global_batch(len(source), global_batch, world_size)
+        self._order = Order(len(source), global_batch, seed)
+        self._micro_batch = micro_batch
+        self._rank = rank
+        self._world_size = world_size
+        self._pool = DecodePool(Decoder(source, transform, seed), workers)
+
+    def __len__(self) -> int:
+        return self._order.steps
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Decoded]:
+        """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.
+
+        There are ``accumulation`` of them a step, from ``start_step`` on. The epoch may be left
+        before its end; begin the next one only then.
+
+        Raises:
+            UserError: an image cannot be read or decoded; names it and its source.
+        """
+        return self._pool.decode(self._micro_batches(epoch, start_step))
+
+    def _micro_batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        stride = self._micro_batch * self._world_size
+        for batch in self._order.epoch(epoch, start_step):
+            for first in range(self._rank * self._micro_batch, len(batch.indices), stride):
+                yield batch[first : first + self._micro_batch]
+
+    def close(self) -> None:
+        """End the decode processes at once."""
+        self._pool.close()
+
+
+class EvalLoader:
+    """Every image exactly once over all ranks, in the source's order.
+
+    Every rank has the same number of batches of the same size, since a forward pass may be
+    collective; where the images run out, rows repeat and ``valid`` is False.
+
+    ``len(loader)`` is the number of batches a rank. Arguments as for `Loader`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        workers: int,
+    ) -> None:
+        assert batch > 0
+        assert 0 <= rank < world_size
+        assert len(source) > 0
+        self._images = len(source)
+        self._batch = batch
+        self._rank = rank
+        self._world_size = world_size
+        self._pool = DecodePool(Decoder(source, transform, seed=0), workers)
+
+    def __len__(self) -> int:
+        return -(-self._images // (self._batch * self._world_size))
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Images [b, 3, H, W] float, labels [b] int64, valid [b] bool; errors as for `Loader`."""
+        decoded = self._pool.decode(map(self._indices, range(len(self))))
+        for step, (images, labels) in enumerate(decoded):
+            repeats = torch.arange(self._batch).clamp(max=len(labels) - 1)
+            valid = torch.arange(self._batch) < self._images - self._first(step)
+            if len(labels) < self._batch:
+                images, labels = images[repeats], labels[repeats]
+            yield images, labels, valid
+
+    def _first(self, step: int) -> int:
+        return (step * self._world_size + self._rank) * self._batch
+
+    def _indices(self, step: int) -> Batch:
+        first = self._first(step)
+        indices = np.arange(first, min(first + self._batch, self._images))
+        if not len(indices):  # padding still needs the shape of an image
+            indices = np.array([self._images - 1])
+        return Batch(indices, np.zeros_like(indices))
+
+    def close(self) -> None:
+        """End the decode processes at once."""
+        self._pool.close()

@@ -1,0 +1,80 @@
+"""Which image comes when: a pure function of the seed, the same for any number of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to decode together: positions in the source and, for each, its pass over the data."""
+
+    indices: IntArray
+    passes: IntArray
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.indices[part], self.passes[part])
+
+
+@dataclass(frozen=True)
+class Order:
+    """An endless stream of shuffled passes over the images, cut into global batches.
+
+    Pass p is a permutation drawn from (seed, p). Epoch e is the ``steps`` global batches that
+    follow epoch e - 1 in the stream, so what does not fill a batch opens the next epoch: every
+    image is seen once in every pass and none is dropped. A batch may span two passes.
+    """
+
+    images: int
+    global_batch: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Global batches, that is optimizer steps, an epoch."""
+        return self.images // self.global_batch
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The global batches of ``epoch`` from ``start_step`` on."""
+        permutation = lru_cache(2)(self._permutation)
+        for step in range(start_step, self.steps):
+            first = (epoch * self.steps + step) * self.global_batch
+            position = np.arange(first, first + self.global_batch)
+            passes, offset = np.divmod(position, self.images)
+            indices = np.empty_like(position)
+            for number in np.unique(passes):
+                here = passes == number
+                indices[here] = permutation(int(number))[offset[here]]
+            yield Batch(indices, passes)
+
+    def _permutation(self, number: int) -> IntArray:
+        return np.random.default_rng([self.seed, number]).permutation(self.images)
+
+
+def check_global_batch(images: int, global_batch: int, world_size: int = 1) -> None:
+    """UserError unless ``images`` fill one global batch; it names the largest that would do."""
+    if images >= global_batch:
+        return
+    largest = images // world_size * world_size
+    if not largest:
+        raise UserError(
+            f"{images:,} training images cannot be shared by {world_size} workers: "
+            f"at most {images} workers can train on them."
+        )
+    raise UserError(
+        f"the global batch of {global_batch:,} is larger than the training set of {images:,} "
+        f"images: at most {largest:,} can be used"
+        + (f" on {world_size} workers." if world_size > 1 else ".")
+    )

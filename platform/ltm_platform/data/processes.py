@@ -1,0 +1,170 @@
+"""The decode processes of one loader."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from multiprocessing import connection, context, forkserver, popen_forkserver
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ltm_platform.data.decode import Decoded, Decoder, Failure
+from ltm_platform.data.order import Batch
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from multiprocessing.process import BaseProcess
+
+T = TypeVar("T")
+
+_PREFETCHED_BATCHES = 2  # per process
+_GRACE_SECONDS = 0.5
+# Imported once by the fork server instead of once in every decode process.
+_PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
+
+
+class DecodePool:
+    """Decodes batches in order, in ``workers`` processes that live until `close`, or here if 0.
+
+    The processes come from a fork server: the process that trains has threads (Ray's gRPC, gloo,
+    CUDA) and must not be forked itself. The server starts with the pool and imports while the
+    caller builds its model.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int) -> None:
+        assert workers >= 0
+        self._decoder = decoder
+        self._schedule = _Schedule()
+        self._context = _Context()
+        self._closed = False
+        self._loader: DataLoader[Any] | None = None
+        self._results: Generator[Decoded | Failure, None, None]
+        if workers:
+            forkserver.set_forkserver_preload(_PRELOAD)
+            forkserver.ensure_running()
+            self._loader = DataLoader(
+                decoder,  # type: ignore[arg-type]  # indexed by batches, not by integers
+                sampler=self._schedule,
+                batch_size=None,
+                collate_fn=_unchanged,
+                num_workers=workers,
+                prefetch_factor=_PREFETCHED_BATCHES,
+                persistent_workers=True,
+                multiprocessing_context=self._context,
+                # Its own generator: the global one belongs to the model.
+                generator=torch.Generator(),
+            )
+
+    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
+        """Images [b, 3, H, W] and labels [b] of each batch. One pass at a time.
+
+        Raises:
+            UserError: an image cannot be read or decoded; names it and its source.
+            RuntimeError: a decode process died.
+        """
+        assert not self._closed
+        self._results = self._decode(batches)
+        for result in self._results:
+            if isinstance(result, Failure):
+                raise UserError(result.message)
+            yield result
+
+    def _decode(self, batches: Iterable[Batch]) -> Generator[Decoded | Failure, None, None]:
+        if self._loader is None:
+            yield from map(self._decoder.__getitem__, batches)
+            return
+        self._schedule.batches = batches
+        try:
+            yield from self._loader
+        except (RuntimeError, OSError, EOFError) as error:
+            # A death shows as any of these, depending on what the process was doing.
+            self._context.raise_if_dead(error)
+            raise
+
+    def close(self) -> None:
+        """End the processes at once; what they are decoding is given half a second."""
+        self._closed = True
+        if self._loader is None or self._loader._iterator is None:
+            return
+        # A process killed while it holds the lock of torch's stop event would hang us, so torch
+        # sets the event first and the axe falls on those that do not heed it.
+        axe = threading.Timer(_GRACE_SECONDS, self._context.kill)
+        axe.daemon = True
+        axe.start()
+        self._loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        axe.cancel()
+        # Let go of the semaphores now: Ray kills their tracker before this process exits, and
+        # freeing them after that fills the log.
+        self._results.close()
+        self._loader = None
+
+
+class _Schedule(Sampler[Batch]):
+    """What to decode next; lives in this process, so each pass may set another."""
+
+    batches: Iterable[Batch] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def _unchanged(item: T) -> T:
+    return item
+
+
+class _Popen(popen_forkserver.Popen):
+    def _launch(self, process_obj: BaseProcess) -> None:
+        with _no_main_module():
+            super()._launch(process_obj)  # type: ignore[misc]  # typeshed leaves it out
+
+
+class _Process(context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _Popen:  # noqa: N802
+        return _Popen(process_obj)
+
+
+class _Context(context.ForkServerContext):
+    """A fork server context that remembers its processes and never runs ``__main__`` in them."""
+
+    def __init__(self) -> None:
+        self._processes: list[_Process] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]  # noqa: N802
+        process = _Process(*args, **kwargs)
+        self._processes.append(process)
+        return process
+
+    def raise_if_dead(self, cause: Exception) -> None:
+        """RuntimeError if a process has ended; waits a second for the fork server to say so."""
+        connection.wait([process.sentinel for process in self._processes], timeout=1)
+        for process in self._processes:
+            if process.exitcode is not None:
+                raise RuntimeError(
+                    f"decode process {process.pid} died with exit code {process.exitcode}; "
+                    "-9 mostly means that the machine ran out of memory"
+                ) from cause
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep multiprocessing from importing ``__main__`` again in the new process.
+
+    A decoder needs nothing of it. In a Ray worker it would import Ray, half a second and 60 MB a
+    process; in a script without a guard it would run the script again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,307 @@
+"""Images as Parquet shards: how they are written and how they are read.
+
+A split is a folder ``<split>/00000-of-00004.parquet ...``. Columns: ``image`` (binary, the
+encoded file as it was), ``label`` (int64), ``key`` (string, names the image in messages). The
+footer's key ``ltm`` holds JSON: format version, split, class names, images per class in this
+shard and a SHA-256 of its content. Row groups hold about 1 MiB so that reading one image at
+random costs little more than the image; nothing is compressed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import uuid
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from ltm_platform.data.source import Indices
+
+FORMAT_VERSION = 1
+# Opening a shard parses its footer, about 0.3 ms at this size, and random reads open many.
+SHARD_BYTES = 64 << 20
+GROUP_BYTES = 1 << 20
+GROUP_ROWS = 64
+
+_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("key", pa.string())])
+_METADATA_KEY = b"ltm"
+_NAME = re.compile(r"\d{5}-of-(\d{5})\.parquet")
+
+# A reader keeps at most these in memory: about 32 MiB of images and 12 MiB of footers.
+_CACHED_GROUPS = 32
+_OPEN_FILES = 64
+
+
+class Record(NamedTuple):
+    """One image to be written."""
+
+    image: bytes
+    label: int
+    key: str
+
+
+def write_shards(
+    folder: Path,
+    split: str,
+    records: Iterable[Record],
+    classes: Sequence[str],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    group_bytes: int = GROUP_BYTES,
+    group_rows: int = GROUP_ROWS,
+) -> Path:
+    """Write ``records`` in their order and return ``folder / split``.
+
+    The same records give the same bytes. The split appears complete, by one rename, or not at
+    all; of two processes that write the same at once, one wins and both succeed.
+
+    Raises:
+        ValueError: no records, or a label outside ``classes``.
+        UserError: the split exists with other content.
+    """
+    target = folder / split
+    # Not tempfile.mkdtemp: its mode 0700 would hide a shared data set from everybody else.
+    temporary = folder / f".{split}-{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        shards = 0
+        writer: _ShardWriter | None = None
+        for record in records:
+            if not 0 <= record.label < len(classes):
+                raise ValueError(f"label {record.label} of {record.key!r} is not a class")
+            if writer is None:
+                path = temporary / f"{shards:05d}.parquet"
+                writer = _ShardWriter(path, split, classes, group_bytes, group_rows)
+                shards += 1
+            writer.add(record)
+            if writer.bytes_written >= shard_bytes:
+                writer.close()
+                writer = None
+        if writer is not None:
+            writer.close()
+        if shards == 0:
+            raise ValueError(f"there are no records to write into {target}")
+        for number in range(shards):
+            path = temporary / f"{number:05d}.parquet"
+            path.rename(temporary / f"{number:05d}-of-{shards:05d}.parquet")
+        _publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # Renaming onto a folder that holds files fails: the split is there already.
+        ours, theirs = ParquetSource(temporary), ParquetSource(target)
+        if (ours.checksum, ours.classes) != (theirs.checksum, theirs.classes):
+            raise UserError(
+                f"{target} already holds other images: remove it or write into another folder."
+            ) from None
+
+
+class _ShardWriter:
+    """One Parquet file, written row group by row group."""
+
+    def __init__(
+        self, path: Path, split: str, classes: Sequence[str], group_bytes: int, group_rows: int
+    ) -> None:
+        # Statistics and dictionaries are of no use here and would double the footer.
+        self._file = pq.ParquetWriter(
+            path, _SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+        )
+        self._split = split
+        self._classes = list(classes)
+        self._group_bytes = group_bytes
+        self._group_rows = group_rows
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._counts = [0] * len(classes)
+        self._hash = hashlib.sha256()
+        self.bytes_written = 0
+
+    def add(self, record: Record) -> None:
+        size = len(record.image)
+        if self._pending and self._pending_bytes + size > self._group_bytes:
+            self._flush()
+        self._pending.append(record)
+        self._pending_bytes += size
+        self.bytes_written += size
+        self._counts[record.label] += 1
+        _update(self._hash, record)
+        if len(self._pending) >= self._group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = list(zip(*self._pending, strict=True))
+        self._file.write_table(pa.table(columns, schema=_SCHEMA))
+        self._pending = []
+        self._pending_bytes = 0
+
+    def close(self) -> None:
+        if self._pending:
+            self._flush()
+        about = {
+            "version": FORMAT_VERSION,
+            "split": self._split,
+            "classes": self._classes,
+            "counts": self._counts,
+            "checksum": self._hash.hexdigest(),
+        }
+        self._file.add_key_value_metadata({_METADATA_KEY: json.dumps(about).encode()})
+        self._file.close()
+
+
+def _update(digest: hashlib._Hash, record: Record) -> None:
+    key = record.key.encode()
+    # Lengths first: without them two different records could hash alike.
+    digest.update(f"{record.label},{len(key)},{len(record.image)};".encode())
+    digest.update(key)
+    digest.update(record.image)
+
+
+class ParquetSource:
+    """The images of one split, read from its shards (see `Source`).
+
+    Opening reads the footers alone. Files are opened lazily in every process that reads.
+
+    Raises:
+        UserError: no shards, a shard missing, damaged or of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _complete(folder)
+        rows: list[int] = []
+        file_of: list[int] = []
+        counts: npt.NDArray[np.int64] | None = None
+        checksum = hashlib.sha256()
+        for number, path in enumerate(self._files):
+            footer, about = _footer(path)
+            if counts is None or number == 0:
+                self.classes: tuple[str, ...] = tuple(about["classes"])
+                counts = np.zeros(len(self.classes), dtype=np.int64)
+            elif tuple(about["classes"]) != self.classes:
+                raise UserError(f"{path} has other classes than {self._files[0].name} beside it.")
+            counts += np.asarray(about["counts"])
+            checksum.update(about["checksum"].encode())
+            rows += [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+            file_of += [number] * footer.num_row_groups
+        assert counts is not None
+        self.counts: tuple[int, ...] = tuple(counts.tolist())
+        self.checksum = checksum.hexdigest()
+        self._start = np.concatenate([[0], np.cumsum(rows)])
+        self._file_of = np.asarray(file_of)
+        self._first_group = np.searchsorted(self._file_of, np.arange(len(self._files)))
+        self._open_lazily()
+
+    def _open_lazily(self) -> None:
+        self._open = lru_cache(_OPEN_FILES)(self._open_file)
+        self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The labels too stay behind: decode processes read a label beside its image.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_group", "labels")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open_lazily()
+
+    def __len__(self) -> int:
+        return int(self._start[-1])
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Labels of all images, [len(self)]; the first use reads one column of every shard."""
+        return np.concatenate([pq.ParquetFile(f).read(["label"])["label"] for f in self._files])
+
+    def read(self, indices: Indices) -> list[tuple[bytes, int]]:
+        """Encoded bytes and label of each index, in the order asked; a row group is read once."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        assert not len(wanted) or (wanted.min() >= 0 and wanted.max() < len(self))
+        groups = np.searchsorted(self._start, wanted, side="right") - 1
+        rows = wanted - self._start[groups]
+        records: list[tuple[bytes, int]] = [(b"", -1)] * len(wanted)
+        for position in np.argsort(groups, kind="stable"):
+            images, labels = self._group(int(groups[position]))
+            row = int(rows[position])
+            records[position] = (images[row].as_py(), labels[row].as_py())
+        return records
+
+    def locate(self, index: int) -> str:
+        """The image in words, by its key and the shard that holds it."""
+        group = int(np.searchsorted(self._start, index, side="right") - 1)
+        (keys,) = self._columns(group, ["key"])
+        key = keys[index - int(self._start[group])].as_py()
+        return f"image {key!r} of {self._files[self._file_of[group]]}"
+
+    def _read_group(self, group: int) -> tuple[pa.Array, pa.Array]:
+        images, labels = self._columns(group, ["image", "label"])
+        return images, labels
+
+    def _columns(self, group: int, names: list[str]) -> list[pa.Array]:
+        number = int(self._file_of[group])
+        try:
+            # One thread: there is a decode process for every core already.
+            table = self._open(number).read_row_group(
+                group - int(self._first_group[number]), columns=names, use_threads=False
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self._files[number]} cannot be read: {error}.") from error
+        return [table[name].combine_chunks() for name in names]
+
+    def _open_file(self, number: int) -> pq.ParquetFile:
+        return pq.ParquetFile(self._files[number])
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether ``folder`` is a data set in this format rather than a tree of image files."""
+    return any(True for split in ("train", "val") for _ in (folder / split).glob("*.parquet"))
+
+
+def _complete(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.glob("*.parquet") if _NAME.fullmatch(path.name))
+    if not files:
+        raise UserError(f"{folder} holds no shards (00000-of-00001.parquet and so on).")
+    expected = int(files[0].stem.rsplit("-", 1)[1])
+    names = {path.name for path in files}
+    for number in range(expected):
+        name = f"{number:05d}-of-{expected:05d}.parquet"
+        if name not in names:
+            raise UserError(f"{folder / name} is missing: the data set is not complete.")
+    if len(files) != expected:
+        raise UserError(f"{folder} holds {len(files)} shards where {expected} belong together.")
+    return files
+
+
+def _footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any]]:
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    raw = (footer.metadata or {}).get(_METADATA_KEY)
+    if raw is None:
+        raise UserError(f"{path} is Parquet, but not a shard that ltm-platform wrote.")
+    about = json.loads(raw)
+    if about["version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format {about['version']}; this version reads {FORMAT_VERSION}."
+        )
+    return footer, about

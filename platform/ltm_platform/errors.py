@@ -1,0 +1,29 @@
+"""Errors that a user can mend, and the spelling help that goes with them."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user said or lacks. The message is full sentences, one a line; the CLI exits
+    with 2."""
+
+
+def closest(value: str, allowed: Iterable[str]) -> str | None:
+    """The one of ``allowed`` that ``value`` most likely stands for, or None if nothing is near."""
+    return next(iter(get_close_matches(value, list(allowed), n=1, cutoff=0.6)), None)
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """The nearest right spelling as a ready phrase, ``; did you mean 'epochs'?``, or nothing."""
+    match = closest(value, allowed)
+    return f"; did you mean {match!r}?" if match else ""
+
+
+class RunError(RuntimeError):
+    """A run that started and broke; the message says which rank and why."""

@@ -1,0 +1,111 @@
+"""What a training run tells while it runs, and the way from rank 0 to the driver.
+
+Rank 0 says; the driver writes to MLflow and draws the screen. So the tracking store has a single
+writer a run, and training never waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.util.queue import Queue
+
+SEND_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Training begins, or goes on after ``steps_done`` optimizer steps."""
+
+    epochs: int
+    steps_per_epoch: int
+    steps_done: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Metrics at an optimizer step."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded(Progress):
+    """An epoch's summary, validation included; ``step`` is its last optimizer step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Progress):
+    """Figures of the finished network."""
+
+
+Event = Started | Progress
+Listener = Callable[[Event], None]
+
+
+class Sender:
+    """Rank 0's end: events are sent in batches, so that a step never costs a round trip.
+
+    All but the steps' metrics is sent at once: it must be known whatever happens next.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._pending: list[Event] = []
+        self._last_sent = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        self._pending.append(event)
+        due = time.monotonic() - self._last_sent >= SEND_INTERVAL_S
+        if due or type(event) is not Progress:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._queue.put_nowait_batch(self._pending)
+            self._pending = []
+        self._last_sent = time.monotonic()
+
+
+@contextmanager
+def listening(queue: Queue, *listeners: Listener) -> Iterator[None]:
+    """Hand every event to every listener, in order, from a thread, until the block ends.
+
+    What was sent before the end of the block is heard before this returns. A listener's error
+    is raised at the end of the block, unless the block itself failed.
+    """
+    ended = threading.Event()
+    failure: list[Exception] = []
+
+    def drain() -> None:
+        for event in queue.get_nowait_batch(queue.qsize()):
+            for listener in listeners:
+                listener(event)
+
+    def listen() -> None:
+        try:
+            while not ended.wait(SEND_INTERVAL_S):
+                drain()
+            drain()
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=listen, name="run-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,27 @@
+"""The job file: what it may say (`sections`), how it is read (`load`), and the value it becomes."""
+
+from ltm_platform.job.batch import BatchPlan
+from ltm_platform.job.sections import (
+    Augment,
+    Bottleneck,
+    Cluster,
+    Data,
+    Engine,
+    Model,
+    Recipe,
+    Tracking,
+)
+from ltm_platform.job.spec import JobSpec
+
+__all__ = [
+    "Augment",
+    "BatchPlan",
+    "Bottleneck",
+    "Cluster",
+    "Data",
+    "Engine",
+    "JobSpec",
+    "Model",
+    "Recipe",
+    "Tracking",
+]

@@ -1,0 +1,64 @@
+"""The global batch is the contract: micro-batch and accumulation follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST_WORKERS = 4096  # where the search for a worker count that fits gives up
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """``global_batch == micro_batch * accumulation * workers``, always."""
+
+    global_batch: int
+    """Images per optimizer step, over all workers."""
+    micro_batch: int
+    """Images per forward pass of one worker."""
+    accumulation: int
+    """Forward passes of one worker per optimizer step."""
+    workers: int
+
+
+def plan_batch(global_batch: int, micro_batch: int | None, workers: int) -> BatchPlan:
+    """Divide the global batch; ValueError with one sentence naming what would divide."""
+    step = (micro_batch or 1) * workers
+    if global_batch % step:
+        raise ValueError(_explain(global_batch, micro_batch, workers))
+    micro = micro_batch or global_batch // workers
+    return BatchPlan(global_batch, micro, global_batch // (micro * workers), workers)
+
+
+def _explain(global_batch: int, micro_batch: int | None, workers: int) -> str:
+    step = (micro_batch or 1) * workers
+    factors = []
+    if micro_batch is not None:
+        factors.append(f"recipe.micro_batch {micro_batch}")
+    if workers > 1:
+        factors.append(f"{workers} workers")
+    divisor = " x ".join(factors) + (f" = {step}" if len(factors) > 1 else "")
+
+    below = global_batch // step * step
+    batches = [batch for batch in (below, below + step) if batch]
+    advice = f"use a global batch of {' or '.join(map(str, batches))}"
+    counts = list(_nearest_workers(global_batch, micro_batch or 1, workers))
+    if counts:
+        noun = "worker" if counts == [1] else "workers"
+        advice += f", or {' or '.join(map(str, counts))} {noun}"
+    return f"recipe.global_batch is {global_batch}, which does not divide by {divisor}; {advice}"
+
+
+def _nearest_workers(global_batch: int, micro_batch: int, workers: int) -> Iterator[int]:
+    """The next smaller and the next larger worker count that divide the batch, where they exist."""
+    shares, rest = divmod(global_batch, micro_batch)
+    if rest:
+        return
+    for candidates in (
+        range(min(workers - 1, shares), 0, -1),
+        range(workers + 1, min(shares, _MOST_WORKERS) + 1),
+    ):
+        yield from [count for count in candidates if shares % count == 0][:1]

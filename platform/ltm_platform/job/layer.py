@@ -1,0 +1,74 @@
+"""Values together with where each was said: what one file or one override adds to a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass
+class Layer:
+    """Nested values and, for every dotted key, its origin such as ``jobs/x.yaml:4``."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """Sentences about what could not be read; reported together with the errors found later."""
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key; None where nothing is."""
+        node: Any = self.values
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node
+
+    def under(self, top: Layer) -> Layer:
+        """This layer with ``top`` laid over it: sections merge, everything else is replaced."""
+        return Layer(
+            _overlay(self.values, top.values),
+            self.origins | top.origins,
+            self.problems + top.problems,
+        )
+
+
+def _overlay(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _overlay(old, value)
+        merged[key] = value
+    return merged
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a finished job's values were said."""
+
+    source: str = ""
+    """The job file, or what else the job was made from."""
+    of_key: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        return self.of_key.get(key, "default")
+
+    def prefix(self, *keys: str) -> str:
+        """The place to mend, as a sentence's beginning: what said one of ``keys``.
+
+        What the user typed last, an override, is the likeliest culprit; a key that nobody said
+        belongs to the section around it, or to the file.
+        """
+        said = [self.of_key[key] for key in keys if key in self.of_key]
+        said.sort(key=lambda origin: not origin.startswith("--set "))
+        place = said[0] if said else self._around(keys[0])
+        return f"{place}: " if place else ""
+
+    def _around(self, key: str) -> str:
+        while "." in key:
+            key = key.rpartition(".")[0]
+            if key in self.of_key:
+                return self.of_key[key]
+        return self.source

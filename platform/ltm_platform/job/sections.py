@@ -1,0 +1,228 @@
+"""What a job file may say, section by section: every field with its unit, range and default."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def conflict(sentence: str, *keys: str) -> PydanticCustomError:
+    """Fields that cannot go together; ``keys`` are their names, the likeliest culprit first."""
+    return PydanticCustomError("conflict", "{sentence}", {"sentence": sentence, "keys": keys})
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must not hold control characters")
+    return value
+
+
+def _run_name(value: str) -> str:
+    # The name becomes a folder name and part of URLs.
+    if not _NAME.fullmatch(value) or ".." in value:
+        raise ValueError(
+            "must be 1 to 63 lower-case letters, digits, '-', '_' and single dots, "
+            "the first a letter or a digit"
+        )
+    return value
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("must have the smaller number first")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A copy of ``value`` if YAML and JSON can hold it exactly, else ValueError."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str) or not key or "." in key:
+                raise ValueError("must have names without dots as keys")
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must hold finite numbers only")
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise ValueError("must hold only text, numbers, true, false, null, lists and mappings")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+RunName = Annotated[str, Field(min_length=1), AfterValidator(_run_name)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+KeptFraction = Annotated[float, Field(gt=0, le=1)]
+# YAML has lists, not tuples, hence not strict; the two numbers inside still are.
+CropScale = Annotated[
+    tuple[KeptFraction, KeptFraction], Field(strict=False), AfterValidator(_ordered)
+]
+Options = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda value: {} if value is None else value),
+    AfterValidator(_plain),
+]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown fields, no silent conversion, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,  # keeps `import ltm_platform.job` fast
+    )
+
+
+class Model(Section):
+    """The network and how its tokens are reduced."""
+
+    backbone: Text
+    """Name of the backbone, e.g. vit_base_patch16_224."""
+    method: Text = "ltm"
+    """Name of the method that reduces tokens; `none` is the same backbone without merging."""
+    compression_ratio: KeptFraction | None = None
+    """Kept fraction of the tokens, 1 keeps all; null is the backbone's default plan."""
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Height and width of the input in pixels; null is the backbone's own size."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth: highest probability that a block is skipped in training."""
+    pretrained: bool = False
+    """Start from timm's published weights instead of random ones."""
+    options: Options = Field(default_factory=dict)
+    """Further settings of the method, checked by the method itself."""
+
+
+class Data(Section):
+    """Where the images come from and how they are read."""
+
+    path: Text
+    """The word `digits` (the UCI digits that scikit-learn ships) or a folder: an image tree with
+    one subfolder a class, optionally under train/ and val/, or our Parquet shards."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the images held out for validation when the source has no validation split."""
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = 1
+    """Image decoding processes per worker; 0 decodes in the training process."""
+
+
+class Bottleneck(Section):
+    """The information bottleneck term of the loss."""
+
+    weight: NotNegative = 0.1
+    """Factor of the bound in the loss; 0 trains with cross-entropy alone."""
+    warmup: Probability = 0.3
+    """Share of the epochs, from the first, that train without the bound."""
+    beta: Positive = 5.0
+    """Sharpness of the soft assignment to centroids; larger is harder."""
+    clusters: Annotated[int, Field(ge=2)] | None = None
+    """Number of centroids; null is the number of classes."""
+
+
+class Augment(Section):
+    """Random changes to the training images; validation images are never changed."""
+
+    crop_scale: CropScale = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random crop covers."""
+    hflip: Probability = 0.5
+    """Probability of a horizontal flip; 0 where left and right matter, as in digits."""
+    color_jitter: NotNegative = 0.0
+    """Strength of random brightness, contrast and saturation; 0 is off."""
+    auto_augment: Text | None = None
+    """timm's policy string, e.g. rand-m9-mstd0.5; null is off."""
+    random_erasing: Probability = 0.0
+    """Probability that a random rectangle is replaced by noise."""
+
+
+class Recipe(Section):
+    """How the weights are learned."""
+
+    epochs: Count = 300
+    """Passes over the training images."""
+    global_batch: Count = 256
+    """Images per optimizer step, over all workers: the same for one worker or eight."""
+    micro_batch: Count | None = None
+    """Images per forward pass of one worker, accumulated up to its share of the global batch; null
+    is the whole share."""
+    optimizer: Text = "adamw"
+    """Name of a timm optimizer."""
+    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    """Learning rate after warm-up; it falls to min_lr along a cosine."""
+    min_lr: NotNegative = 0.0
+    """Learning rate at the end."""
+    weight_decay: NotNegative = 0.01
+    """Decoupled weight decay; biases and normalisation layers are spared."""
+    warmup_epochs: NotNegative = 0.0
+    """Epochs, also fractions of one, in which the learning rate rises to lr."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the target probability spread over all classes."""
+    clip_grad: Positive | None = None
+    """Largest L2 norm of the gradient; null does not clip."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the moving average of the weights; null keeps no average."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of the initial weights, the order of the images and their random changes."""
+    ib: Bottleneck = Field(default_factory=Bottleneck)
+    """The information bottleneck term of the loss."""
+    augment: Augment = Field(default_factory=Augment)
+    """Random changes to the training images."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Recipe:
+        if self.min_lr > self.lr:
+            raise conflict(
+                f"recipe.min_lr is {self.min_lr:g}, but must be at most recipe.lr, {self.lr:g}",
+                "recipe.min_lr",
+                "recipe.lr",
+            )
+        if self.warmup_epochs > self.epochs:
+            raise conflict(
+                f"recipe.warmup_epochs is {self.warmup_epochs:g}, "
+                f"but must be at most recipe.epochs, {self.epochs}",
+                "recipe.warmup_epochs",
+                "recipe.epochs",
+            )
+        return self
+
+
+class Engine(Section):
+    """DeepSpeed's settings."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """What the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward pass; the optimizer always works in fp32."""
+
+
+class Cluster(Section):
+    """What the run asks of the Ray cluster."""
+
+    workers: Count | Literal["auto"] = "auto"
+    """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
+    most 2."""
+    cpus_per_worker: Positive = 1.0
+    """CPUs reserved for each worker, its image decoding processes included."""
+    storage: Text | None = None
+    """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
+    max_failures: Annotated[int, Field(ge=0)] = 0
+    """How often a failed run restarts from its last checkpoint before it ends as FAILED."""
+
+
+class Tracking(Section):
+    """Where MLflow keeps the run."""
+
+    uri: Text | None = None
+    """MLflow tracking URI; null is $MLFLOW_TRACKING_URI, else a store in the user's data folder."""
+    experiment: Text = "ltm-platform"
+    """MLflow experiment that the run belongs to."""

@@ -1,0 +1,161 @@
+"""JobSpec: one experiment, complete and checked."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from ltm_platform.errors import UserError, nearest
+from ltm_platform.job.batch import BatchPlan, plan_batch
+from ltm_platform.job.explain import Explainer, show
+from ltm_platform.job.layer import Origins
+from ltm_platform.job.load import read_job
+from ltm_platform.job.sections import (
+    Cluster,
+    Data,
+    Engine,
+    Model,
+    Recipe,
+    RunName,
+    Section,
+    Tracking,
+    conflict,
+)
+from ltm_platform.job.yaml_text import dump_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+Scalar = str | int | float | bool | None
+_BATCH_KEYS = ("recipe.global_batch", "recipe.micro_batch", "cluster.workers")
+
+
+class JobSpec(Section):
+    """What a job file says, with every default filled in.
+
+    The value alone counts for equality, `to_dict` and `to_yaml`; where each part of it was said is
+    known to `where` and to the errors made here.
+    """
+
+    name: RunName = "job"
+    """Name of the experiment, the beginning of its runs' names; by default the job file's own."""
+    model: Model
+    """The network and how its tokens are reduced."""
+    data: Data
+    """Where the images come from and how they are read."""
+    recipe: Recipe = Field(default_factory=Recipe)
+    """How the weights are learned."""
+    engine: Engine = Field(default_factory=Engine)
+    """DeepSpeed's settings."""
+    cluster: Cluster = Field(default_factory=Cluster)
+    """What the run asks of the Ray cluster."""
+    tracking: Tracking = Field(default_factory=Tracking)
+    """Where MLflow keeps the run."""
+
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Iterable[str] = ()) -> JobSpec:
+        """Read a job file, or a bundled job by its name, and apply ``section.key=value`` overrides.
+
+        Raises:
+            UserError: with one sentence a line for everything that is wrong.
+        """
+        layer, origins = read_job(name, overrides)
+        return cls._build(layer.values, origins, layer.problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "job") -> JobSpec:
+        """The job that `to_dict` gave; ``source`` names it in errors, e.g. a checkpoint's path."""
+        return cls._build(values, Origins(source), [])
+
+    @classmethod
+    def _build(cls, values: Mapping[str, Any], origins: Origins, problems: list[str]) -> JobSpec:
+        job = None
+        try:
+            job = cls.model_validate(values)
+        except ValidationError as error:
+            explainer = Explainer(cls.model_json_schema(), values, origins)
+            problems = problems + explainer.sentences(error.errors(include_url=False))
+        if job is None or problems:
+            raise UserError("\n".join(problems))
+        job._origins = origins
+        return job
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobSpec) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # the method's options are a dict
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> JobSpec:
+        # With "auto" the workers are known later, but a micro-batch must fit at least one of them.
+        workers = 1 if self.cluster.workers == "auto" else self.cluster.workers
+        try:
+            plan_batch(self.recipe.global_batch, self.recipe.micro_batch, workers)
+        except ValueError as error:
+            raise conflict(str(error), *_BATCH_KEYS) from None
+        return self
+
+    def batch(self, workers: int) -> BatchPlan:
+        """Micro-batch and accumulation for this many workers; UserError when they do not divide."""
+        try:
+            return plan_batch(self.recipe.global_batch, self.recipe.micro_batch, workers)
+        except ValueError as error:
+            raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error)) from None
+
+    def replace(self, key: str, value: Any) -> JobSpec:
+        """The job with one field changed and checked again; `where` still tells what was said."""
+        self._get(key)
+        values = self.to_dict()
+        *sections, field = key.split(".")
+        node = values
+        for section in sections:
+            node = node[section]
+        node[field] = value
+        return self._build(values, self._origins, [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold; `from_dict` gives the same job back."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved job as a job file: complete, and without ``extends``."""
+        return dump_yaml(self.to_dict())
+
+    def flat(self) -> dict[str, Scalar]:
+        """Dotted keys and scalars, as MLflow's parameters want them; lists become JSON text."""
+        return dict(_flatten(self.to_dict()))
+
+    def where(self, key: str) -> str:
+        """Where a field was said: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
+        self._get(key)
+        return self._origins.where(key)
+
+    def error(self, key: str, sentence: str) -> UserError:
+        """An error to raise about a field: ``sentence`` after the place where it was said."""
+        self._get(key)
+        return UserError(self._origins.prefix(key) + sentence)
+
+    def choice_error(self, key: str, allowed: Iterable[str]) -> UserError:
+        """The error that a field's value is none of the ``allowed`` names, with the nearest one."""
+        names, value = list(allowed), self._get(key)
+        known = f"but must be one of: {', '.join(names)}{nearest(str(value), names)}"
+        return self.error(key, f"{key} is {show(value)}, {known}")
+
+    def _get(self, key: str) -> Any:
+        node: Any = self.to_dict()
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Scalar]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, json.dumps(value) if isinstance(value, list) else value

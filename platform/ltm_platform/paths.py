@@ -1,0 +1,30 @@
+"""Where things lie on the user's machine: runs, the tracking store, cached data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+HOME_VARIABLE = "LTM_PLATFORM_HOME"
+
+
+def home() -> Path:
+    """Runs and the embedded tracking store; ``LTM_PLATFORM_HOME`` moves it."""
+    override = os.environ.get(HOME_VARIABLE)
+    return (
+        Path(override).resolve() if override else Path(platformdirs.user_data_dir("ltm-platform"))
+    )
+
+
+def cache() -> Path:
+    """Data sets written once and read by every run; safe to delete."""
+    if os.environ.get(HOME_VARIABLE):
+        return home() / "cache"
+    return Path(platformdirs.user_cache_dir("ltm-platform"))
+
+
+def runs() -> Path:
+    """One folder a run, named after it."""
+    return home() / "runs"

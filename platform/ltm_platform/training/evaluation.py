@@ -1,0 +1,38 @@
+"""Top-1, top-5 and loss over a whole validation set, spread over all ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+    from ltm_platform.data.loader import EvalLoader
+
+
+@torch.no_grad()
+def evaluate(engine: DeepSpeedEngine, loader: EvalLoader) -> dict[str, float]:
+    """``top1`` and ``top5`` in percent and the mean cross-entropy ``loss``. Collective.
+
+    Every image counts once: padding samples, which keep the number of forward passes equal on all
+    ranks, are masked out. With fewer than five classes ``top5`` counts all of them.
+    """
+    engine.eval()
+    device = engine.device
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, top-1, top-5, loss
+    for images, labels, valid in loader:
+        labels, valid = labels.to(device), valid.to(device)
+        logits, _ = engine(images.to(device))
+        logits = logits.float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = (ranked == labels[:, None]) & valid[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="none")[valid].sum()
+        sums += torch.stack([valid.sum(), hits[:, 0].sum(), hits.sum(), loss]).double()
+    dist.all_reduce(sums)
+    engine.train()
+    images, top1, top5, loss = sums.tolist()
+    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "loss": loss / images}

@@ -1,0 +1,66 @@
+"""The recipe: optimizer, learning-rate schedule and loss, from timm and the IB bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from ltm.bottleneck import StreamingBottleneck
+    from ltm_platform.job import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """timm's optimizer of that name; biases and norms carry no weight decay."""
+    return create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
+    )
+
+
+def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
+    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``, stepped every update."""
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, recipe.epochs * steps_per_epoch - warmup),
+        lr_min=recipe.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=min(recipe.min_lr, recipe.lr),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+class Objective:
+    """The two phases of LTM's training loss.
+
+    Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
+    and centroids settle; then cross-entropy + ``ib.weight`` x the IB bound.
+    """
+
+    PARTS = ("train/loss", "train/ce", "train/ib_bound")
+
+    def __init__(self, recipe: Recipe, bottleneck: StreamingBottleneck) -> None:
+        self._recipe = recipe
+        self._bottleneck = bottleneck
+        self._warmup_epochs = recipe.ib.warmup * recipe.epochs
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, logits: Tensor, features: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The scalar loss of one micro-batch, and its detached parts [3] in ``PARTS`` order."""
+        warming_up = epoch < self._warmup_epochs
+        smoothing = self._recipe.label_smoothing if warming_up else 0.0
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        bound = self._bottleneck(features, labels, images)
+        loss = cross_entropy
+        if not warming_up:
+            loss = loss + self._recipe.ib.weight * bound
+        return loss, torch.stack([loss.detach(), cross_entropy.detach(), bound.detach()])

@@ -1,0 +1,173 @@
+"""One rank's training: built once, then epochs of steps, validation and a checkpoint."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+
+from ltm.bottleneck import StreamingBottleneck
+from ltm_platform.data import open_dataset
+from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.events import EpochEnded, Listener, Measured, Started
+from ltm_platform.models import create_model, input_pixels
+from ltm_platform.training import checkpoint
+from ltm_platform.training.bench import inference_speed
+from ltm_platform.training.checkpoint import Position
+from ltm_platform.training.engine import build_engine, deepspeed_config
+from ltm_platform.training.evaluation import evaluate
+from ltm_platform.training.meter import StepMeter
+from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+from ltm_platform.training.weights import ShardedEma, gather_weights
+
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - timm draws from the global generator
+    torch.manual_seed(seed)
+
+
+class Trainer:
+    """Everything that a rank trains with.
+
+    Every public method is collective: all ranks call it, the same number of times.
+    """
+
+    def __init__(self, job: JobSpec, *, cache: str, send: Listener) -> None:
+        context = ray.train.get_context()
+        rank, workers = context.get_world_rank(), context.get_world_size()
+        self.job, self._send = job, send
+        self._batch = job.batch(workers)
+        seed_everything(job.recipe.seed)
+
+        dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
+        self._num_classes = len(dataset.classes)
+        model = create_model(job, self._num_classes)
+        augment = Augment(**job.recipe.augment.model_dump())
+        pixels = input_pixels(model)
+        self._train_loader = Loader(
+            dataset.train,
+            train_transform(augment, pixels.size, pixels.mean, pixels.std),
+            micro_batch=self._batch.micro_batch,
+            accumulation=self._batch.accumulation,
+            rank=rank,
+            world_size=workers,
+            seed=job.recipe.seed,
+            workers=job.data.loader_workers,
+        )
+        self._val_loader = EvalLoader(
+            dataset.val,
+            eval_transform(pixels.size, pixels.mean, pixels.std),
+            batch=self._batch.micro_batch,
+            rank=rank,
+            world_size=workers,
+            workers=job.data.loader_workers,
+        )
+
+        optimizer = build_optimizer(model, job.recipe)
+        self._engine = build_engine(model, optimizer, deepspeed_config(job, self._batch))
+        self._schedule = build_schedule(optimizer, job.recipe, len(self._train_loader))
+        decay = job.recipe.ema_decay
+        self._ema = ShardedEma(self._engine, decay) if decay else None
+        self._bottleneck = StreamingBottleneck(
+            self._num_classes,
+            feature_dim=model.num_features,
+            clusters=job.recipe.ib.clusters,
+            beta=job.recipe.ib.beta,
+        ).to(self._engine.device)
+        self._objective = Objective(job.recipe, self._bottleneck)
+        self._meter = StepMeter(send, self._batch.global_batch)
+        self._position = Position()
+        # From here on chance (dropout, drop path) differs between ranks.
+        seed_everything(job.recipe.seed + rank)
+
+    def restore(self) -> None:
+        """Take up the run's last checkpoint, if there is one."""
+        self._position = checkpoint.restore(self._engine, self._ema, self._bottleneck)
+        started = Started(
+            epochs=self.job.recipe.epochs,
+            steps_per_epoch=len(self._train_loader),
+            steps_done=self._position.steps_done,
+            device=str(self._engine.device),
+        )
+        self._send(started)
+
+    def train(self) -> None:
+        """All epochs that are left."""
+        for epoch in range(self._position.epochs_done, self.job.recipe.epochs):
+            start = time.perf_counter()
+            self._train_epoch(epoch)
+            seconds = time.perf_counter() - start
+            images = len(self._train_loader) * self._batch.global_batch
+            metrics = {"train/images_per_s": images / seconds} | self._validate()
+            self._send(EpochEnded(self._position.steps_done, epoch, metrics))
+            checkpoint.save(
+                self.job, self._engine, self._ema, self._bottleneck, self._position, metrics
+            )
+
+    def _train_epoch(self, epoch: int) -> None:
+        step = self._position.steps_done
+        parts = self._new_parts()
+        self._meter.restart_clock()
+        for index, (images, labels) in enumerate(self._train_loader.epoch(epoch), start=1):
+            self._schedule.step_update(step)
+            parts += self._micro_step(images, labels, epoch)
+            if index % self._batch.accumulation:
+                continue
+            step += 1
+            self._bottleneck.sync()
+            if self._ema:
+                self._ema.update()
+            dist.all_reduce(parts)
+            parts /= self._batch.accumulation * self._engine.world_size
+            self._meter.step(step, epoch, self._engine.get_lr()[0], parts)
+            parts = self._new_parts()
+        self._meter.end_epoch()
+        self._position = Position(epochs_done=epoch + 1, steps_done=step)
+
+    def _new_parts(self) -> torch.Tensor:
+        return torch.zeros(len(Objective.PARTS), device=self._engine.device)
+
+    def _micro_step(self, images: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
+        """Forward, backward and, at the end of an accumulation, the optimizer's step."""
+        device = self._engine.device
+        images, labels = images.to(device), labels.to(device)
+        logits, features = self._engine(images)
+        loss, parts = self._objective(images, labels, logits, features, epoch)
+        self._engine.backward(loss)
+        self._engine.step()
+        self._bottleneck.update(features.detach(), labels, images)
+        return parts
+
+    def _validate(self) -> dict[str, float]:
+        metrics = {f"val/{k}": v for k, v in evaluate(self._engine, self._val_loader).items()}
+        if self._ema:
+            with self._ema.applied():
+                metrics["val/ema_top1"] = evaluate(self._engine, self._val_loader)["top1"]
+        summary = self._bottleneck.summary()
+        return metrics | {f"ib/{k}": summary[k] for k in ("mi_input", "mi_label", "loss")}
+
+    def measure_inference(self) -> None:
+        """Rank 0 times the finished network, whole and unsharded."""
+        weights = gather_weights(self._engine)
+        if self._engine.global_rank == 0:
+            model = create_model(self.job, self._num_classes)
+            model.load_state_dict(weights)
+            speed = inference_speed(model, input_pixels(model).size, self._engine.device)
+            metrics = {f"bench/{k}": v for k, v in speed.items()}
+            last = self._position
+            self._send(Measured(last.steps_done, last.epochs_done - 1, metrics))
+
+    def close(self) -> None:
+        self._train_loader.close()
+        self._val_loader.close()

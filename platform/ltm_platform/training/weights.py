@@ -1,0 +1,87 @@
+"""The weights of a sharded model: gathered for export, averaged shard by shard."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from deepspeed.runtime.zero import GatheredParameters
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepspeed import DeepSpeedEngine
+
+
+def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """The whole model's state dict on the CPU of rank 0, empty on the others. Collective.
+
+    Parameters are gathered one at a time, so that no rank ever holds more than the largest.
+    """
+    sharded = engine.zero_optimization_stage() == 3
+    keep = engine.global_rank == 0
+    model = engine.module.model
+    weights = {}
+    for name, parameter in model.named_parameters():
+        with GatheredParameters([parameter], enabled=sharded):
+            if keep:
+                weights[name] = parameter.detach().float().cpu().clone()
+    if keep:
+        persistent = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in persistent:
+                weights[name] = buffer.detach().cpu().clone()
+    return weights
+
+
+class ShardedEma:
+    """An exponential moving average of the weights, kept on the shard that each rank owns.
+
+    At ZeRO stage 3 a rank holds ``1 / world size`` of it; at the other stages every rank holds
+    all. Averaging is elementwise, so the shards' averages are the average's shards.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
+        self._engine = engine
+        self.decay = decay
+        self._average = [shard.clone() for shard in self._shards()]
+
+    def _shards(self) -> list[Tensor]:
+        """Parameters, whole or sharded, then floating-point buffers (running statistics)."""
+        model = self._engine.module
+        shards = [getattr(p, "ds_tensor", p).data for p in model.parameters()]
+        return shards + [b for b in model.buffers() if b.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """average <- decay * average + (1 - decay) * weights, after an optimizer step."""
+        torch._foreach_lerp_(self._average, self._shards(), 1.0 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block. Collective at stage 3."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        if self._engine.zero_optimization_stage() == 3:
+            # Gathered copies may outlive a forward pass and would hide the exchange.
+            self._engine.empty_partition_cache()
+        for average, shard in zip(self._average, self._shards(), strict=True):
+            swapped = shard.clone()
+            shard.copy_(average)
+            average.copy_(swapped)
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """This rank's shards."""
+        return {"average": self._average}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        for average, saved in zip(self._average, state["average"], strict=True):
+            average.copy_(saved)

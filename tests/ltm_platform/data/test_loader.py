@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import io
+import random
+import sys
+from contextlib import closing
+from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from ltm_platform.data import Dataset, open_dataset
+from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Tree
+
+    from ltm_platform.data import Source
+
+HALF = (0.5, 0.5, 0.5)
+# Draws from Python's, numpy's and torch's generator.
+STRONG = train_transform(
+    Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
+)
+PLAIN = eval_transform(8, HALF, HALF)
+GLOBAL_BATCH = 32
+
+
+def loader(source: Source, *, rank: int = 0, world_size: int = 1, workers: int = 0) -> Loader:
+    return Loader(
+        source,
+        STRONG,
+        micro_batch=4,
+        accumulation=GLOBAL_BATCH // (4 * world_size),
+        rank=rank,
+        world_size=world_size,
+        seed=5,
+        workers=workers,
+    )
+
+
+def step_samples(
+    source: Source, epoch: int, step: int, *, world_size: int = 1, workers: int = 0
+) -> list[bytes]:
+    """All images of one global batch over all ranks as bytes, sorted."""
+    samples = []
+    for rank in range(world_size):
+        with closing(loader(source, rank=rank, world_size=world_size, workers=workers)) as part:
+            micro_batches = islice(part.epoch(epoch, step), GLOBAL_BATCH // (4 * world_size))
+            samples += [
+                bytes([label]) + image.numpy().tobytes()
+                for images, labels in micro_batches
+                for image, label in zip(images, labels.tolist(), strict=True)
+            ]
+    return sorted(samples)
+
+
+# Step 43 of epoch 1 spans two passes over the 1,438 images.
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 0), (1, 43)])
+def test_world_size_and_workers_change_no_sample(digits: Dataset, epoch: int, step: int) -> None:
+    expected = step_samples(digits.train, epoch, step)
+    assert len(expected) == GLOBAL_BATCH
+    for world_size, workers in [(2, 0), (4, 0), (1, 1), (1, 2), (2, 2)]:
+        got = step_samples(digits.train, epoch, step, world_size=world_size, workers=workers)
+        assert got == expected, (world_size, workers)
+
+
+def test_yields_float_images_and_labels(digits: Dataset) -> None:
+    train = loader(digits.train)
+    batches = list(train.epoch(0))
+    assert len(train) == 1438 // GLOBAL_BATCH
+    assert len(batches) == len(train) * GLOBAL_BATCH // 4
+    images, labels = batches[0]
+    assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
+    assert (labels.shape, labels.dtype) == ((4,), torch.int64)
+
+
+def test_processes_live_on_when_an_epoch_is_left_early(digits: Dataset) -> None:
+    with closing(loader(digits.train, workers=2)) as train:
+        next(train.epoch(0))
+        before = decode_processes()
+        images, _ = next(train.epoch(1))
+        assert decode_processes() == before
+    assert torch.equal(images, next(loader(digits.train).epoch(1))[0])
+
+
+def test_augmentation_differs_between_passes(digits: Dataset) -> None:
+    one_image = digits_subset(digits, 1)
+    only = Loader(
+        one_image, STRONG, micro_batch=1, accumulation=1, rank=0, world_size=1, seed=0, workers=0
+    )
+    images = [next(only.epoch(epoch))[0] for epoch in range(4)]
+    assert not any(torch.equal(images[0], other) for other in images[1:])
+
+
+def test_the_training_process_keeps_its_random_state(digits: Dataset) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+
+    seed()
+    expected = draw()
+    for workers in (0, 1):
+        with closing(loader(digits.train, workers=workers)) as train:
+            seed()
+            next(train.epoch(0))
+            assert draw() == expected, workers
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_decoded_is_named(tree: Tree, workers: int) -> None:
+    tree.add("train/a/1.png", "train/a/2.png", "val/a/1.png")
+    whole = (tree.root / "train/a/2.png").read_bytes()
+    for damaged, reason in ((whole[:-30], "cannot be decoded"), (b"text", "not a known image")):
+        (tree.root / "train/a/2.png").write_bytes(damaged)
+        source = open_dataset(str(tree.root), cache=tree.root, val_fraction=0.5).train
+        train = EvalLoader(source, PLAIN, batch=2, rank=0, world_size=1, workers=workers)
+        with closing(train), pytest.raises(UserError, match=reason) as caught:
+            next(iter(train))
+        assert str(caught.value).startswith(f"image 'a/2.png' of {tree.root}/train cannot")
+        assert "0x" not in str(caught.value)
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tree: Tree) -> None:
+    tree.add("train/a/1.png", "val/a/1.png")
+    for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16"):
+        suffix = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (9, 9)).save(tree.root / f"train/a/{mode.replace(';', '')}.{suffix}")
+    source = open_dataset(str(tree.root), cache=tree.root, val_fraction=0.5).train
+    (images, *_) = next(iter(EvalLoader(source, PLAIN, batch=7, rank=0, world_size=1, workers=0)))
+    assert images.shape == (7, 3, 8, 8)
+
+
+@pytest.mark.parametrize("images", [1, 3, 8, 21, 24])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_evaluation_counts_every_image_once(digits: Dataset, images: int, world_size: int) -> None:
+    source = digits_subset(digits, images)
+    seen = []
+    steps = set()
+    for rank in range(world_size):
+        part = EvalLoader(source, PLAIN, batch=4, rank=rank, world_size=world_size, workers=0)
+        batches = list(part)
+        steps.add(len(batches))
+        assert len(batches) == len(part)
+        for pixels, labels, valid in batches:
+            assert pixels.shape == (4, 3, 8, 8)
+            assert labels.shape == valid.shape == (4,)
+            seen += [image.numpy().tobytes() for image in pixels[valid]]
+    assert len(steps) == 1
+    expected = [evaluated(source, index) for index in range(images)]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_a_source_smaller_than_the_global_batch_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UserError, match="at most 20 can be used"):
+        loader(digits_subset(digits, 20))
+
+
+def test_close_ends_the_processes(digits: Dataset) -> None:
+    train = loader(digits.train, workers=2)
+    batches = train.epoch(0)
+    next(batches)
+    running = decode_processes()
+    assert len(running) == 2
+    train.close()
+    assert not decode_processes()
+    train.close()
+
+
+def test_a_decode_process_that_dies_is_an_error(digits: Dataset) -> None:
+    with closing(loader(digits.train, workers=1)) as train:
+        batches = train.epoch(0)
+        next(batches)
+        (process,) = decode_processes()
+        psutil.Process(process).kill()
+        with pytest.raises(RuntimeError, match="died with exit code -9"):
+            list(batches)
+
+
+def test_the_main_module_is_not_run_again(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, trace = tmp_path / "script.py", tmp_path / "trace"
+    script.write_text(f"open({str(trace)!r}, 'w')")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with closing(loader(digits.train, workers=1)) as train:
+        next(train.epoch(0))
+    assert sys.modules["__main__"] is main
+    assert not trace.exists()
+
+
+def digits_subset(digits: Dataset, images: int) -> Source:
+    """The first ``images`` digits."""
+    assert isinstance(digits.train, ParquetSource)
+    folder = digits.train.folder.parent / f"first-{images}"
+    records = [
+        Record(data, label, f"{index}")
+        for index, (data, label) in enumerate(digits.train.read(range(images)))
+    ]
+    return ParquetSource(write_shards(folder, "train", records, digits.classes))
+
+
+def evaluated(source: Source, index: int) -> bytes:
+    ((data, _),) = source.read([index])
+    return PLAIN(Image.open(io.BytesIO(data)).convert("RGB")).numpy().tobytes()
+
+
+def decode_processes() -> set[int]:
+    """Processes that the fork server has forked and that still run."""
+    return {
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if "forkserver" in " ".join(process.cmdline())
+        and "forkserver" in " ".join((process.parent() or process).cmdline())
+        and process.status() != psutil.STATUS_ZOMBIE
+    }

@@ -1,0 +1,71 @@
+"""The global batch divides the same way for every number of workers, or says what would."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import BatchPlan, JobSpec
+
+
+def job(*overrides: str) -> JobSpec:
+    base = ["recipe.global_batch=64", "recipe.micro_batch=null", "cluster.workers=auto"]
+    return JobSpec.load("quickstart", [*base, *overrides])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8, 64])
+def test_without_a_micro_batch_each_worker_takes_its_share(workers: int) -> None:
+    assert job().batch(workers) == BatchPlan(64, 64 // workers, 1, workers)
+
+
+@pytest.mark.parametrize(("workers", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_a_micro_batch_is_accumulated(workers: int, accumulation: int) -> None:
+    plan = job("recipe.micro_batch=8").batch(workers)
+    assert plan == BatchPlan(64, 8, accumulation, workers)
+    assert plan.micro_batch * plan.accumulation * plan.workers == plan.global_batch
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers", "expected"),
+    [
+        (
+            ["recipe.global_batch=50"],
+            4,
+            "--set recipe.global_batch=50: recipe.global_batch is 50, which does not divide by "
+            "4 workers; use a global batch of 48 or 52, or 2 or 5 workers",
+        ),
+        (
+            ["recipe.global_batch=3"],
+            4,
+            "--set recipe.global_batch=3: recipe.global_batch is 3, which does not divide by "
+            "4 workers; use a global batch of 4, or 3 workers",
+        ),
+        (
+            ["recipe.global_batch=64", "recipe.micro_batch=64"],
+            2,
+            "--set recipe.global_batch=64: recipe.global_batch is 64, which does not divide by "
+            "recipe.micro_batch 64 x 2 workers = 128; use a global batch of 128, or 1 worker",
+        ),
+    ],
+)
+def test_what_would_divide_is_named(overrides: list[str], workers: int, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        job(*overrides).batch(workers)
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("workers", range(1, 40))
+@pytest.mark.parametrize("micro_batch", ["null", "4"])
+def test_the_advice_is_right(workers: int, micro_batch: str) -> None:
+    spec = job("recipe.global_batch=48", f"recipe.micro_batch={micro_batch}")
+    try:
+        spec.batch(workers)
+    except UserError as error:
+        advice = str(error).partition("use a global batch of ")[2]
+        batches, _, counts = advice.partition(", or ")
+        for batch in batches.split(" or "):
+            spec.replace("recipe.global_batch", int(batch)).batch(workers)
+        for count in counts.removesuffix("s").removesuffix(" worker").split(" or "):
+            spec.batch(int(count))
+    else:
+        assert 48 % (workers * (4 if micro_batch == "4" else 1)) == 0

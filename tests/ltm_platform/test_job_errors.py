@@ -1,0 +1,334 @@
+"""What a broken job file says: whole sentences, with the place to mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+
+GOOD = """\
+model:
+  backbone: vit_micro_patch4_32
+data:
+  path: digits
+"""
+RECIPE_FIELDS = (
+    "augment, clip_grad, ema_decay, epochs, global_batch, ib, label_smoothing, lr, micro_batch, "
+    "min_lr, optimizer, seed, warmup_epochs, weight_decay"
+)
+JOB_FIELDS = "cluster, data, engine, extends, model, name, recipe, tracking"
+BUNDLED = "(bundled jobs: ltm_vit_b, quickstart)"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+
+
+def sentence(text: str | bytes, *overrides: str) -> str:
+    raw = text if isinstance(text, bytes) else text.encode()
+    Path("jobs/x.yaml").write_bytes(raw)
+    return failure("jobs/x.yaml", *overrides)
+
+
+def failure(name: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        JobSpec.load(name, overrides)
+    return str(error.value)
+
+
+def ratio(value: str) -> str:
+    return GOOD.replace("data:", f"  compression_ratio: {value}\ndata:")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            GOOD + "recipe:\n  seed: 1\n  epoch: 10\n",
+            "jobs/x.yaml:7: recipe.epoch is not a field of recipe; did you mean 'epochs'? "
+            f"(allowed: {RECIPE_FIELDS})",
+            id="typo in a key",
+        ),
+        pytest.param(
+            GOOD + "recipe:\n  epochs: ten\n",
+            "jobs/x.yaml:6: recipe.epochs is 'ten' (text), "
+            "but must be a whole number of at least 1",
+            id="string for a number",
+        ),
+        pytest.param(
+            ratio("0"),
+            "jobs/x.yaml:3: model.compression_ratio is 0, but must be greater than 0 and at most 1",
+            id="ratio 0",
+        ),
+        pytest.param(
+            ratio("1.5"),
+            "jobs/x.yaml:3: model.compression_ratio is 1.5, "
+            "but must be greater than 0 and at most 1",
+            id="ratio 1.5",
+        ),
+        pytest.param(
+            ratio("-1"),
+            "jobs/x.yaml:3: model.compression_ratio is -1, "
+            "but must be greater than 0 and at most 1",
+            id="ratio -1",
+        ),
+        pytest.param(
+            "model:\n  backbone: [vit\ndata:\n  path: digits\n",
+            "jobs/x.yaml:3: this is not valid YAML: expected ',' or ']', but got ':' (column 5)",
+            id="bad YAML",
+        ),
+        pytest.param(
+            GOOD + "recipe:\n  global_batch: 50\ncluster:\n  workers: 4\n",
+            "jobs/x.yaml:6: recipe.global_batch is 50, which does not divide by 4 workers; "
+            "use a global batch of 48 or 52, or 2 or 5 workers",
+            id="batch that cannot be divided",
+        ),
+        pytest.param(
+            "extends: x.yaml\n",
+            "jobs/x.yaml:1: extends runs in a circle: jobs/x.yaml -> jobs/x.yaml",
+            id="cyclic extends",
+        ),
+    ],
+)
+def test_a_broken_job_gives_one_helpful_sentence(text: str, expected: str) -> None:
+    assert sentence(text) == expected
+
+
+def test_a_missing_file_is_named_with_the_nearest() -> None:
+    Path("jobs/mine.yaml").write_text(GOOD)
+    expected = f"jobs/mien.yaml does not exist; did you mean 'jobs/mine.yaml'? {BUNDLED}"
+    assert failure("jobs/mien.yaml") == expected
+    assert failure("mien") == f"mien does not exist; did you mean 'mine'? {BUNDLED}"
+    expected = f"quickstrat does not exist; did you mean 'quickstart'? {BUNDLED}"
+    assert failure("quickstrat") == expected
+    assert failure("elsewhere/x.yaml") == f"elsewhere/x.yaml does not exist {BUNDLED}"
+    assert failure("jobs") == "jobs is a folder, not a job file"
+
+
+def test_every_error_has_a_line_of_its_own() -> None:
+    text = GOOD + "recipe:\n  epochs: ten\n  sede: 1\nengine:\n  zero_stage: 4\n"
+    assert sentence(text, "cluster.workers=0", "recipe.lr").splitlines() == [
+        "--set recipe.lr: there is no '='; write it as section.key=value, e.g. recipe.epochs=10",
+        "jobs/x.yaml:6: recipe.epochs is 'ten' (text), but must be a whole number of at least 1",
+        "jobs/x.yaml:7: recipe.sede is not a field of recipe; did you mean 'seed'? "
+        f"(allowed: {RECIPE_FIELDS})",
+        "jobs/x.yaml:9: engine.zero_stage is 4, but must be from 0 to 3",
+        "--set cluster.workers=0: cluster.workers is 0, "
+        "but must be a whole number of at least 1 or 'auto'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("recipe.epochs='10'", "'10' (text), but must be a whole number of at least 1"),
+        ("recipe.epochs=1.5", "1.5, but must be a whole number of at least 1"),
+        ("recipe.epochs=true", "true, but must be a whole number of at least 1"),
+        ("recipe.epochs=", "empty (null), but must be a whole number of at least 1"),
+        ("recipe.epochs.x=1", "a mapping, but must be a whole number of at least 1"),
+        ("recipe.lr=true", "true, but must be a number greater than 0 and at most 10"),
+        ("recipe.lr=.inf", "inf, but must be a finite number greater than 0 and at most 10"),
+        ("recipe.lr=12:30", "'12:30' (text), but must be a number greater than 0 and at most 10"),
+        ("recipe.seed=-1", "-1, but must be from 0 to 4294967295"),
+        ("recipe.clip_grad=.nan", "nan, but must be a finite number greater than 0, or null"),
+        ("model.pretrained=yes", "'yes' (text), but must be true or false"),
+        ("model.method=5", "5, but must be text; put it in quotes"),
+        ("data.path=''", "'', but must be text that is not empty"),
+        ('data.path="a\\0b"', "'a\\x00b', but must not hold control characters"),
+        ("engine.precision=fp3", "'fp3', but must be 'fp32' or 'bf16'; did you mean 'fp32'?"),
+        (
+            "cluster.workers=atuo",
+            "'atuo', but must be a whole number of at least 1 or 'auto'; did you mean 'auto'?",
+        ),
+        (
+            "recipe.augment.crop_scale=[0.1]",
+            "[0.1], but must be a list of 2 items, each a number greater than 0 and at most 1",
+        ),
+        (
+            "recipe.augment.crop_scale=[0, 1]",
+            "[0, 1], but must be a list of 2 items, each a number greater than 0 and at most 1",
+        ),
+        ("recipe.augment.crop_scale=[1, 0.5]", "[1, 0.5], but must have the smaller number first"),
+        ("model.options={a: [.nan]}", "a mapping, but must hold finite numbers only"),
+        (
+            "engine=2",
+            "2, but must be a section of its own (allowed: precision, zero_stage)",
+        ),
+        (
+            "name=../up",
+            "'../up', but must be 1 to 63 lower-case letters, digits, '-', '_' and single dots, "
+            "the first a letter or a digit",
+        ),
+    ],
+)
+def test_an_impossible_value_is_shown_with_what_is_allowed(value: str, problem: str) -> None:
+    key = value.partition("=")[0].removesuffix(".x")
+    assert sentence(GOOD, value) == f"--set {value}: {key} is {problem}"
+
+
+@pytest.mark.parametrize("name", ["a..b", ".hidden", "A", "a b", "a/b", "x" * 64])
+def test_a_name_is_safe_as_a_folder_name(name: str) -> None:
+    assert "but must be 1 to 63 lower-case letters" in sentence(GOOD, f"name={name}")
+
+
+def test_an_unknown_section_is_named_with_the_right_place() -> None:
+    text = GOOD + "recipes: {}\nepochs: 3\nextend: base.yaml\n"
+    assert sentence(text).splitlines() == [
+        f"jobs/x.yaml:5: recipes is not a field of the job; did you mean 'recipe'? "
+        f"(allowed: {JOB_FIELDS})",
+        f"jobs/x.yaml:6: epochs is not a field of the job; did you mean 'recipe.epochs'? "
+        f"(allowed: {JOB_FIELDS})",
+        f"jobs/x.yaml:7: extend is not a field of the job; did you mean 'extends'? "
+        f"(allowed: {JOB_FIELDS})",
+    ]
+
+
+def test_a_missing_field_points_at_its_section() -> None:
+    assert sentence("name: x\nmodel:\n  method: none\n").splitlines() == [
+        "jobs/x.yaml:2: model.backbone is missing, but every job needs it: "
+        "name of the backbone, e.g. vit_base_patch16_224",
+        "jobs/x.yaml: data.path is missing, but every job needs it: the word `digits` (the UCI "
+        "digits that scikit-learn ships) or a folder: an image tree with one subfolder a class, "
+        "optionally under train/ and val/, or our Parquet shards",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["recipe.min_lr=0.5"],
+            "--set recipe.min_lr=0.5: recipe.min_lr is 0.5, but must be at most recipe.lr, 0.0002",
+        ),
+        (
+            ["recipe.warmup_epochs=5", "recipe.epochs=2"],
+            "--set recipe.warmup_epochs=5: recipe.warmup_epochs is 5, "
+            "but must be at most recipe.epochs, 2",
+        ),
+        (
+            ["recipe.micro_batch=60"],
+            "--set recipe.micro_batch=60: recipe.global_batch is 256, which does not divide by "
+            "recipe.micro_batch 60; use a global batch of 240 or 300",
+        ),
+        (
+            ["recipe.micro_batch=64", "cluster.workers=3"],
+            "--set recipe.micro_batch=64: recipe.global_batch is 256, which does not divide by "
+            "recipe.micro_batch 64 x 3 workers = 192; "
+            "use a global batch of 192 or 384, or 2 or 4 workers",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together(overrides: list[str], expected: str) -> None:
+    assert sentence(GOOD, *overrides) == expected
+
+
+def test_a_conflict_blames_the_override_before_the_file() -> None:
+    text = GOOD + "recipe:\n  warmup_epochs: 5\n"
+    assert sentence(text, "recipe.epochs=2").startswith("--set recipe.epochs=2: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("recipe.epochs", "there is no '='; write it as section.key=value, e.g. recipe.epochs=10"),
+        ("=5", "'' is not a key; write it as section.key=value, e.g. recipe.epochs=10"),
+        (
+            "recipe.=5",
+            "'recipe.' is not a key; write it as section.key=value, e.g. recipe.epochs=10",
+        ),
+        ("extends=a.yaml", "extends can only be said in a job file"),
+        (
+            "recipe.ib={wieght: 1}",
+            "recipe.ib.wieght is not a field of recipe.ib; did you mean 'weight'? "
+            "(allowed: beta, clusters, warmup, weight)",
+        ),
+        ("data.path=*a", "this is not valid YAML: found undefined alias 'a' (column 1)"),
+    ],
+)
+def test_a_wrong_override(override: str, problem: str) -> None:
+    assert sentence(GOOD, override) == f"--set {override}: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "jobs/x.yaml is empty, but a job needs at least model.backbone and data.path"),
+        (
+            "- a\n",
+            "jobs/x.yaml holds a list, but a job file holds sections such as model: and data:",
+        ),
+        (b"\xff\xfe\x00", "jobs/x.yaml is not a job file: it is not UTF-8 text"),
+        (
+            b"#" * 100_001,
+            "jobs/x.yaml is not a job file: it is larger than 100000 bytes",
+        ),
+        (
+            "model:\n\tbackbone: v\n",
+            "jobs/x.yaml:2: this is not valid YAML: found character '\\t' that cannot start any "
+            "token (column 1); indent with spaces, not tabs",
+        ),
+        (
+            "name: x\nmodel: {backbone: 'v\n\n\n",
+            "jobs/x.yaml:2: this is not valid YAML: found unexpected end of stream (column 19)",
+        ),
+        ("a: \0", "jobs/x.yaml:1: this is not valid YAML: it holds the character '\\x00'"),
+        (
+            GOOD + "model:\n  backbone: other\n",
+            "jobs/x.yaml:5: model is given twice, first at jobs/x.yaml:1",
+        ),
+        (GOOD + "1: x\n", "jobs/x.yaml:5: the key 1 is not a name"),
+        (
+            GOOD + "recipe.epochs: 3\n",
+            "jobs/x.yaml:5: the key 'recipe.epochs' holds a dot; "
+            "write recipe: and the rest indented below it",
+        ),
+        (
+            GOOD + "name: !!python/name:os.system x\n",
+            "jobs/x.yaml:5: the YAML tag !!python/name:os.system does not belong here",
+        ),
+        ("model: &a [*a]\n", "jobs/x.yaml:1: this is too large or too deep for a job file"),
+        ("[" * 1000, "jobs/x.yaml:1: this is nested too deeply"),
+        ("extends: 5\n", "jobs/x.yaml:1: extends is 5, but must be the path of a job file"),
+        (
+            "extends: ../base.yaml\n",
+            f"jobs/x.yaml:1: extends is '../base.yaml', but base.yaml does not exist {BUNDLED}",
+        ),
+    ],
+)
+def test_a_file_that_is_no_job(text: str | bytes, expected: str) -> None:
+    assert sentence(text) == expected
+
+
+def test_aliases_cannot_blow_up() -> None:
+    levels = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 9)]
+    text = "\n".join(["l0: &l0 x", *levels])
+    assert sentence(text).endswith(": this is too large or too deep for a job file")
+
+
+def test_a_circle_of_extends_is_shown_as_a_chain() -> None:
+    for name, base in [("a", "b"), ("b", "c"), ("c", "b")]:
+        Path(f"jobs/{name}.yaml").write_text(f"\nextends: {base}.yaml\n")
+    assert failure("jobs/a.yaml") == (
+        "jobs/c.yaml:2: extends runs in a circle: jobs/b.yaml -> jobs/c.yaml -> jobs/b.yaml"
+    )
+
+
+def fields(values: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in values.items():
+        names.append(prefix + key)
+        if isinstance(value, dict):
+            names += fields(value, f"{prefix}{key}.")
+    return names
+
+
+@pytest.mark.parametrize("key", fields(JobSpec.load("quickstart").to_dict()))
+def test_every_field_can_explain_itself(key: str) -> None:
+    override = f"{key}=[[]]"
+    assert sentence(GOOD, override).startswith(f"--set {override}: {key} is [[]], but must be ")
