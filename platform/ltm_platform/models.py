@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:
-    """Build the job's network, a timm model; ``method`` replaces the job's, e.g. ``none`` for its base model.
+    """Build the job's network, a timm model.
+
+    ``method`` replaces the job's: ``none`` gives its base model.
 
     Raises:
         ValueError: the backbone, the method or a size does not fit.

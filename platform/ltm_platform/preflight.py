@@ -51,8 +51,10 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     tracking.tracking_uri(job.tracking.uri)
     _check_storage(job)
     job, use_gpu = _with_workers(job, resources)
+    check_names(job)
     dataset = _open_dataset(job)
     job, notices = _with_fitting_batch(job, dataset)
+    _check_recipe(job)
     job = _with_absolute_paths(job)
     job, cost, base_cost = _with_model(job, len(dataset.classes))
     return Ready(
@@ -108,8 +110,8 @@ def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     cpus = job.cluster.cpus_per_worker
     if job.cluster.workers == "auto":
         workers = int(resources.gpus) if use_gpu else min(2, int(resources.cpus // cpus)) or 1
-        return job.replace("cluster.workers", workers), use_gpu
-    workers = job.cluster.workers
+        job = job.replace("cluster.workers", workers)
+    workers = int(job.cluster.workers)
     if use_gpu and workers > resources.gpus:
         raise job.error(
             "cluster.workers",
@@ -120,8 +122,8 @@ def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
         raise job.error(
             "cluster.workers",
             f"cluster.workers is {workers} at {cpus:g} CPUs each, "
-            f"but there are only {resources.cpus:g} CPUs: take {int(resources.cpus // cpus)} workers or fewer, or a smaller "
-            f"cluster.cpus_per_worker",
+            f"but there are only {resources.cpus:g} CPUs: take {int(resources.cpus // cpus)} "
+            f"workers or fewer, or a smaller cluster.cpus_per_worker",
         )
     return job, use_gpu
 
@@ -154,6 +156,24 @@ def _with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[
     return job, (notice,)
 
 
+def _check_recipe(job: JobSpec) -> None:
+    """timm knows the optimizer, and can read the augmentation."""
+    from timm.optim import list_optimizers
+
+    from ltm_platform.data.transforms import Augment, train_transform
+
+    if job.recipe.optimizer not in list_optimizers():
+        raise job.choice_error("recipe.optimizer", list_optimizers())
+    try:
+        train_transform(Augment(**job.recipe.augment.model_dump()), 32, (0.5,) * 3, (0.5,) * 3)
+    except (AssertionError, ValueError):  # how timm refuses what it cannot read
+        key = "recipe.augment.auto_augment"
+        value = job.recipe.augment.auto_augment
+        raise job.error(
+            key, f"{key} is {value!r}, but must be timm's notation such as rand-m9-mstd0.5"
+        ) from None
+
+
 def _with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
     if job.data.path != "digits":
@@ -165,13 +185,14 @@ def _with_absolute_paths(job: JobSpec) -> JobSpec:
 
 def _with_model(job: JobSpec, num_classes: int) -> tuple[JobSpec, ltm.Count, ltm.Count]:
     """Build the network once to see that it can be, settle its image size and count its MACs."""
-    check_names(job)
     import ltm
     from ltm_platform.models import create_model, input_pixels
 
     with _located(job):
         model = create_model(job, num_classes)
         base = create_model(job, num_classes, method="none")
+    if job.model.method == "none":
+        job = job.replace("model.compression_ratio", None)  # so that no list of runs shows one
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
     return job, ltm.count(model, size), ltm.count(base, size)

@@ -23,6 +23,6 @@ def command(job: str, overrides: tuple[str, ...], name: str | None, verbose: boo
     from ltm_platform.job import JobSpec
 
     spec = JobSpec.load(job, overrides)
-    if name:
+    if name is not None:
         spec = spec.replace("name", name)
     start(spec, job, name=name, verbose=verbose)

@@ -54,7 +54,7 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
     # Absolute, because the processes that read do not run in this folder.
     folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(_missing(path, folder))
+        raise UserError(_missing(path))
     if holds_shards(folder):
         train, val = ParquetSource(folder / "train"), ParquetSource(folder / "val")
         if train.classes != val.classes:
@@ -64,18 +64,17 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
     return Dataset(path, train, val, train.classes)
 
 
-def _missing(path: str, folder: Path) -> str:
-    what = "is not a folder" if folder.exists() else "not found"
-    where = "" if str(folder) == path else f" in {folder.parents[len(Path(path).parts) - 1]}"
-    if path.startswith("~"):
-        where = f" ({folder})"
+def _missing(path: str) -> str:
+    given = Path(path).expanduser()
+    where = "" if given.is_absolute() else f" in {Path.cwd()}"
+    what = f"{path}{where} is not a folder" if given.exists() else f"{path} not found{where}"
     if "imagenet" in path.lower():
         return (
-            f"{path} {what}{where}: for ImageNet-1k register at https://image-net.org, unpack it "
-            "as train/<class>/*.JPEG and val/<class>/*.JPEG, and pass --set data.path=FOLDER."
+            f"{what}: for ImageNet-1k register at https://image-net.org, unpack it as "
+            "train/<class>/*.JPEG and val/<class>/*.JPEG, and pass --set data.path=FOLDER."
         )
     return (
-        f"{path} {what}{where}: pass --set data.path=FOLDER with a folder of "
-        "train/<class>/*.jpg and val/<class>/*.jpg (or <class>/*.jpg alone), a folder of shards, "
-        f"or the word 'digits'{nearest(path, ['digits'])}."
+        f"{what}: pass --set data.path=FOLDER with a folder of train/<class>/*.jpg and "
+        "val/<class>/*.jpg (or <class>/*.jpg alone), a folder of shards, or the word 'digits'"
+        f"{nearest(path, ['digits'])}."
     )

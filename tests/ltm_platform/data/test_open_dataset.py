@@ -120,10 +120,11 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(
     assert imagenet.startswith(f"data/imagenet not found in {tmp_path}: ")
     assert "https://image-net.org" in imagenet
     assert "--set data.path=FOLDER" in imagenet
-    assert message("/nowhere/pets").startswith("/nowhere/pets not found: ")
+    for absolute in ("/nowhere/pets/", "~/nowhere"):
+        assert message(absolute).startswith(f"{absolute} not found: ")
     assert "did you mean 'digits'?" in message("digit")
     (tmp_path / "images.tar").write_bytes(b"")
-    assert message("images.tar").startswith(f"images.tar is not a folder in {tmp_path}: ")
+    assert message("images.tar").startswith(f"images.tar in {tmp_path} is not a folder: ")
 
 
 def test_looking_at_data_does_not_import_torch() -> None:

@@ -1,0 +1,72 @@
+"""The commands as a user runs them: real processes, a home of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
+TIMEOUT_S = 600
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs, tracking store and cached data of all these tests."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def environment(home: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    return kept | {"LTM_PLATFORM_HOME": str(home), "RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture(scope="session")
+def store(home: Path) -> str:
+    """The address of the embedded tracking store."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def cli(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Run ``ltm-platform`` to its end, in a folder that is not the checkout."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*args: str, cwd: Path = elsewhere) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *args],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart on a smaller network, for two epochs, as a job of its own."""
+    path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
+    path.write_text(
+        "extends: quickstart\n"
+        "model:\n"
+        "  backbone: vit_nano_patch4_32\n"
+        "recipe:\n"
+        "  epochs: 2\n"
+        "  warmup_epochs: 0\n"
+        "  ema_decay: 0.9\n"
+        "  ib:\n"
+        "    warmup: 0.5\n"
+    )
+    return path
