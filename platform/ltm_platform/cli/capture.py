@@ -29,7 +29,7 @@ def captured_output(log: Path, *, echo: bool) -> Iterator[Console]:
     width = os.get_terminal_size(screen).columns if os.isatty(screen) else 1000
     file = log.open("ab", buffering=0)
     with os.fdopen(screen, "w", closefd=False) as stream:
-        console = Console(file=stream, width=width, highlight=False)
+        console = Console(file=stream, width=width, highlight=False, markup=False)
         target = _echoing(file, console) if echo else file.fileno()
         os.dup2(target, 1)
         os.dup2(target, 2)
@@ -52,7 +52,7 @@ def _echoing(log: object, console: Console) -> int:
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
                 log.write(line)  # type: ignore[attr-defined]
-                console.print(line.decode(errors="replace").rstrip(), markup=False, style="dim")
+                console.print(line.decode(errors="replace").rstrip(), style="dim")
 
     threading.Thread(target=copy, name="echo", daemon=True).start()
     return writing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltm_platform import paths, preflight, tracking
 from ltm_platform.cli.capture import captured_output
@@ -14,10 +15,13 @@ from ltm_platform.job import JobSpec
 from ltm_platform.launch.embedded import embedded_ray, this_machine
 from ltm_platform.launch.folder import RunFolder
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def start(job: JobSpec, path: str, *, name: str | None, verbose: bool) -> None:
-    """Check the job, give the run a name and train it."""
-    _carry_out(job, path, name=name, verbose=verbose)
+
+def start(job: JobSpec, command: Sequence[str], *, name: str | None, verbose: bool) -> None:
+    """Check the job, give the run a name and train it; ``command`` is what the user typed."""
+    _carry_out(job, command, name=name, verbose=verbose)
 
 
 def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
@@ -32,13 +36,14 @@ def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
     folder = RunFolder(Path(record.folder or ""))
     if not record.folder or not folder.job.exists():
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+    command = ("ltm-platform", "submit", str(folder.job))
     job = JobSpec.load(folder.job)
-    _carry_out(job, str(folder.job), folder=folder, run_id=record.run_id, verbose=verbose)
+    _carry_out(job, command, folder=folder, run_id=record.run_id, verbose=verbose)
 
 
 def _carry_out(
     job: JobSpec,
-    path: str,
+    command: Sequence[str],
     *,
     name: str | None = None,
     folder: RunFolder | None = None,
@@ -72,7 +77,7 @@ def _carry_out(
         except RunError as error:
             screen.failed(folder, error)
             raise SystemExit(1) from None
-        screen.result(ready, outcome, path)
+        screen.result(ready, outcome, command)
 
 
 def _log_before_the_run_has_a_name() -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ltm_platform import tracking
 from ltm_platform.events import EpochEnded, Event, Measured, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from ltm_platform.errors import RunError
@@ -61,11 +65,11 @@ class Screen:
             "tracking": tracking.tracking_uri(job.tracking.uri),
             "log": str(folder.log),
         }
-        self._console.print(f"[bold]{folder.name}[/bold]")
+        self._console.print(folder.name, style="bold")
         for key, value in rows.items():
-            self._console.print(f"  [dim]{key:<9}[/dim] {value}")
+            self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
         for notice in ready.notices:
-            self._console.print(f"  [yellow]note[/yellow]      {notice}")
+            self._console.print(Text.assemble(("  note      ", "yellow"), notice))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -107,34 +111,35 @@ class Screen:
         if "val/top1" in self._latest:
             parts.append(f"top-1 {self._latest['val/top1']:.1f} %")
         if "train/images_per_s" in self._latest:
-            parts.append(f"{self._latest['train/images_per_s']:,.0f} images/s")
+            parts.append(_rate(self._latest["train/images_per_s"]))
         return "  ".join(parts)
 
-    def result(self, ready: Ready, outcome: Outcome, job_path: str) -> None:
-        """The figures to remember, and what to type next."""
+    def result(self, ready: Ready, outcome: Outcome, command: Sequence[str]) -> None:
+        """The figures to remember, and what to type next after ``command``."""
         metrics, checkpoints = outcome.metrics, outcome.checkpoints
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {checkpoints.best_top1:.2f} %)")
         if "val/ema_top1" in metrics:
             table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
         table.add_row("size", _cost(ready))
-        table.add_row("training", f"{metrics['train/images_per_s']:,.0f} images/s")
+        table.add_row("training", _rate(metrics["train/images_per_s"]))
         table.add_row(
             "inference",
-            f"{metrics['bench/images_per_s']:,.0f} images/s at batch 16, "
-            f"{metrics['bench/latency_ms']:.2g} ms for one image",
+            f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
+            f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
         table.add_row("best checkpoint", str(checkpoints.best))
         table.add_row("last checkpoint", str(checkpoints.last))
         self._console.print()
         self._console.print(table)
+        other = "ltm" if ready.job.model.method == "none" else "none"
         self._console.print("\nNext:")
-        for command, purpose in (
-            ("ltm-platform ui", "compare runs in the browser"),
-            ("ltm-platform runs", "list them here"),
-            (f"ltm-platform submit {job_path} --set model.method=none", "the base model"),
+        for words, purpose in (
+            (["ltm-platform", "ui"], "compare runs in the browser"),
+            (["ltm-platform", "runs"], "list them here"),
+            ([*command, "--set", f"model.method={other}"], "the same with and without merging"),
         ):
-            self._console.print(f"  {command}  [dim]# {purpose}[/dim]")
+            self._console.print(Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim")))
 
     def stopped(self, folder: RunFolder) -> None:
         """After Ctrl-C."""
@@ -142,11 +147,16 @@ class Screen:
 
     def failed(self, folder: RunFolder, error: RunError) -> None:
         """After an exception in a rank."""
-        self._console.print(f"failed: {error}", markup=False)
+        self._console.print(f"failed: {error}")
         self._console.print(f"the log is {folder.log}; {self._kept(folder)}")
 
     def _kept(self, folder: RunFolder) -> str:
         return f"finished epochs are kept; go on with: ltm-platform resume {folder.name}"
+
+
+def _rate(images_per_s: float) -> str:
+    digits = 0 if images_per_s >= 10 else 2
+    return f"{images_per_s:,.{digits}f} images/s"
 
 
 def _method(ready: Ready) -> str:

@@ -25,4 +25,5 @@ def command(job: str, overrides: tuple[str, ...], name: str | None, verbose: boo
     spec = JobSpec.load(job, overrides)
     if name is not None:
         spec = spec.replace("name", name)
-    start(spec, job, name=name, verbose=verbose)
+    typed = ["ltm-platform", "submit", job, *(word for o in overrides for word in ("--set", o))]
+    start(spec, typed, name=name, verbose=verbose)
