@@ -5,21 +5,28 @@
 >>> ltm.count(model).gmacs  # doctest: +SKIP
 """
 
+from ltm import timm_models
 from ltm.backbones import list_backbones
 from ltm.bottleneck import StreamingBottleneck
 from ltm.create import create_model
 from ltm.flops import Count, count
+from ltm.heatmap import Heatmap, heatmap
 from ltm.merge import Merge
 from ltm.methods import Method, list_methods, register_method
+from ltm.plan import elastic_ratio
 
 __all__ = [
     "Count",
+    "Heatmap",
     "Merge",
     "Method",
     "StreamingBottleneck",
     "count",
     "create_model",
+    "elastic_ratio",
+    "heatmap",
     "list_backbones",
     "list_methods",
     "register_method",
+    "timm_models",
 ]

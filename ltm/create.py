@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from timm.models import load_state_dict
 
 from ltm.backbones import find_backbone
+from ltm.budget import fit_budget
 from ltm.flops import image_size_of
 from ltm.methods import build_method, check_method
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from ltm.backbones import MergingModel
     from ltm.plan import Plan
 
 
@@ -25,6 +27,7 @@ def create_model(
     *,
     compression_ratio: float | None = None,
     plan: Plan | None = None,
+    target_gmacs: float | None = None,
     num_classes: int = 1000,
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = False,
@@ -38,8 +41,10 @@ def create_model(
         `list_backbones`.
     method: see `list_methods`; "none" is timm's own model, which takes no ratio and no plan.
     compression_ratio: kept fraction of tokens in (0, 1]; 1 computes exactly what the base does.
-    plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`. At most one of ratio
-        and plan; the default is the published plan, or a ratio of 0.8.
+    plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`.
+    target_gmacs: a budget in 1e9 multiply-accumulates an image; the plan that comes closest from
+        below is taken, logged, and stands in `model.plan`. At most one of ratio, plan and budget;
+        without any it is the published plan, or a ratio of 0.8.
     image_size: pixels, one number or (height, width); the default is the backbone's own.
     pretrained: load timm's weights from its hub.
     checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
@@ -50,30 +55,47 @@ def create_model(
     """
     name, family = find_backbone(backbone)
     check_method(method)
-    if compression_ratio is not None and plan is not None:
-        raise ValueError("compression_ratio and plan are both given, allowed is one of them")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path is {drop_path}, allowed is a number in [0, 1)")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     model = family.build(
         name, size, num_classes=num_classes, pretrained=pretrained, drop_path_rate=drop_path
     )
-    if method == "none":
-        if compression_ratio not in (None, 1) or plan or method_options:
-            raise ValueError(
-                "method is 'none', which merges nothing: compression_ratio, plan and options of "
-                "methods are not allowed"
-            )
-    else:
-        merging = family.from_timm(model)
-        merging.timm_name = name
-        merging.image_size = image_size_of(model)
-        merging.attach(build_method(method, merging.dims(), method_options))
-        merging.set_compression(plan if compression_ratio is None else compression_ratio)
-        model = merging
+    wishes = {"compression_ratio": compression_ratio, "plan": plan, "target_gmacs": target_gmacs}
+    model = merged(name, family, model, method, wishes, method_options)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
+
+
+def merged(
+    name: str,
+    family: type[MergingModel],
+    model: nn.Module,
+    method: str,
+    wishes: Mapping[str, Any],
+    method_options: Mapping[str, Any],
+) -> nn.Module:
+    """timm's model, with a method and the compression that `wishes` names, at most one.
+
+    wishes: compression_ratio, plan and target_gmacs, as in `create_model`; None is no wish.
+    """
+    given = {wish: value for wish, value in wishes.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are given, allowed is one of them")
+    if method == "none":
+        if method_options or (given and given != {"compression_ratio": 1}):
+            refused = ", ".join([*given, *method_options])
+            raise ValueError(f"method is 'none', which merges nothing: {refused} are not allowed")
+        return model
+    merging = family.from_timm(model)
+    merging.timm_name = name
+    merging.image_size = image_size_of(model)
+    to = given.get("plan", given.get("compression_ratio"))
+    merging.attach(lambda places: build_method(method, places, method_options), to)
+    if "target_gmacs" in given:
+        fit_budget(merging, given["target_gmacs"])
+    return merging
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:

@@ -14,13 +14,12 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
+from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 aten = torch.ops.aten
 _ATTENTION = re.compile("attention|attn|mla", re.IGNORECASE)
@@ -57,45 +56,48 @@ class Count(Cost):
 def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> Count:
     """Count a model on one image of `image_size` pixels (its own size when omitted).
 
-    Runs with fake tensors, in evaluation mode: no arithmetic, and no change to the model or to
+    Runs on the meta device, in evaluation mode: no arithmetic, and no change to the model or to
     torch's and timm's global state.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     size = size or image_size_of(model)
+    image = torch.empty(1, 3, *size, device="meta")
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
     flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with FakeTensorMode() as fake, _evaluating(model), torch.no_grad():
-        state: dict[str, Tensor] = {
-            name: fake.from_tensor(tensor)
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        }
-        device = next(iter(state.values())).device
-        with flops:
-            functional_call(model, state, (torch.empty(1, 3, *size, device=device),))
+    with _evaluating(model), torch.no_grad(), flops:
+        functional_call(model, state, (image,))
     counts: dict[str, dict[Any, int]] = flops.get_flop_counts()
 
     root = type(model).__name__
     modules = dict(model.named_modules())
+
+    def flops_of(name: str, only: Collection[Any] | None = None) -> int:
+        ops = counts.get(f"{root}.{name}" if name else "Global")
+        if ops is None:  # never called itself, as a container whose parts are
+            prefix = f"{name}." if name else ""
+            return sum(flops_of(prefix + part, only) for part, _ in modules[name].named_children())
+        return sum(n for op, n in ops.items() if only is None or op in only)
+
     attention = {
-        name: sum(n for op, n in counts.get(f"{root}.{name}", {}).items() if op in _MATMULS)
+        name: flops_of(name, _MATMULS)
         for name, module in modules.items()
         if _ATTENTION.search(type(module).__name__)
     }
 
     def cost(name: str) -> Cost:
-        total = sum(counts.get(f"{root}.{name}" if name else "Global", {}).values())
-        matmul = sum(n for inner, n in attention.items() if f"{inner}.".startswith(f"{name}."))
-        if not name:
-            matmul = sum(attention.values())
+        total = flops_of(name)
+        matmul = sum(
+            n for inner, n in attention.items() if not name or f"{inner}.".startswith(f"{name}.")
+        )
         params = sum(p.numel() for p in modules[name].parameters())
         return Cost(total / 2e9, (total - matmul) / 2e9, params / 1e6)
 
-    whole = cost("")
-    return Count(
-        whole.gmacs,
-        whole.gmacs_no_attention_matmul,
-        whole.params_m,
-        {name: cost(name) for name in modules if f"{root}.{name}" in counts},
-    )
+    costs = {name: cost(name) for name in modules}
+    whole = costs.pop("")
+    return Count(whole.gmacs, whole.gmacs_no_attention_matmul, whole.params_m, costs)
 
 
 def image_size_of(model: nn.Module) -> tuple[int, int]:

@@ -35,6 +35,10 @@ class Merge(ABC):
         """The mask G, [B, N, P] in float32: non-negative, every column sums to 1."""
 
     @abstractmethod
+    def repeated(self, times: int) -> Merge:
+        """The same merge for each of `times` consecutive rows: [B, ...] -> [B x times, ...]."""
+
+    @abstractmethod
     def sizes(self, mass: Tensor | None = None) -> Tensor:
         """How many source tokens every slot carries, [B, P].
 
@@ -57,7 +61,7 @@ class Assigned(Merge):
     @classmethod
     def normalised(cls, slot: Tensor, weight: Tensor, slots: int) -> Assigned:
         """From positive weights [B, N] of any scale, each slot's divided by their sum."""
-        total = weight.new_zeros(len(slot), slots).scatter_add(1, slot, weight)
+        total = weight.new_zeros(slot.shape[0], slots).scatter_add(1, slot, weight)
         return cls(slot, weight / total.gather(1, slot), slots)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -81,6 +85,10 @@ class Assigned(Merge):
             )
         return merged.view(B, self.slots, D).to(x.dtype)
 
+    def repeated(self, times: int) -> Assigned:
+        slot, weight = (x.repeat_interleave(times, 0) for x in (self.slot, self.weight))
+        return Assigned(slot, weight, self.slots)
+
     def unmerge(self, y: Tensor) -> Tensor:
         return y.gather(1, self.slot[..., None].expand(-1, -1, y.shape[-1]))
 
@@ -91,7 +99,7 @@ class Assigned(Merge):
 
     def sizes(self, mass: Tensor | None = None) -> Tensor:
         mass = torch.ones_like(self.weight) if mass is None else mass
-        return mass.new_zeros(len(mass), self.slots).scatter_add(1, self.slot, mass)
+        return mass.new_zeros(mass.shape[0], self.slots).scatter_add(1, self.slot, mass)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,9 @@ class Local(Merge):
             )
         return merged.view(B, P, D).to(x.dtype)
 
+    def repeated(self, times: int) -> Local:
+        return Local(self.index, self.weight.repeat_interleave(times, 0), self.tokens)
+
     def unmerge(self, y: Tensor) -> Tensor:
         share = self._shares()
         return (share @ y.float()).to(y.dtype)
@@ -145,27 +156,3 @@ class Local(Merge):
         """How each token divides itself among the slots that see it: [B, N, P], rows sum to 1."""
         G = self.weights()
         return G / G.sum(2, keepdim=True).clamp_min(torch.finfo(G.dtype).tiny)
-
-
-@dataclass(frozen=True)
-class Then(Merge):
-    """One merge after another, as one: `first` makes the tokens that `second` merges."""
-
-    first: Merge
-    second: Merge
-
-    @property
-    def slots(self) -> int:  # type: ignore[override]
-        return self.second.slots
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
-
-    def unmerge(self, y: Tensor) -> Tensor:
-        return self.first.unmerge(self.second.unmerge(y))
-
-    def weights(self) -> Tensor:
-        return self.first.weights() @ self.second.weights()
-
-    def sizes(self, mass: Tensor | None = None) -> Tensor:
-        return self.second.sizes(self.first.sizes(mass))

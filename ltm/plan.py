@@ -15,10 +15,19 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from random import Random
+from typing import NamedTuple
 
 Grid = tuple[int, int]
 Kept = int | Grid
 Plan = Mapping[str, Kept]
+
+
+class Place(NamedTuple):
+    """Where a network may merge: the channels of a token there, and whether a grid must stay."""
+
+    dim: int
+    needs_grid: bool
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Site:
     grid: height and width of the tokens that arrive; None after a merge that keeps no grid.
     tokens: how many tokens arrive.
     kept: how many stay, or the grid that stays.
+    tiles: rows and columns of such grids in an image; each merges on its own.
     """
 
     name: str
@@ -37,6 +47,7 @@ class Site:
     grid: Grid | None
     tokens: int
     kept: Kept
+    tiles: Grid = (1, 1)
 
     @property
     def slots(self) -> int:
@@ -48,6 +59,20 @@ def check_ratio(ratio: float) -> float:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
         raise ValueError(f"compression_ratio is {ratio!r}, allowed is a number in (0, 1]")
     return float(ratio)
+
+
+def elastic_ratio(bounds: tuple[float, float], step: int, seed: int = 0) -> float:
+    """A compression ratio for one training step, uniform in `bounds`.
+
+    Training over a range of ratios makes one set of weights serve them all. The ratio depends on
+    step and seed alone, so that all ranks of a run merge to the same number of tokens:
+
+        model.set_compression(elastic_ratio((0.5, 1.0), step))
+    """
+    low, high = (check_ratio(bound) for bound in bounds)
+    if low > high:
+        raise ValueError(f"elastic is {low} to {high}, allowed is a range from low to high")
+    return low + (high - low) * Random(f"{seed}-{step}").random()
 
 
 def check_names(plan: Plan, allowed: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """Backbone families. A new one is one file with `@register_family` and one line here."""
 
 from ltm.backbones import efficientvit, mobilevit, swin, vit
-from ltm.backbones._base import MergingModel, find_backbone, list_backbones
+from ltm.backbones._base import MergingModel
+from ltm.backbones._registry import find_backbone, list_backbones
 
 __all__ = [
     "MergingModel",

@@ -1,19 +1,17 @@
-"""What every backbone family shares: adopting a timm model, sites, and the registry of families."""
+"""What every backbone family shares: adopting a timm model, sites, and where a ratio goes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import timm
-from timm.models import checkpoint, is_model, model_entrypoint
 from torch import nn
 
 from ltm.plan import (
     Grid,
     Kept,
+    Place,
     Plan,
     Site,
     check_names,
@@ -38,7 +36,7 @@ Choose = Callable[[str, Grid | None, int], Kept | None]
 DEFAULT_RATIO = 0.8  # the published command's
 
 
-def adopt(cls: type[ModuleT], module: nn.Module, **attributes: object) -> ModuleT:
+def adopt(cls: type[ModuleT], module: nn.Module) -> ModuleT:
     """A `cls` that owns all that `module`, of a parent class, owned: children, parameters, names.
 
     timm builds and loads a network, a subclass of ours takes it over; keys of the state dict stay.
@@ -47,8 +45,6 @@ def adopt(cls: type[ModuleT], module: nn.Module, **attributes: object) -> Module
     new = cls.__new__(cls)
     nn.Module.__init__(new)
     new.__dict__.update(module.__dict__)
-    for name, value in attributes.items():
-        setattr(new, name, value)
     return new
 
 
@@ -60,6 +56,7 @@ class Merging:
     """
 
     merge: Merge
+    _each: Merge
 
     def __init__(
         self, method: Method, site: Site, mass: Tensor | None = None, pixels: int = 1
@@ -73,16 +70,16 @@ class Merging:
         """Decide on tokens [B x pixels, N, D] and merge them: [B x pixels, P, D]."""
         keys = self._mean(keys) if self.method.needs_keys and keys is not None else None
         self.merge = self.method(self._mean(tokens), self.site, self.mass, keys)
+        self._each = self.merge if self.pixels == 1 else self.merge.repeated(self.pixels)
         return self.apply(tokens)
 
     def apply(self, tokens: Tensor) -> Tensor:
         """Merge other tokens of the same places in the same way."""
-        if self.pixels == 1:
-            return self.merge(tokens)
-        _, N, D = tokens.shape
-        wide = tokens.view(-1, self.pixels, N, D).transpose(1, 2).reshape(-1, N, self.pixels * D)
-        merged = self.merge(wide).view(-1, self.site.slots, self.pixels, D)
-        return merged.transpose(1, 2).reshape(-1, self.site.slots, D)
+        return self._each(tokens)
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        """[B x pixels, P, D] -> [B x pixels, N, D]."""
+        return self._each.unmerge(tokens)
 
     def merged_mass(self) -> Tensor:
         """[B, P], after the merge."""
@@ -106,7 +103,9 @@ class MergingModel(nn.Module):
     timm_name: str
     image_size: Grid
     method: Method
+    method_places: dict[str, Place]
     sites: dict[str, Site]
+    _wish: float | Plan | None
 
     if TYPE_CHECKING:
         # what a model has from timm
@@ -124,9 +123,9 @@ class MergingModel(nn.Module):
     def from_timm(cls, model: Any) -> MergingModel:
         """Adopt a timm model of this family. ValueError when it is a variant that cannot merge."""
 
-    @abstractmethod
     def places(self) -> list[str]:
         """Names of all sites that a plan may use, in the order of the forward pass."""
+        return list(self.widths())
 
     @abstractmethod
     def default_sites(self) -> list[str]:
@@ -137,13 +136,27 @@ class MergingModel(nn.Module):
         """Follow the tokens through the network, asking at every place what to keep."""
 
     @abstractmethod
-    def dims(self) -> list[int]:
-        """Channels of the tokens at the places."""
+    def widths(self) -> dict[str, int]:
+        """Every place, in the order of `places`, with the channels of its tokens."""
 
-    def attach(self, method: Method) -> None:
-        """Give the model its method; call `set_compression` next."""
-        self.method = method
-        self.sites = {}
+    def attach(self, build: Callable[[dict[str, Place]], Method], to: float | Plan | None) -> None:
+        """Give the model a method, made for the places that it may use, and set the compression.
+
+        Those are the places of the plan or the default ones, and all others of the same widths.
+        """
+        default = self.default_plan()
+        names: set[str] = {*self.default_sites()}
+        for plan in (to, default):
+            if isinstance(plan, Mapping):
+                check_names(plan, self.places())
+                names |= plan.keys()
+        widths = self.widths()
+        used = {widths[name] for name in names}
+        self.method_places = {
+            name: Place(dim, self.needs_grid) for name, dim in widths.items() if dim in used
+        }
+        self.method = build(self.method_places)
+        self.set_compression(to)
 
     def default_plan(self) -> float | Plan:
         """What to keep when the user names nothing: a ratio, or a plan."""
@@ -159,18 +172,50 @@ class MergingModel(nn.Module):
 
         ValueError, and no change, when the ratio or plan is not possible here.
         """
-        if to is None:
-            to = self.default_plan()
-        choose = self._choose_plan(to) if isinstance(to, Mapping) else self._choose_ratio(to)
+        wish = self.default_plan() if to is None else to
+        choose = self._choose_plan(wish) if isinstance(wish, Mapping) else self._choose_ratio(wish)
         self.sites = {site.name: site for site in self.walk(choose)}
+        self._wish = to
+
+    def set_input_size(self, img_size: int | Grid, **options: Any) -> None:
+        """Take images of another size from now on; compression is what was set, where it fits.
+
+        img_size: pixels, one number or (height, width). options: as timm's model takes them.
+        """
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.resize((height, width), **options)
+        self.image_size = height, width
+        self.set_compression(self._wish)
+
+    @abstractmethod
+    def resize(self, image_size: Grid, **options: Any) -> None:
+        """Change what depends on the image size, except for the plan."""
 
     def merging(self, name: str) -> Merging | None:
         """What happens at a place in this forward pass: None where nothing merges."""
         site = self.sites.get(name)
         return None if site is None else Merging(self.method, site)
 
+    def check_images(self, x: Tensor) -> None:
+        """ValueError for images of another size than the plan was made for."""
+        if tuple(x.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f"images are {x.shape[-2]} x {x.shape[-1]} pixels, the plan of this model is for "
+                f"{self.image_size[0]} x {self.image_size[1]}: call set_input_size first"
+            )
+
+    @property
+    def _spreads(self) -> bool:
+        return self.method.spread == "even" and not self.needs_grid
+
+    @property
+    def least_ratio(self) -> float:
+        """The smallest ratio that a plan can reach: one token at the end."""
+        places = len(self.places())
+        return 1 - (places + 1) / (2 * places) if self._spreads else 0.0
+
     def _choose_plan(self, plan: Plan) -> Choose:
-        check_names(plan, self.places())
+        check_names(plan, self.method_places)
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
             kept = plan.get(name)
@@ -189,16 +234,21 @@ class MergingModel(nn.Module):
 
     def _choose_ratio(self, ratio: float) -> Choose:
         ratio = check_ratio(ratio)
+        if ratio < self.least_ratio:
+            raise ValueError(
+                f"compression_ratio is {ratio}, allowed for a method that merges in all "
+                f"{len(self.places())} blocks is {self.least_ratio:.3f} to 1"
+            )
         places, defaults = self.places(), self.default_sites()
         first: list[int] = []
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
             first.append(tokens)
-            if self.method.spread == "even" and not self.needs_grid:
+            if self._spreads:
                 # token counts fall linearly; their mean over the places is ratio x tokens
                 place = places.index(name) + 1
                 lost = 2 * (1 - ratio) * place / (len(places) + 1)
-                return max(1, round(first[0] * (1 - lost)), -(-tokens // 2))
+                return max(1, round(first[0] * (1 - lost)))
             if name not in defaults:
                 return None
             if self.needs_grid or (self.method.keeps_grid and grid is not None):
@@ -207,97 +257,3 @@ class MergingModel(nn.Module):
             return tokens_for_ratio(ratio, tokens)
 
         return choose
-
-
-class StagedModel(MergingModel):
-    """A network of stages, each a map of half the size, where merging makes maps smaller.
-
-    Every stage has at most one site. Stages are timm's `stage_modules`, from a number on.
-    """
-
-    first_tap: ClassVar[int] = 0
-
-    @abstractmethod
-    def stage_modules(self) -> list[nn.Module]:
-        """timm's stages in order; each is called as `run_stage` says."""
-
-    @abstractmethod
-    def run_stem(self, x: Tensor) -> Tensor:
-        """Images to what the first stage takes."""
-
-    @abstractmethod
-    def run_stage(self, i: int, x: Tensor, merging: Merging | None) -> Tensor:
-        """Stage i, which merges when `merging` is given."""
-
-    @abstractmethod
-    def run_end(self, x: Tensor) -> Tensor:
-        """What the last stage gives to what `forward_head` takes."""
-
-    @abstractmethod
-    def site_of_stage(self, i: int) -> str:
-        """The name of the place in stage i."""
-
-    def check_images(self, x: Tensor) -> None:
-        """ValueError for images of another size than the plan was made for."""
-        if tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(
-                f"images are {x.shape[-2]} x {x.shape[-1]} pixels, the plan of this model is for "
-                f"{self.image_size[0]} x {self.image_size[1]}: call set_input_size first"
-            )
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images [B, 3, height, width] -> the last map, as timm lays it out."""
-        self.check_images(x)
-        x = self.run_stem(x)
-        for i in range(len(self.stage_modules())):
-            x = self._checkpointed(i, x, self.merging(self.site_of_stage(i)))
-        return self.run_end(x)
-
-    def _checkpointed(self, i: int, x: Tensor, merging: Merging | None) -> Tensor:
-        if self.grad_checkpointing and self.training:
-            out: Tensor = checkpoint(self.run_stage, i, x, merging)
-            return out
-        return self.run_stage(i, x, merging)
-
-
-_FAMILIES: dict[str, type[MergingModel]] = {}
-_ALIASES: dict[str, str] = {}
-
-
-def register_family(
-    *timm_modules: str, aliases: Mapping[str, str]
-) -> Callable[[type[MergingModel]], type[MergingModel]]:
-    """Register the model class for timm models defined in these modules, and short names."""
-
-    def register(cls: type[MergingModel]) -> type[MergingModel]:
-        for module in timm_modules:
-            assert module not in _FAMILIES, f"family of {module} is registered twice"
-            _FAMILIES[module] = cls
-        _ALIASES.update(aliases)
-        return cls
-
-    return register
-
-
-def list_backbones() -> list[str]:
-    """Names of every timm model of a known family, for `create_model`; short names first."""
-    known = [name for name in timm.list_models() if model_entrypoint(name).__module__ in _FAMILIES]
-    return [*sorted(_ALIASES), *known]
-
-
-def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
-    """timm's name, and the family, of a backbone by timm's, a short, or the paper's name.
-
-    ValueError with the nearest names when it is unknown, or not of a family that can merge.
-    """
-    plain = str(name).removeprefix("ltm_")
-    plain = _ALIASES.get(plain, plain)
-    if not is_model(plain):
-        near = get_close_matches(plain, list_backbones(), n=3)
-        hint = f": did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"backbone is {name!r}, which timm does not have{hint}")
-    module = model_entrypoint(plain).__module__
-    if module not in _FAMILIES:
-        families = ", ".join(sorted({m.rpartition(".")[2] for m in _FAMILIES}))
-        raise ValueError(f"backbone is {name!r} of {module}, allowed families are {families}")
-    return plain, _FAMILIES[module]

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import timm
 from timm.models.efficientvit_mit import EfficientVit, EfficientVitBlock
 
-from ltm.backbones._base import Choose, Merging, StagedModel, adopt, register_family
+from ltm.backbones._base import Choose, Merging, adopt
+from ltm.backbones._registry import register_family
+from ltm.backbones._staged import StagedModel, check_size, halved
 from ltm.plan import Grid, Plan, Site
 
 if TYPE_CHECKING:
@@ -32,11 +34,15 @@ class MergingEfficientVitBlock(EfficientVitBlock):
         if merging is not None:
             assert not isinstance(merging.site.kept, int)
             tokens = merging(x.flatten(2).transpose(1, 2))
-            x = tokens.transpose(1, 2).reshape(len(x), -1, *merging.site.kept)
+            x = tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.kept)
         return self.local_module(x)
 
 
-@register_family("timm.models.efficientvit_mit", aliases={"efficientvit": "efficientvit_b1"})
+@register_family(
+    "timm.models.efficientvit_mit",
+    aliases={"efficientvit": "efficientvit_b1"},
+    refuses="^efficientvit_l",
+)
 class MergingEfficientViT(StagedModel, EfficientVit):
     """timm's EfficientViT (B series). Modifications: the first block of a stage may merge."""
 
@@ -48,15 +54,12 @@ class MergingEfficientViT(StagedModel, EfficientVit):
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         # timm's EfficientViT has no stochastic depth
-        if options.pop("drop_path_rate"):
+        if options.pop("drop_path_rate", 0):
             raise ValueError(f"drop_path is not 0, allowed for {name} is only 0")
         if image_size is not None:
-            options["pretrained_cfg_overlay"] = {"input_size": (3, *image_size)}
-        if image_size is not None and min(image_size) < 32:
-            raise ValueError(
-                f"image_size is {image_size[0]} x {image_size[1]}, allowed for {name} is "
-                "32 x 32 or more"
-            )
+            check_size(name, image_size)
+            overlay = options.get("pretrained_cfg_overlay", {})
+            options["pretrained_cfg_overlay"] = {**overlay, "input_size": (3, *image_size)}
         return timm.create_model(name, **options)
 
     @classmethod
@@ -92,33 +95,29 @@ class MergingEfficientViT(StagedModel, EfficientVit):
     def run_end(self, x: Tensor) -> Tensor:
         return x
 
-    def places(self) -> list[str]:
-        return [
-            f"stages.{i}"
-            for i, stage in enumerate(self.stages)
+    def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
+        assert merging.site.grid is not None
+        tokens = merging.unmerge(x.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.grid)
+
+    def widths(self) -> dict[str, int]:
+        return {
+            f"stages.{i}": info["num_chs"]
+            for i, (stage, info) in enumerate(zip(self.stages, self.feature_info, strict=True))
             if any(isinstance(block, EfficientVitBlock) for block in stage.blocks)
-        ]
+        }
 
     def default_sites(self) -> list[str]:
         return self.places()[:1]
 
-    def dims(self) -> list[int]:
-        channels = [info["num_chs"] for info in self.feature_info]
-        return [channels[int(name.rpartition(".")[2])] for name in self.places()]
-
     def walk(self, choose: Choose) -> Iterator[Site]:
-        size = _halved(self.image_size)  # the stem
-        dims = dict(zip(self.places(), self.dims(), strict=True))
+        size = halved(self.image_size)  # the stem
+        widths = self.widths()
         for i in range(len(self.stages)):
-            size, name = _halved(size), f"stages.{i}"
-            kept = choose(name, size, math.prod(size)) if name in dims else None
+            size, name = halved(size), f"stages.{i}"
+            kept = choose(name, size, math.prod(size)) if name in widths else None
             if kept is None or kept == size:
                 continue
             assert not isinstance(kept, int)
-            yield Site(name, dims[name], size, math.prod(size), kept)
+            yield Site(name, widths[name], size, math.prod(size), kept)
             size = kept
-
-
-def _halved(size: Grid) -> Grid:
-    """The map after a 3 x 3 convolution of stride 2 and padding 1."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2

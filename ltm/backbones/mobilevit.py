@@ -18,7 +18,9 @@ from timm.models.byobnet import ByobNet
 from timm.models.mobilevit import MobileVitBlock
 from torch.nn import functional as F
 
-from ltm.backbones._base import Choose, Merging, StagedModel, adopt, register_family
+from ltm.backbones._base import Choose, Merging, adopt
+from ltm.backbones._registry import register_family
+from ltm.backbones._staged import StagedModel, check_size, halved
 from ltm.backbones.vit import adopt_block
 from ltm.plan import Grid, Plan, Site
 
@@ -39,17 +41,17 @@ class MergingMobileVitBlock(MobileVitBlock):
             out: Tensor = super().forward(x)
             return out
         assert not isinstance(merging.site.kept, int)
-        shortcut = self._unfold(x)
-        x = self._unfold(self.conv_1x1(self.conv_kxk(x)))
+        shortcut = self.unfold(x)
+        x = self.unfold(self.conv_1x1(self.conv_kxk(x)))
         for i, block in enumerate(self.transformer):
             x = block(x, merging=merging if i == 0 else None)
-        x = self.conv_proj(self._fold(self.norm(x), merging.site.kept))
+        x = self.conv_proj(self.fold(self.norm(x), merging.site.kept))
         if self.conv_fusion is None:
             return x
-        shortcut = self._fold(merging.apply(shortcut), merging.site.kept)
+        shortcut = self.fold(merging.apply(shortcut), merging.site.kept)
         return self.conv_fusion(torch.cat((shortcut, x), dim=1))
 
-    def _unfold(self, x: Tensor) -> Tensor:
+    def unfold(self, x: Tensor) -> Tensor:
         """[B, C, height, width] -> tokens [B x pixels, N, C]; odd maps grow to whole tokens."""
         h, w = self.patch_size
         B, C, height, width = x.shape
@@ -60,7 +62,7 @@ class MergingMobileVitBlock(MobileVitBlock):
         x = x.view(B, C, rows, h, columns, w).permute(0, 3, 5, 2, 4, 1)
         return x.reshape(B * h * w, rows * columns, C)
 
-    def _fold(self, tokens: Tensor, grid: Grid) -> Tensor:
+    def fold(self, tokens: Tensor, grid: Grid) -> Tensor:
         """[B x pixels, P, C] -> [B, C, height, width]."""
         h, w = self.patch_size
         x = tokens.view(-1, h, w, *grid, tokens.shape[-1]).permute(0, 5, 3, 1, 4, 2)
@@ -70,11 +72,12 @@ class MergingMobileVitBlock(MobileVitBlock):
 @register_family(
     "timm.models.mobilevit",
     aliases={"mobilevit": "mobilevit_s"},
+    refuses="^mobilevitv2",
 )
 class MergingMobileViT(StagedModel, ByobNet):
     """timm's MobileViT, a ByobNet. Modifications: MobileViT blocks may merge."""
 
-    first_tap = 1
+    tap_includes_end = True
     default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {
         ("mobilevit_xs", (224, 224)): {"stages.2.1": (11, 11), "stages.3.1": (4, 4)},
         ("mobilevit_s", (224, 224)): {"stages.2.1": (12, 12)},
@@ -83,11 +86,9 @@ class MergingMobileViT(StagedModel, ByobNet):
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         size = image_size or DEFAULT_SIZE
-        if min(size) < 32:
-            raise ValueError(
-                f"image_size is {size[0]} x {size[1]}, allowed for {name} is 32 x 32 or more"
-            )
-        return timm.create_model(name, pretrained_cfg_overlay={"input_size": (3, *size)}, **options)
+        check_size(name, size)
+        overlay = {**options.pop("pretrained_cfg_overlay", {}), "input_size": (3, *size)}
+        return timm.create_model(name, pretrained_cfg_overlay=overlay, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingMobileViT:
@@ -125,29 +126,38 @@ class MergingMobileViT(StagedModel, ByobNet):
         end: Tensor = self.final_conv(x)
         return end
 
+    def tap_stages(self) -> list[int]:
+        return list(self.stage_ends)
+
+    def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
+        assert merging.site.grid is not None
+        block = self.get_submodule(merging.site.name)
+        return block.fold(merging.unmerge(block.unfold(x)), merging.site.grid)
+
     def merging(self, name: str) -> Merging | None:
         site = self.sites.get(name)
         if site is None:
             return None
         return Merging(self.method, site, pixels=self.get_submodule(name).patch_area)
 
-    def places(self) -> list[str]:
-        names = (self.site_of_stage(i) for i in range(len(self.stages)))
-        return [n for n in names if isinstance(self.get_submodule(n), MobileVitBlock)]
+    def widths(self) -> dict[str, int]:
+        ends = {self.site_of_stage(i): stage[-1] for i, stage in enumerate(self.stages)}
+        return {
+            name: block.conv_1x1.out_channels
+            for name, block in ends.items()
+            if isinstance(block, MobileVitBlock)
+        }
 
     def default_sites(self) -> list[str]:
         return self.places()[:1]
 
-    def dims(self) -> list[int]:
-        return [self.get_submodule(name).conv_1x1.out_channels for name in self.places()]
-
     def walk(self, choose: Choose) -> Iterator[Site]:
-        places = self.places()
-        size = _halved(self.image_size)  # the stem
+        widths = self.widths()
+        size = halved(self.image_size)  # the stem
         for i in range(len(self.stages)):
-            size = size if i == 0 else _halved(size)
+            size = size if i == 0 else halved(size)
             name = self.site_of_stage(i)
-            if name not in places:
+            if name not in widths:
                 continue
             block = self.get_submodule(name)
             h, w = block.patch_size
@@ -156,10 +166,5 @@ class MergingMobileViT(StagedModel, ByobNet):
             if kept is None or kept == grid:
                 continue
             assert not isinstance(kept, int)
-            yield Site(name, block.conv_1x1.out_channels, grid, math.prod(grid), kept)
+            yield Site(name, widths[name], grid, math.prod(grid), kept)
             size = kept[0] * h, kept[1] * w
-
-
-def _halved(size: Grid) -> Grid:
-    """The map after a 3 x 3 convolution of stride 2 and padding 1."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2

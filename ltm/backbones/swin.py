@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.models import build_model_with_cfg, register_model
 from timm.models.swin_transformer import (
     SwinTransformer,
     SwinTransformerBlock,
@@ -24,7 +25,9 @@ from timm.models.swin_transformer import (
 )
 from torch.nn import functional as F
 
-from ltm.backbones._base import Choose, Merging, StagedModel, adopt, register_family
+from ltm.backbones._base import Choose, Merging, adopt
+from ltm.backbones._registry import register_family
+from ltm.backbones._staged import StagedModel, halved
 from ltm.plan import Grid, Plan, Site
 
 if TYPE_CHECKING:
@@ -124,6 +127,7 @@ def shift_mask(grid: Grid, window: Grid, shift: tuple[int, ...], like: Tensor) -
 
 @register_family(
     "timm.models.swin_transformer",
+    __name__,
     aliases={
         "swin_tiny": "swin_tiny_patch4_window7_224",
         "swin_t": "swin_tiny_patch4_window7_224",
@@ -140,16 +144,7 @@ class MergingSwin(StagedModel, SwinTransformer):
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         if image_size is not None:
             options["img_size"] = image_size
-        model = timm.create_model(name, **options)
-        for stage in model.layers:
-            for size, w in zip(stage.output_resolution, stage.blocks[0].window_size, strict=True):
-                if size % w:
-                    unit = 32 * model.layers[-1].blocks[0].window_size[0]
-                    raise ValueError(
-                        f"image_size is {image_size}, whose maps {name} cannot divide into "
-                        f"windows of {w}: allowed are 32, 64 and multiples of {unit}"
-                    )
-        return model
+        return timm.create_model(name, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingSwin:
@@ -188,7 +183,7 @@ class MergingSwin(StagedModel, SwinTransformer):
         stage = self.layers[i]
         x = stage.downsample(x)
         if merging is not None:
-            x = merge_windows(x, merging)
+            x = exchange_windows(x, merging)
         window = self.window_at(i)
         for block in stage.blocks:
             x = block(x, window)
@@ -209,20 +204,28 @@ class MergingSwin(StagedModel, SwinTransformer):
         end: Tensor = self.norm(x)
         return end
 
-    def places(self) -> list[str]:
-        return [f"layers.{i}" for i in range(len(self.layers))]
+    def widths(self) -> dict[str, int]:
+        return {f"layers.{i}": info["num_chs"] for i, info in enumerate(self.feature_info)}
+
+    def as_map(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+    def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
+        return self.as_map(exchange_windows(x.permute(0, 2, 3, 1), merging, back=True))
+
+    def resize(self, image_size: Grid, **options: Any) -> None:
+        # windows keep their size, as when timm builds for an image size
+        options.setdefault("window_size", self._ref_window_sizes)
+        SwinTransformer.set_input_size(self, image_size, **options)
 
     def default_sites(self) -> list[str]:
         return ["layers.2"]
 
-    def dims(self) -> list[int]:
-        return [info["num_chs"] for info in self.feature_info]
-
     def walk(self, choose: Choose) -> Iterator[Site]:
         size: Grid = self.patch_embed.grid_size
         merged: Grid | None = None
-        for i, (name, dim) in enumerate(zip(self.places(), self.dims(), strict=True)):
-            size = size if i == 0 else ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        for i, (name, dim) in enumerate(self.widths().items()):
+            size = size if i == 0 else halved(size)
             window = self.window_of(i) if merged is None else merged
             window = min(window[0], size[0]), min(window[1], size[1])
             kept = choose(name, window, math.prod(window))
@@ -232,20 +235,50 @@ class MergingSwin(StagedModel, SwinTransformer):
             if size[0] % window[0] or size[1] % window[1]:
                 raise ValueError(
                     f"plan merges at {name}, where windows of {window[0]} x {window[1]} do not "
-                    f"divide the {size[0]} x {size[1]} tokens; allowed are plans where they do"
+                    f"divide the {size[0]} x {size[1]} tokens of images of {self.image_size[0]} x "
+                    f"{self.image_size[1]}: allowed are multiples of "
+                    f"{self.feature_info[i]['reduction'] * window[0]} pixels"
                 )
-            yield Site(name, dim, window, math.prod(window), kept)
-            size = size[0] // window[0] * kept[0], size[1] // window[1] * kept[1]
+            tiles = size[0] // window[0], size[1] // window[1]
+            yield Site(name, dim, window, math.prod(window), kept, tiles)
+            size = tiles[0] * kept[0], tiles[1] * kept[1]
             merged = kept
 
 
-def merge_windows(x: Tensor, merging: Merging) -> Tensor:
-    """Merge every window of a map [B, height, width, C]; the kept windows make a smaller map."""
-    site = merging.site
-    assert site.grid is not None
-    assert not isinstance(site.kept, int)
-    rows, columns = x.shape[1] // site.grid[0], x.shape[2] // site.grid[1]
-    windows = merging(window_partition(x, site.grid).flatten(1, 2))
-    windows = windows.view(-1, *site.kept, x.shape[-1])
-    merged: Tensor = window_reverse(windows, site.kept, rows * site.kept[0], columns * site.kept[1])
-    return merged
+def exchange_windows(x: Tensor, merging: Merging, back: bool = False) -> Tensor:
+    """Merge every window of a map [B, height, width, C] to a smaller one, or bring it back."""
+    grid, kept = merging.site.grid, merging.site.kept
+    assert grid is not None
+    assert not isinstance(kept, int)
+    old, new = (kept, grid) if back else (grid, kept)
+    windows = window_partition(x, old).flatten(1, 2)
+    windows = (merging.unmerge if back else merging)(windows).view(-1, *new, x.shape[-1])
+    rows, columns = merging.site.tiles
+    out: Tensor = window_reverse(windows, new, rows * new[0], columns * new[1])
+    return out
+
+
+default_cfgs = {
+    "swin_nano_patch2_window4_32": {
+        "num_classes": 1000,
+        "input_size": (3, 32, 32),
+        "fixed_input_size": True,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head.fc",
+    }
+}
+
+
+@register_model
+def swin_nano_patch2_window4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Swin of width 32 and one block a stage, two in the third, for 32 px images."""
+    small: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
+    small |= {"depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+    model: nn.Module = build_model_with_cfg(
+        SwinTransformer, "swin_nano_patch2_window4_32", pretrained, **{**small, **kwargs}
+    )
+    return model

@@ -14,23 +14,24 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from timm.layers import Attention, PatchEmbed
-from timm.models import build_model_with_cfg, checkpoint, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint,
+    register_model,
+)
+from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.backbones._base import (
-    DEFAULT_RATIO,
-    Choose,
-    Merging,
-    MergingModel,
-    adopt,
-    register_family,
-)
+from ltm.backbones._base import DEFAULT_RATIO, Choose, Merging, MergingModel, adopt
+from ltm.backbones._registry import register_family
 from ltm.plan import Grid, Kept, Plan, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ltm.merge import Merge
 
 
 class KeyAttention(Attention):
@@ -80,12 +81,13 @@ class MergingBlock(Block):
 
 def adopt_block(block: Any) -> MergingBlock:
     """A block that can merge, from timm's. ValueError when it is of another kind."""
-    if type(block) is not Block or type(block.attn) is not Attention:
+    attention: Any = getattr(block, "attn", None)
+    if type(block) is not Block or type(attention) is not Attention:
         raise ValueError(
-            f"backbone has blocks {type(block).__name__} with {type(block.attn).__name__}, "
+            f"backbone has blocks {type(block).__name__} with {type(attention).__name__}, "
             "allowed are timm's plain Block with Attention"
         )
-    block.attn = adopt(KeyAttention, block.attn)
+    block.attn = adopt(KeyAttention, attention)
     return adopt(MergingBlock, block)
 
 
@@ -99,6 +101,7 @@ def adopt_block(block: Any) -> MergingBlock:
         "vit_b": "vit_base_patch16_224",
         "vit_l": "vit_large_patch16_224",
     },
+    refuses="distilled|_18x2_|_rpn_|_xp_|_(d|p|dp)(wee|little)_",
 )
 class MergingViT(MergingModel, VisionTransformer):
     """timm's VisionTransformer. Modifications: blocks may merge; attention knows sizes."""
@@ -110,12 +113,8 @@ class MergingViT(MergingModel, VisionTransformer):
         if image_size is not None:
             options["img_size"] = image_size
         model = timm.create_model(name, **options)
-        patch = model.patch_embed.patch_size
-        if image_size and any(size % p for size, p in zip(image_size, patch, strict=True)):
-            raise ValueError(
-                f"image_size is {image_size[0]} x {image_size[1]}, allowed for {name} are "
-                f"multiples of its patches of {patch[0]} x {patch[1]} pixels"
-            )
+        if image_size is not None:
+            _check_patches(name, image_size, model.patch_embed.patch_size)
         return model
 
     @classmethod
@@ -128,17 +127,14 @@ class MergingViT(MergingModel, VisionTransformer):
             model.blocks[i] = adopt_block(block)
         return adopt(cls, model)
 
-    def places(self) -> list[str]:
-        return [f"blocks.{i}" for i in range(len(self.blocks))]
+    def widths(self) -> dict[str, int]:
+        return {f"blocks.{i}": self.embed_dim for i in range(len(self.blocks))}
 
     def default_plan(self) -> float | Plan:
         return 0.73 if self.timm_name == "vit_base_patch16_224" else DEFAULT_RATIO
 
     def default_sites(self) -> list[str]:
         return ["blocks.0"]
-
-    def dims(self) -> list[int]:
-        return [self.embed_dim]
 
     def walk(self, choose: Choose) -> Iterator[Site]:
         grid, tokens = self.patch_embed.grid_size, self.patch_embed.num_patches
@@ -154,19 +150,73 @@ class MergingViT(MergingModel, VisionTransformer):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         """Images [B, 3, height, width] -> normed tokens [B, T, D], fewer than patches."""
-        if attn_mask is not None or is_causal:
-            raise ValueError(
-                "attn_mask and is_causal do not fit tokens that merge, allowed is None"
-            )
+        _refuse_masks(attn_mask, is_causal)
+        self.check_images(x)
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         mass = None
         for name, block in zip(self.places(), self.blocks, strict=True):
-            x, mass = self._block(name, block, x, mass)
+            x, mass, _ = self._block(name, block, x, mass)
         return self.norm(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Any:
+        """As timm's: features of blocks, as maps or tokens, every one at the patches' places.
+
+        Tokens that merged come back by `Merge.unmerge`: each patch has the features of its slot.
+        """
+        assert output_fmt in ("NCHW", "NLC"), "Output format must be one of NCHW or NLC."
+        _refuse_masks(attn_mask, is_causal)
+        self.check_images(x)
+        taps, last = feature_take_indices(len(self.blocks), indices)
+        prefix = self.num_prefix_tokens
+        merges: list[Merge] = []
+        features: list[Tensor] = []
+        prefixes: list[Tensor] = []
+
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        mass = None
+        for i, name in enumerate(self.places()[: last + 1 if stop_early else None]):
+            x, mass, merging = self._block(name, self.blocks[i], x, mass)
+            if merging is not None:
+                merges.insert(0, merging.merge)
+            if i in taps:
+                y = self.norm(x) if norm else x
+                tokens = y[:, prefix:]
+                for merge in merges:
+                    tokens = merge.unmerge(tokens)
+                if output_fmt == "NCHW":
+                    grid = self.patch_embed.grid_size
+                    tokens = tokens.transpose(1, 2).reshape(x.shape[0], -1, *grid)
+                features.append(tokens)
+                prefixes.append(y[:, :prefix])
+
+        if output_dict:
+            out: dict[str, Any] = {"image_intermediates": features}
+            if prefix and return_prefix_tokens:
+                out["image_intermediates_prefix"] = prefixes
+            return out if intermediates_only else {**out, "image_features": self.norm(x)}
+        paired = prefix and return_prefix_tokens
+        listed = list(zip(features, prefixes, strict=True)) if paired else features
+        return listed if intermediates_only else (self.norm(x), listed)
+
+    def resize(self, image_size: Grid, **options: Any) -> None:
+        _check_patches(self.timm_name, image_size, self.patch_embed.patch_size)
+        VisionTransformer.set_input_size(self, image_size, **options)
 
     def _block(
         self, name: str, block: nn.Module, x: Tensor, mass: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Merging | None]:
         """One block, given the mass of image tokens [B, N] once they differ."""
         mask, merging = None, self.merging(name)
         if mass is not None and self.method.proportional:
@@ -177,35 +227,59 @@ class MergingViT(MergingModel, VisionTransformer):
             x = checkpoint(block, x, mask, False, merging)
         else:
             x = block(x, mask, False, merging)
-        return x, (mass if merging is None else merging.merged_mass())
+        return x, (mass if merging is None else merging.merged_mass()), merging
+
+
+def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+    if attn_mask is not None or is_causal:
+        raise ValueError("attn_mask and is_causal do not fit tokens that merge, allowed is None")
+
+
+def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
+    if any(size % p for size, p in zip(image_size, patch, strict=True)):
+        raise ValueError(
+            f"image_size is {image_size[0]} x {image_size[1]}, allowed for {name} are "
+            f"multiples of its patches of {patch[0]} x {patch[1]} pixels"
+        )
 
 
 class ConvPatchEmbed(PatchEmbed):
-    """timm's patch embedding. Modifications: a 3 x 3 convolution of stride 2 goes before it.
+    """timm's patch embedding. Modifications: three 3 x 3 convolutions in the place of one of 4 x 4.
 
     Early convolutions make small transformers train fast and stably (arXiv 2106.14881).
     """
 
-    def __init__(self, patch_size: int = 4, in_chans: int = 3, embed_dim: int = 64, **options: Any):
-        super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **options)
-        half = embed_dim // 2
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, half, 3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(1, half),
-            nn.GELU(),
+    def __init__(self, in_chans: int = 3, embed_dim: int = 64, **options: Any) -> None:
+        super().__init__(in_chans=in_chans, embed_dim=embed_dim, **options)
+        assert self.patch_size == (4, 4)
+        quarter, half = embed_dim // 4, embed_dim // 2
+        self.proj = nn.Sequential(
+            _conv(in_chans, quarter, stride=2),
+            _conv(quarter, half, stride=2),
+            nn.Conv2d(half, embed_dim, 3, padding=1),
         )
-        self.proj = nn.Conv2d(half, embed_dim, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, height, width] -> tokens [B, N, D]."""
-        return self.norm(self.proj(self.stem(x)).flatten(2).transpose(1, 2))
+        return self.norm(self.proj(x).flatten(2).transpose(1, 2))
+
+
+def _conv(channels: int, out: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(1, out), nn.GELU())
 
 
 def _small_vit(variant: str, pretrained: bool, **options: Any) -> Any:
-    small = {"img_size": 32, "patch_size": 4, "class_token": False, "global_pool": "avg"}
-    model: nn.Module = build_model_with_cfg(
-        VisionTransformer, variant, pretrained, **{**small, **options}
-    )
+    small = {
+        "img_size": 32,
+        "patch_size": 4,
+        "class_token": False,
+        "global_pool": "avg",
+        "embed_layer": ConvPatchEmbed,
+    }
+    model = build_model_with_cfg(VisionTransformer, variant, pretrained, **{**small, **options})
+    # timm's 0.02 hides where a patch is: on a small data set, attention takes epochs to find out
+    nn.init.normal_(model.pos_embed, std=0.5)
     return model
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ltm.merge import Merge
-    from ltm.plan import Site
+    from ltm.plan import Place, Site
 
 Spread = Literal["once", "even"]
 
@@ -47,12 +49,23 @@ class Method(nn.Module):
         """
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast for what is computed from x, wherever x is."""
+    if x.device.type == "meta":  # counting runs there, and autocast does not know it
+        return nullcontext()
+    off: AbstractContextManager[None] = torch.autocast(x.device.type, enabled=False)
+    return off
+
+
 MethodFactory = Callable[..., Method]
 _METHODS: dict[str, MethodFactory] = {}
 
 
 def register_method(name: str) -> Callable[[MethodFactory], MethodFactory]:
-    """Register a callable `(dims, **options) -> Method`; dims are the channel counts of sites."""
+    """Register a callable `(places, **options) -> Method`.
+
+    places: where it may merge, by name, in the order of the forward pass.
+    """
 
     def register(factory: MethodFactory) -> MethodFactory:
         assert name not in _METHODS, f"method {name} is registered twice"
@@ -75,10 +88,17 @@ def check_method(name: str) -> None:
         raise ValueError(f"method is {name!r}, allowed are {', '.join(list_methods())}{hint}")
 
 
-def build_method(name: str, dims: Iterable[int], options: dict[str, object]) -> Method:
+def list_options(name: str) -> list[str]:
+    """The options that a method takes."""
+    if name == "none":
+        return []
+    return [key for key in signature(_METHODS[name]).parameters if key != "places"]
+
+
+def build_method(name: str, places: Mapping[str, Place], options: Mapping[str, object]) -> Method:
     """The method of that name. ValueError for a name or an option that it does not have."""
     check_method(name)
-    allowed = [key for key in signature(_METHODS[name]).parameters if key != "dims"]
+    allowed = list_options(name)
     for option in options:
         if option not in allowed:
             near = get_close_matches(option, allowed, n=1)
@@ -87,4 +107,4 @@ def build_method(name: str, dims: Iterable[int], options: dict[str, object]) -> 
                 f"option {option!r} is not one of method {name!r}, "
                 f"which takes {', '.join(allowed) or 'none'}{hint}"
             )
-    return _METHODS[name](sorted(set(dims)), **options)
+    return _METHODS[name](places, **options)

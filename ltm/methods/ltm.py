@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.merge import Assigned, Local, Merge
-from ltm.methods._base import Method, register_method
+from ltm.methods._base import Method, full_precision, register_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
-    from ltm.plan import Grid, Site
+    from ltm.plan import Grid, Place, Site
 
 Anchors = Literal["content", "grid"]
 
@@ -34,11 +34,12 @@ _MAX_LOGIT = 10.0
 class LearnedStep(nn.Module):
     """The gradient of the bound without the label: learned codes c_a and learned omega_a.
 
-        pi_pa = softmax_a(-b ||m_p - c_a||^2)
-        A_p   = sum_a pi_pa (omega_a - sum_a pi_pa omega_a) c_a
+        pi_pa  = softmax_a(-b ||m_p - c_a||^2)
+        A_p    = sum_a pi_pa (omega_a - sum_a pi_pa omega_a) c_a
+        step_p = eta A_p / sqrt(R)
 
-    This is `ltm.bottleneck.mask_gradient` with codes in the place of centroids and omega in the
-    place of log Q(a|y). Every omega starts at 0, so the step does too, and each has its own
+    A is that of `ltm.bottleneck.mask_gradient` with codes in the place of centroids and omega in
+    the place of log Q(a|y). Every omega starts at 0, so the step does too, and each has its own
     gradient from the first update on.
 
     A module of its own that maps a tensor to a tensor: sharded training (ZeRO 3) gathers
@@ -51,34 +52,40 @@ class LearnedStep(nn.Module):
         self.codes = nn.Parameter(torch.empty(codes, rank))
         self.omega = nn.Parameter(torch.empty(codes))
         self.log_b = nn.Parameter(torch.empty(1))
+        self.eta = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Codes as wide as the tokens' unit variance, and an assignment of moderate sharpness."""
+        """Codes as wide as the tokens' unit variance, and each token near a few of them.
+
+        eta is large so that omega, which an optimizer moves by tenths, moves logits by ones.
+        """
         nn.init.normal_(self.codes)
         nn.init.zeros_(self.omega)
-        nn.init.constant_(self.log_b, -math.log(self.rank))
+        nn.init.constant_(self.log_b, math.log(4 / self.rank))
+        nn.init.constant_(self.eta, 4 * self.rank**0.5)
 
     def forward(self, m: Tensor) -> Tensor:
-        """Merged tokens m [B, P, R] -> A / sqrt(R), [B, P, R]."""
+        """Merged tokens m [B, P, R] -> the step of their slots, [B, P, R]."""
         distance = m.square().sum(-1, keepdim=True) - 2 * m @ self.codes.T
         pi = (-self.log_b.exp() * (distance + self.codes.square().sum(-1))).softmax(-1)
         pull = pi * (self.omega - (pi * self.omega).sum(-1, keepdim=True))
-        return pull @ self.codes / self.rank**0.5
+        return pull @ self.codes * (self.eta / self.rank**0.5)
 
 
 class MaskModule(nn.Module):
     """Merging masks for tokens of one width; one module serves every site of that width.
 
     z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. The start mask S_0
-    comes from `anchors`; then, with m_p = sum_n G_np z_n and A of `LearnedStep`,
+    comes from `anchors`; then, with m_p = sum_n G_np z_n and `LearnedStep`,
 
-        S_np <- S_np + z_n . A_p / sqrt(R)
+        S_np <- S_np + z_n . step_p
 
-    A new model is a plain merge by S_0.
+    A new model is a plain merge by S_0: on a grid, saliency starts at 0 everywhere; where it has
+    to choose anchors, at a random direction.
     """
 
-    def __init__(self, dim: int, rank: int = 16, codes: int = 32) -> None:
+    def __init__(self, dim: int, on_grid: bool, rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         self.dim = dim
         self.rank = rank
@@ -86,23 +93,25 @@ class MaskModule(nn.Module):
         self.step = LearnedStep(rank, codes)
         # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
         nn.init.normal_(self.project.weight, std=dim**-0.5)
+        if on_grid:
+            nn.init.zeros_(self.project.weight[rank:])
 
-    def forward(self, tokens: Tensor, site: Site, anchors: Anchors) -> Merge:
+    def forward(self, tokens: Tensor, site: Site) -> Merge:
         """The merge of tokens [B, N, D] into `site.slots` slots."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with full_precision(tokens):
             h = F.layer_norm(tokens.float(), (self.dim,))
             z, saliency = self.project(h).split([self.rank, 1], dim=-1)
-            if anchors == "grid":
-                return self._grid(z, site)
-            return self._content(h, z, saliency.squeeze(-1), site.slots)
+            if isinstance(site.kept, int):
+                return self._content(h, z, saliency.squeeze(-1), site.slots)
+            return self._grid(z, saliency.squeeze(-1), site)
 
-    def _grid(self, z: Tensor, site: Site) -> Merge:
+    def _grid(self, z: Tensor, saliency: Tensor, site: Site) -> Merge:
         assert site.grid is not None
         assert not isinstance(site.kept, int)
         index, start = window_anchors(site.grid, site.kept, z.device)
-        P, K = index.shape
         near = z[:, index]  # [B, P, K, R]
-        G = start.softmax(-1).expand(len(z), P, K)
+        start = start + saliency[:, index]
+        G = start.softmax(-1)
         m = (G[..., None] * near).sum(2)
         S = start + (near * self.step(m)[:, :, None]).sum(-1)
         return Local(index, S.softmax(-1), site.tokens)
@@ -138,7 +147,7 @@ def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
 
 def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:
     """exp(S) relative to the largest of each slot, [B, N]: positive, and finite in float32."""
-    top = S.detach().new_full((len(S), slots), -torch.inf)
+    top = S.detach().new_full((S.shape[0], slots), -torch.inf)
     top = top.scatter_reduce(1, slot, S.detach(), "amax")
     return (S - top.gather(1, slot)).clamp_min(-_MAX_LOGIT).exp()
 
@@ -179,13 +188,22 @@ class LearnableTokenMerging(Method):
     """
 
     def __init__(
-        self, dims: Iterable[int], anchors: Anchors = "content", rank: int = 16, codes: int = 32
+        self,
+        places: Mapping[str, Place],
+        anchors: Anchors = "content",
+        rank: int = 16,
+        codes: int = 32,
     ) -> None:
         super().__init__()
         if anchors not in ("content", "grid"):
             raise ValueError(f"anchors is {anchors!r}, allowed are 'content' and 'grid'")
+        for name, value in {"rank": rank, "codes": codes}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, allowed is a whole number from 1")
         self.keeps_grid = anchors == "grid"
-        self.masks = nn.ModuleDict({str(dim): MaskModule(dim, rank, codes) for dim in dims})
+        self.masks = nn.ModuleDict()
+        for dim, needs_grid in sorted(set(places.values())):
+            self.masks[str(dim)] = MaskModule(dim, needs_grid or self.keeps_grid, rank, codes)
 
     def forward(
         self,
@@ -194,6 +212,5 @@ class LearnableTokenMerging(Method):
         mass: Tensor | None = None,  # noqa: ARG002
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Merge:
-        anchors: Anchors = "content" if isinstance(site.kept, int) else "grid"
-        merge: Merge = self.masks[str(site.dim)](tokens, site, anchors)
+        merge: Merge = self.masks[str(site.dim)](tokens, site)
         return merge

@@ -68,9 +68,9 @@ class Sender:
         self._pending.append(event)
         due = time.monotonic() - self._last_sent >= SEND_INTERVAL_S
         if due or type(event) is not Progress:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._pending:
             self._queue.put_nowait_batch(self._pending)
             self._pending = []
@@ -81,16 +81,20 @@ class Sender:
 def listening(queue: Queue, *listeners: Listener) -> Iterator[None]:
     """Hand every event to every listener, in order, from a thread, until the block ends.
 
-    What was sent before the end of the block is heard before this returns. A listener's error
-    is raised at the end of the block, unless the block itself failed.
+    What was sent before the end of the block is heard before this returns. A listener's first
+    error is raised at the end of the block, unless the block itself failed; until then all
+    listeners go on listening.
     """
     ended = threading.Event()
-    failure: list[Exception] = []
+    failures: list[Exception] = []
 
     def drain() -> None:
         for event in queue.get_nowait_batch(queue.qsize()):
             for listener in listeners:
-                listener(event)
+                try:
+                    listener(event)
+                except Exception as error:
+                    failures.append(error)
 
     def listen() -> None:
         try:
@@ -98,7 +102,7 @@ def listening(queue: Queue, *listeners: Listener) -> Iterator[None]:
                 drain()
             drain()
         except Exception as error:
-            failure.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=listen, name="run-events", daemon=True)
     thread.start()
@@ -107,5 +111,5 @@ def listening(queue: Queue, *listeners: Listener) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-    if failure:
-        raise failure[0]
+    if failures:
+        raise failures[0]

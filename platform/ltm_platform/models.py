@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timm.data import resolve_model_data_config
+from torch import nn
 
 import ltm
+from ltm.flops import image_size_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ltm_platform.job import JobSpec
 
 
@@ -25,7 +25,7 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
     """
     spec = job.model
     chosen = method or spec.method
-    return ltm.create_model(
+    model: Any = ltm.create_model(
         spec.backbone,
         method=chosen,
         compression_ratio=None if chosen == "none" else spec.compression_ratio,
@@ -35,6 +35,9 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
         drop_path=spec.drop_path,
         **({} if chosen == "none" else spec.options),
     )
+    if not isinstance(model.get_classifier(), nn.Module):
+        raise ValueError(f"backbone is {spec.backbone!r}, which has more than one classifier")
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,6 @@ class Pixels:
 
 
 def input_pixels(model: nn.Module) -> Pixels:
-    """What timm records about the model's input."""
+    """The size that the model was built for, and timm's record of its mean and deviation."""
     config = resolve_model_data_config(model)
-    return Pixels(config["input_size"][-1], config["mean"], config["std"])
+    return Pixels(image_size_of(model)[0], config["mean"], config["std"])

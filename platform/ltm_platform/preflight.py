@@ -48,7 +48,7 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
     """
-    tracking.tracking_uri(job.tracking.uri)
+    _check_tracking(job)
     _check_storage(job)
     job, use_gpu = _with_workers(job, resources)
     check_names(job)
@@ -89,9 +89,26 @@ def _located(job: JobSpec) -> Iterator[None]:
         yield
     except ValueError as error:
         field = str(error).split()[0]
+        if field == "option":
+            raise job.error("model.options", f"model.options: {error}") from None
         if field in type(job.model).model_fields:
             raise job.error(f"model.{field}", f"model.{error}") from None
         raise job.error("model", f"model: {error}") from None
+    except (RuntimeError, OSError) as error:
+        if not job.model.pretrained:
+            raise
+        key = "model.pretrained"
+        reason = str(error).splitlines()[0]
+        raise job.error(
+            key, f"{key} is true, but there are no published weights to be had: {reason}"
+        ) from None
+
+
+def _check_tracking(job: JobSpec) -> None:
+    try:
+        tracking.check_reachable(tracking.tracking_uri(job.tracking.uri))
+    except UserError as error:
+        raise (job.error("tracking.uri", str(error)) if job.tracking.uri else error) from None
 
 
 def _check_storage(job: JobSpec) -> None:
@@ -117,6 +134,11 @@ def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
             "cluster.workers",
             f"cluster.workers is {workers}, but there are only {resources.gpus:g} GPUs, "
             f"one for a worker",
+        )
+    if cpus > resources.cpus:
+        raise job.error(
+            "cluster.cpus_per_worker",
+            f"cluster.cpus_per_worker is {cpus:g}, but there are only {resources.cpus:g} CPUs",
         )
     if workers * cpus > resources.cpus:
         raise job.error(
@@ -177,9 +199,9 @@ def _check_recipe(job: JobSpec) -> None:
 def _with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
     if job.data.path != "digits":
-        job = job.replace("data.path", str(Path(job.data.path).resolve()))
+        job = job.replace("data.path", str(Path(job.data.path).expanduser().resolve()))
     if job.cluster.storage:
-        job = job.replace("cluster.storage", str(Path(job.cluster.storage).resolve()))
+        job = job.replace("cluster.storage", str(Path(job.cluster.storage).expanduser().resolve()))
     return job
 
 

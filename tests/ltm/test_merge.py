@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ltm.merge import Assigned, Local, Merge, Then
+from ltm.merge import Assigned, Local, Merge
 from ltm.methods.ltm import window_anchors
 
 B, N, P, D = 3, 36, 20, 8
@@ -24,11 +24,7 @@ def local() -> Local:
     return Local(index, (start + torch.randn(B, *start.shape)).softmax(-1), N)
 
 
-MERGES = {
-    "assigned": assigned,
-    "local": local,
-    "then": lambda: Then(assigned(), assigned(1, tokens=P, slots=7)),
-}
+MERGES = {"assigned": assigned, "local": local}
 
 
 @pytest.fixture(params=MERGES)
@@ -60,6 +56,12 @@ def test_unmerge_gives_each_source_the_slots_that_hold_it(merge: Merge) -> None:
         torch.testing.assert_close(merge.unmerge(y), shares @ y)
     else:  # one slot a token
         torch.testing.assert_close(merge.unmerge(y), (G > 0).float() @ y)
+
+
+def test_repeated_merges_are_the_same_for_each_row(merge: Merge) -> None:
+    x = torch.randn(B, N, D)
+    twice = merge.repeated(2)(x.repeat_interleave(2, 0))
+    torch.testing.assert_close(twice, merge(x).repeat_interleave(2, 0))
 
 
 def test_gradients_reach_tokens_and_weights() -> None:

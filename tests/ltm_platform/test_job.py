@@ -106,7 +106,7 @@ def test_options_are_reset_by_null() -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "jobs/quickstart.yaml"])
 def test_a_bundled_job_is_found_from_any_folder(name: str) -> None:
-    assert JobSpec.load(name).model.backbone == "vit_micro_patch4_32"
+    assert JobSpec.load(name).model.backbone == "vit_nano_patch4_32"
 
 
 def test_a_job_of_ones_own_comes_before_a_bundled_one() -> None:

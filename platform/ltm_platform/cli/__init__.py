@@ -57,8 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error), 2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
 

@@ -6,13 +6,16 @@ import os
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+ECHO_GRACE_S = 2.0
 
 
 @contextmanager
@@ -25,12 +28,14 @@ def captured_output(log: Path, *, echo: bool) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     screen, errors = os.dup(1), os.dup(2)
-    # Where nobody looks, lines are kept whole for scripts that read them.
-    width = os.get_terminal_size(screen).columns if os.isatty(screen) else 1000
-    file = log.open("ab", buffering=0)
-    with os.fdopen(screen, "w", closefd=False) as stream:
-        console = Console(file=stream, width=width, highlight=False, markup=False)
-        target = _echoing(file, console) if echo else file.fileno()
+    with (
+        log.open("ab", buffering=0) as file,
+        os.fdopen(screen, "w") as stream,
+        os.fdopen(errors, "w"),
+    ):
+        console = Console(file=stream, width=_width(screen), highlight=False, markup=False)
+        echoing = _Echo(cast("BinaryIO", file), console) if echo else None
+        target = echoing.descriptor if echoing else file.fileno()
         os.dup2(target, 1)
         os.dup2(target, 2)
         try:
@@ -40,19 +45,33 @@ def captured_output(log: Path, *, echo: bool) -> Iterator[Console]:
             sys.stderr.flush()
             os.dup2(screen, 1)
             os.dup2(errors, 2)
-    for descriptor in (screen, errors):
-        os.close(descriptor)
+            if echoing:
+                echoing.close()
 
 
-def _echoing(log: object, console: Console) -> int:
+def _width(descriptor: int) -> int:
+    """A terminal's width; where nobody looks, lines are kept whole for scripts that read them."""
+    if not os.isatty(descriptor):
+        return 1000
+    return os.get_terminal_size(descriptor).columns or 80
+
+
+class _Echo:
     """The writing end of a pipe whose lines go both to the log and to the screen."""
-    reading, writing = os.pipe()
 
-    def copy() -> None:
-        with os.fdopen(reading, "rb") as lines:
-            for line in lines:
-                log.write(line)  # type: ignore[attr-defined]
-                console.print(line.decode(errors="replace").rstrip(), style="dim")
+    def __init__(self, log: BinaryIO, console: Console) -> None:
+        self._log, self._console = log, console
+        reading, self.descriptor = os.pipe()
+        self._lines = os.fdopen(reading, "rb")
+        self._thread = threading.Thread(target=self._copy, name="echo", daemon=True)
+        self._thread.start()
 
-    threading.Thread(target=copy, name="echo", daemon=True).start()
-    return writing
+    def _copy(self) -> None:
+        for line in self._lines:
+            self._log.write(line)
+            self._console.print(line.decode(errors="replace").rstrip(), style="dim")
+
+    def close(self) -> None:
+        """Copy what has been written; a child that lives on and holds the pipe is not awaited."""
+        os.close(self.descriptor)
+        self._thread.join(timeout=ECHO_GRACE_S)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform import paths, preflight, tracking
+from ltm_platform import preflight, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.cli.screen import Screen
 from ltm_platform.errors import RunError, UserError
@@ -30,14 +29,15 @@ def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
     Raises:
         UserError: there is no such run, or nothing is left to do.
     """
-    record = tracking.find_run(tracking.tracking_uri(uri), name)
+    store = tracking.tracking_uri(uri)
+    record = tracking.find_run(store, name)
     if record.status == "FINISHED":
         raise UserError(f"the run {name!r} has finished: there is nothing to go on with")
     folder = RunFolder(Path(record.folder or ""))
     if not record.folder or not folder.job.exists():
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     command = ("ltm-platform", "submit", str(folder.job))
-    job = JobSpec.load(folder.job)
+    job = JobSpec.load(folder.job).replace("tracking.uri", store)
     _carry_out(job, command, folder=folder, run_id=record.run_id, verbose=verbose)
 
 
@@ -51,20 +51,18 @@ def _carry_out(
     verbose: bool,
 ) -> None:
     """One run from its checks to its result; what is printed meanwhile goes to the run's log."""
-    log = folder.log if folder else _log_before_the_run_has_a_name()
-    with captured_output(log, echo=verbose) as console:
-        screen = Screen(console)
-        try:
-            machine = this_machine()
+    machine = this_machine()
+    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as early:
+        with captured_output(Path(early.name), echo=verbose):
             ready = preflight.check(job, machine)
-            if folder is None:
-                folder = RunFolder.reserve(ready.job, name)
-                log.rename(folder.log)
-                folder.job.write_text(ready.job.to_yaml())
-        except BaseException:
-            if folder is None:
-                log.unlink()
-            raise
+        if folder is None:
+            folder = RunFolder.reserve(ready.job, name)
+            folder.job.write_text(ready.job.to_yaml())
+        with folder.log.open("ab") as log:
+            log.write(Path(early.name).read_bytes())
+
+    with captured_output(folder.log, echo=verbose) as console:
+        screen = Screen(console)
         screen.head(ready, folder)
         try:
             with screen, embedded_ray(machine):
@@ -78,10 +76,3 @@ def _carry_out(
             screen.failed(folder, error)
             raise SystemExit(1) from None
         screen.result(ready, outcome, command)
-
-
-def _log_before_the_run_has_a_name() -> Path:
-    paths.runs().mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".starting-", suffix=".log", dir=paths.runs())
-    os.close(descriptor)
-    return Path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -63,6 +64,7 @@ def _print_table(runs: list[RunRecord]) -> None:
     from rich.table import Table
 
     table = Table("run", "state", "method", *COLUMNS, box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     for column in table.columns[3:]:
         column.justify = "right"
     for run in runs:
@@ -71,4 +73,5 @@ def _print_table(runs: list[RunRecord]) -> None:
             for key, shape in COLUMNS.values()
         ]
         table.add_row(run.name, run.status, run.params.get("model.method", ""), *cells)
-    Console().print(table)
+    # Where nobody looks, lines are kept whole for scripts that read them.
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)

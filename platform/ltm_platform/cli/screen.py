@@ -36,6 +36,9 @@ class Screen:
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            # What libraries print belongs to the log, not here.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task: TaskID | None = None
         self._started: Started | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import click
 
 from ltm_platform.cli import options
@@ -20,18 +18,16 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
     Example:
       ltm-platform ui --port 5001
     """
-    from ltm_platform import tracking
+    from ltm_platform import paths, tracking
 
     uri = tracking.tracking_uri(tracking_uri)
     if uri.startswith("http"):
         click.echo(f"The runs are on a server already: open {uri}")
         return
-    click.echo(f"MLflow UI on http://{host}:{port} (runs of {uri}); Ctrl-C closes it")
-    server = subprocess.Popen(tracking.ui_command(uri, host, port))
-    try:
-        code = server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return
-    raise SystemExit(code)
+    paths.home().mkdir(parents=True, exist_ok=True)
+    with tracking.serving_ui(uri, host, port, paths.home() / "ui.log") as server:
+        click.echo(f"MLflow UI on http://{host}:{port} (runs of {uri}); Ctrl-C closes it")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            click.echo("closed")

@@ -25,7 +25,7 @@ from ltm_platform.training.engine import build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.meter import StepMeter
 from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
-from ltm_platform.training.weights import ShardedEma, gather_weights
+from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
@@ -81,7 +81,7 @@ class Trainer:
         self._ema = ShardedEma(self._engine, decay) if decay else None
         self._bottleneck = StreamingBottleneck(
             self._num_classes,
-            feature_dim=model.num_features,
+            feature_dim=model.head_hidden_size,
             clusters=job.recipe.ib.clusters,
             beta=job.recipe.ib.beta,
         ).to(self._engine.device)
@@ -150,6 +150,7 @@ class Trainer:
         return parts
 
     def _validate(self) -> dict[str, float]:
+        average_buffers(self._engine, self._ema)
         metrics = {f"val/{k}": v for k, v in evaluate(self._engine, self._val_loader).items()}
         if self._ema:
             with self._ema.applied():

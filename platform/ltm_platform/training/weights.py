@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor
 
@@ -36,6 +37,20 @@ def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     return weights
 
 
+def average_buffers(engine: DeepSpeedEngine, ema: ShardedEma | None) -> None:
+    """Running statistics (batch norm) become their mean over ranks, in the EMA too. Collective.
+
+    Each rank gathers its own from its own images; the network that is scored and stored has one.
+    """
+    for buffer in [*_float_buffers(engine), *(ema.buffers() if ema else [])]:
+        dist.all_reduce(buffer)
+        buffer /= engine.world_size
+
+
+def _float_buffers(engine: DeepSpeedEngine) -> list[Tensor]:
+    return [b for b in engine.module.buffers() if b.is_floating_point()]
+
+
 class ShardedEma:
     """An exponential moving average of the weights, kept on the shard that each rank owns.
 
@@ -52,7 +67,11 @@ class ShardedEma:
         """Parameters, whole or sharded, then floating-point buffers (running statistics)."""
         model = self._engine.module
         shards = [getattr(p, "ds_tensor", p).data for p in model.parameters()]
-        return shards + [b for b in model.buffers() if b.is_floating_point()]
+        return shards + _float_buffers(self._engine)
+
+    def buffers(self) -> list[Tensor]:
+        """The averages of the model's floating-point buffers."""
+        return self._average[len(self._average) - len(_float_buffers(self._engine)) :]
 
     @torch.no_grad()
     def update(self) -> None:

@@ -31,14 +31,16 @@ def train_worker(config: WorkerConfig) -> None:
     from ltm_platform.training.trainer import Trainer
 
     rank = ray.train.get_context().get_world_rank()
+    sender = Sender(config["events"])
     trainer = Trainer(
         JobSpec.from_dict(config["job"]),
         cache=config["cache"],
-        send=Sender(config["events"]) if rank == 0 else _silent,
+        send=sender if rank == 0 else _silent,
     )
     try:
         trainer.restore()
         trainer.train()
         trainer.measure_inference()
     finally:
+        sender.flush()
         trainer.close()

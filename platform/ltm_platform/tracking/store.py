@@ -1,0 +1,72 @@
+"""The store that runs are kept in: its address, and the connection to it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from filelock import FileLock
+
+from ltm_platform import paths
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+HEALTH_TIMEOUT_S = 5.0
+
+
+def tracking_uri(configured: str | None = None) -> str:
+    """The job's ``tracking.uri``, else ``MLFLOW_TRACKING_URI``, else this user's sqlite store.
+
+    A relative sqlite path is made absolute here, once: workers run in folders of their own.
+    """
+    uri = configured or os.environ.get(URI_VARIABLE) or f"sqlite:///{paths.home() / 'mlflow.db'}"
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not Path(uri.removeprefix(prefix)).is_absolute():
+        return prefix + str(Path(uri.removeprefix(prefix)).resolve())
+    if "://" not in uri or uri.startswith("file:"):
+        raise UserError(
+            f"tracking.uri is {uri!r}, but must be a database such as sqlite:////path/mlflow.db "
+            f"or a server such as http://host:5000: MLflow keeps no runs in plain folders any more"
+        )
+    return uri
+
+
+def connect(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    if not uri.startswith("sqlite:"):
+        return MlflowClient(tracking_uri=uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that create the same database at once would both try to migrate it.
+    with FileLock(f"{database}.lock"):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def check_reachable(uri: str) -> None:
+    """Raises: UserError: the tracking server does not answer. A database is not asked."""
+    if uri.startswith(("http://", "https://")) and not answers(uri):
+        raise UserError(
+            f"tracking.uri is {uri!r}, but no MLflow server answers there: "
+            f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
+        )
+
+
+def answers(address: str) -> bool:
+    try:
+        with urlopen(f"{address.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
+            return True
+    except HTTPError:  # it refuses, but it is there
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,37 @@
+"""From ratios to grids."""
+
+import pytest
+
+from ltm.plan import grid_for_ratio, kept_grid, tokens_for_ratio
+
+
+@pytest.mark.parametrize(
+    ("ratio", "grid", "kept"),
+    [
+        (0.8, (14, 14), (13, 12)),
+        (0.735, (7, 7), (6, 6)),
+        (1.0, (14, 14), (14, 14)),
+        (0.25, (8, 8), (4, 4)),
+        (0.5, (4, 16), (3, 11)),
+        (1e-6, (7, 7), (1, 1)),
+    ],
+)
+def test_grids_shrink_evenly_to_the_nearest_area(
+    ratio: float, grid: tuple[int, int], kept: tuple[int, int]
+) -> None:
+    assert grid_for_ratio(ratio, grid) == kept
+
+
+def test_more_ratio_is_never_fewer_tokens() -> None:
+    areas = [a * b for a, b in (grid_for_ratio(k / 196, (14, 14)) for k in range(1, 197))]
+    assert areas == sorted(areas)
+    assert tokens_for_ratio(0.8, 196) == 157
+    assert tokens_for_ratio(1e-9, 196) == 1
+
+
+@pytest.mark.parametrize("kept", [(8, 7), (0, 3), (3,), "6x6", 8, (True, 3), 6.0, None])
+def test_grids_that_do_not_fit_are_named(kept: object) -> None:
+    with pytest.raises(ValueError, match="1 x 1 to 7 x 7"):
+        kept_grid("layers.2", kept, (7, 7))
+    assert kept_grid("layers.2", 6, (7, 7)) == (6, 6)
+    assert kept_grid("layers.2", [6, 5], (7, 7)) == (6, 5)

@@ -1,0 +1,62 @@
+"""Real ranks: every one a process with gloo and DeepSpeed, started once for all tests here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROGRAM = Path(__file__).with_name("ranks.py")
+TIMEOUT_S = 300
+
+Seen = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory,
+    ltm_home: Path,  # noqa: ARG001 - the environment
+) -> Mapping[int, list[Seen]]:
+    """What ``ranks.py`` saw, by the number of workers and the rank."""
+    folders = {workers: tmp_path_factory.mktemp(f"{workers}-workers") for workers in (1, 2)}
+    with ExitStack() as stack:
+        processes = []
+        for workers, folder in folders.items():
+            for rank in range(workers):
+                log = stack.enter_context((folder / f"log{rank}").open("w+"))
+                process = subprocess.Popen(
+                    [sys.executable, str(PROGRAM), str(folder)],
+                    env=os.environ | _environment(rank, workers),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+                stack.callback(process.kill)
+                processes.append((process, Path(log.name)))
+        for process, path in processes:
+            code = process.wait(TIMEOUT_S)
+            assert code == 0, path.read_text()[-5000:]
+    return {
+        workers: [torch.load(folder / f"rank{rank}.pt") for rank in range(workers)]
+        for workers, folder in folders.items()
+    }
+
+
+def _environment(rank: int, workers: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(workers),
+        # DeepSpeed wants to see them, but the ranks meet in a file.
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "OMP_NUM_THREADS": "1",
+    }

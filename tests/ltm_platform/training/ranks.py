@@ -1,0 +1,256 @@
+"""The program of one rank: trains a small model at several ZeRO stages and stores what it saw.
+
+The fixture ``ranks`` runs it, in the environment that Ray Train would give.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from ltm.bottleneck import StreamingBottleneck
+from ltm_platform import paths
+from ltm_platform.data import open_dataset
+from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.job import JobSpec
+from ltm_platform.models import create_model, input_pixels
+from ltm_platform.training.engine import Classifier, build_engine, deepspeed_config
+from ltm_platform.training.evaluation import evaluate
+from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from ltm_platform.data import Source
+    from ltm_platform.data.source import Indices
+
+CLASSES = 10
+TRAIN_IMAGES = 48
+VAL_IMAGES = 21
+EMA_DECAY = 0.6
+
+JOB = {
+    "model": {"backbone": "vit_nano_patch4_32", "compression_ratio": 0.7, "image_size": 32},
+    "data": {"path": "digits"},
+    "recipe": {
+        # Three accumulated steps an epoch, in the first with cross-entropy alone.
+        "epochs": 2,
+        "global_batch": 16,
+        "micro_batch": 4,
+        # SGD, so that a gradient of the wrong size shows; the largest are clipped.
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "warmup_epochs": 1,
+        "clip_grad": 2.0,
+        "ib": {"warmup": 0.5, "weight": 1.0},
+    },
+}
+
+
+@dataclass(frozen=True)
+class First:
+    """The first images of a source."""
+
+    whole: Source
+    count: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.whole.classes
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return self.whole.labels[: self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Indices) -> list[tuple[bytes, int]]:
+        return self.whole.read(indices)
+
+    def locate(self, index: int) -> str:
+        return self.whole.locate(index)
+
+
+class Plain:
+    """Training in one process with torch alone: what DeepSpeed's engines must equal."""
+
+    def __init__(self, job: JobSpec, rank: int = 0, workers: int = 1) -> None:
+        self.job = job
+        self.batch = job.batch(workers)
+        torch.manual_seed(job.recipe.seed)
+        self.model = create_model(job, CLASSES)
+        pixels = input_pixels(self.model)
+        augment = Augment(**job.recipe.augment.model_dump())
+        whole = open_dataset("digits", cache=paths.cache(), val_fraction=0.2)
+        self.train_loader = Loader(
+            First(whole.train, TRAIN_IMAGES),
+            train_transform(augment, pixels.size, pixels.mean, pixels.std),
+            micro_batch=self.batch.micro_batch,
+            accumulation=self.batch.accumulation,
+            rank=rank,
+            world_size=workers,
+            seed=job.recipe.seed,
+            workers=0,
+        )
+        self.val_loader = EvalLoader(
+            First(whole.val, VAL_IMAGES),
+            eval_transform(pixels.size, pixels.mean, pixels.std),
+            batch=self.batch.micro_batch,
+            rank=rank,
+            world_size=workers,
+            workers=0,
+        )
+        self.optimizer = build_optimizer(self.model, job.recipe)
+        self.forward: Any = Classifier(self.model)
+        self.schedule = build_schedule(self.optimizer, job.recipe, len(self.train_loader))
+        self.bottleneck = StreamingBottleneck(CLASSES, feature_dim=self.model.head_hidden_size)
+        self.objective = Objective(job.recipe, self.bottleneck)
+        self.norms: list[float] = []
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """``last`` of the micro-batches of a step."""
+        (loss / self.batch.accumulation).backward()
+        if last:
+            limit = self.job.recipe.clip_grad
+            assert limit is not None
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            self.norms.append(norm.item())
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def epoch(self, epoch: int) -> Iterator[list[float]]:
+        """After every step the parts of its loss, averaged over the global batch."""
+        parts = torch.zeros(len(Objective.PARTS))
+        step = epoch * len(self.train_loader)
+        for index, (images, labels) in enumerate(self.train_loader.epoch(epoch), start=1):
+            last = index % self.batch.accumulation == 0
+            self.schedule.step_update(step)
+            logits, features = self.forward(images)
+            loss, new_parts = self.objective(images, labels, logits, features, epoch)
+            self.backward(loss, last=last)
+            self.bottleneck.update(features.detach(), labels, images)
+            parts += new_parts
+            if last:
+                step += 1
+                self.bottleneck.sync()
+                dist.all_reduce(parts)
+                yield (parts / (self.batch.accumulation * self.batch.workers)).tolist()
+                parts = torch.zeros(len(Objective.PARTS))
+
+    def close(self) -> None:
+        self.train_loader.close()
+        self.val_loader.close()
+
+
+class Engine(Plain):
+    """What `ltm_platform.training.trainer.Trainer` has, without Ray Train around it."""
+
+    def __init__(self, job: JobSpec, rank: int, workers: int) -> None:
+        super().__init__(job, rank, workers)
+        config = deepspeed_config(job, self.batch)
+        self.forward = build_engine(self.model, self.optimizer, config)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - DeepSpeed counts
+        self.forward.backward(loss)
+        self.forward.step()
+
+    def close(self) -> None:
+        super().close()
+        self.forward.destroy()
+
+
+@torch.no_grad()
+def plain_scores(job: JobSpec, weights: dict[str, Tensor]) -> dict[str, float]:
+    """The validation images one by one through a network with these weights."""
+    model = create_model(job, CLASSES)
+    model.load_state_dict(weights)
+    model.eval()
+    pixels = input_pixels(model)
+    source = First(open_dataset("digits", cache=paths.cache(), val_fraction=0.2).val, VAL_IMAGES)
+    transform = eval_transform(pixels.size, pixels.mean, pixels.std)
+    one_by_one = EvalLoader(source, transform, batch=1, rank=0, world_size=1, workers=0)
+    top1 = top5 = loss = 0.0
+    for image, label, _ in one_by_one:
+        logits = model(image)
+        best = logits[0].argsort(descending=True)[:5].tolist()
+        top1 += best[0] == label.item()
+        top5 += label.item() in best
+        loss += F.cross_entropy(logits, label).item()
+    return {
+        "top1": 100 * top1 / VAL_IMAGES,
+        "top5": 100 * top5 / VAL_IMAGES,
+        "loss": loss / VAL_IMAGES,
+    }
+
+
+def train(job: JobSpec, rank: int, workers: int) -> dict[str, Any]:
+    """Train, and between the epochs validate as the trainer does."""
+    with closing(Engine(job, rank, workers)) as trained:
+        engine, val_loader = trained.forward, trained.val_loader
+        ema = ShardedEma(engine, EMA_DECAY)
+        losses, weights = [], [gather_weights(engine)]
+        for parts in trained.epoch(0):
+            ema.update()
+            losses.append(parts)
+            weights.append(gather_weights(engine))
+        average_buffers(engine, ema)
+        evaluated = gather_weights(engine)
+        seen: dict[str, Any] = {
+            "weights": weights,
+            "average elements": sum(shard.numel() for shard in ema.state_dict()["average"]),
+            "scores": evaluate(engine, val_loader),
+        }
+        if job.engine.zero_stage < 3:
+            state = engine.module.model.state_dict()
+            seen["state dict"] = {name: tensor.clone() for name, tensor in state.items()}
+        with ema.applied():
+            seen["average"] = gather_weights(engine)
+            seen["average scores"] = evaluate(engine, val_loader)
+        seen["restored"] = gather_weights(engine)
+        seen["restored scores"] = evaluate(engine, val_loader)
+        if rank == 0:
+            seen["plain scores"] = plain_scores(job, evaluated)
+            seen["plain average scores"] = plain_scores(job, seen["average"])
+        seen["losses"] = losses + list(trained.epoch(1))
+        return seen
+
+
+def main(folder: Path) -> None:
+    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=workers
+    )
+    seen: dict[str, Any] = {}
+    if workers == 1:
+        with closing(Plain(JobSpec.from_dict(JOB))) as plain:
+            losses = [*plain.epoch(0), *plain.epoch(1)]
+            seen["plain"] = {"losses": losses, "norms": plain.norms}
+    for stage in (1, 3) if workers == 1 else (0, 1, 3):
+        job = JobSpec.from_dict(JOB | {"engine": {"zero_stage": stage}})
+        seen[f"zero {stage}"] = train(job, rank, workers)
+    if workers > 1:
+        model = {"backbone": "efficientvit_b0", "method": "none", "image_size": 64}
+        job = JobSpec.from_dict(JOB | {"model": model, "engine": {"zero_stage": 0}})
+        seen["batch norm"] = train(job, rank, workers)
+    torch.save(seen, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,67 @@
+"""The DeepSpeed configuration that follows from a job, and the module that is wrapped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from deepspeed.runtime.config import DeepSpeedConfig
+
+import ltm
+from ltm_platform.job import JobSpec
+from ltm_platform.training.engine import Classifier, deepspeed_config
+
+
+def config(workers: int = 1, **overrides: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"model": {"backbone": "vit_nano_patch4_32"}, "data": {"path": "x"}}
+    job = JobSpec.from_dict(values)
+    for key, value in overrides.items():
+        job = job.replace(key.replace("__", "."), value)
+    return deepspeed_config(job, job.batch(workers))
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(None, 0.0), (0.5, 0.5)])
+def test_nothing_is_clipped_that_the_job_does_not_clip(clip: float | None, expected: float) -> None:
+    assert DeepSpeedConfig(config(recipe__clip_grad=clip)).gradient_clipping == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "micro", "accumulation"), [(1, 4, 12), (2, 4, 6), (3, 16, 1), (4, 12, 1)]
+)
+def test_the_global_batch_is_kept(workers: int, micro: int, accumulation: int) -> None:
+    got = config(workers, recipe__global_batch=48, recipe__micro_batch=micro)
+    assert got["train_micro_batch_size_per_gpu"] == micro
+    assert got["gradient_accumulation_steps"] == accumulation
+    assert got["train_batch_size"] == micro * accumulation * workers == 48
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_stage_is_the_jobs(stage: int) -> None:
+    assert DeepSpeedConfig(config(engine__zero_stage=stage)).zero_optimization_stage == stage
+
+
+def test_precision_is_the_jobs() -> None:
+    full = DeepSpeedConfig(config())
+    half = DeepSpeedConfig(config(engine__precision="bf16"))
+    assert not full.torch_autocast_enabled
+    assert half.torch_autocast_enabled
+    assert half.torch_autocast_dtype == torch.bfloat16
+    # The optimizer keeps working in fp32.
+    assert not half.bfloat16_config.enabled
+    assert not half.float16_config.enabled
+
+
+@pytest.mark.parametrize("method", ["none", "ltm"])
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("vit_nano_patch4_32", 32), ("mobilevit_xxs", 64), ("efficientvit_b0", 64)],
+)
+def test_the_classifier_gives_the_models_logits_and_its_feature(
+    backbone: str, size: int, method: str
+) -> None:
+    model: Any = ltm.create_model(backbone, method, image_size=size, num_classes=3).eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    logits, feature = Classifier(model)(images)
+    assert feature.shape == (2, model.head_hidden_size)
+    torch.testing.assert_close(logits, model(images))

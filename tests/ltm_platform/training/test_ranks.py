@@ -1,0 +1,139 @@
+"""Training in real processes: what ZeRO and the number of workers must not change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import ltm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    Ranks = Mapping[int, list[dict[str, Any]]]
+
+EMA_DECAY = 0.6  # of ranks.py
+CLIP_GRAD = 2.0
+STAGES = (0, 1, 3)
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def new_state() -> dict[str, Tensor]:
+    model = ltm.create_model(
+        "vit_nano_patch4_32", compression_ratio=0.7, image_size=32, num_classes=10
+    )
+    return model.state_dict()
+
+
+# --- the losses
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_and_stage_change_no_loss(ranks: Ranks, stage: int, workers: int) -> None:
+    plain = torch.tensor(ranks[1][0]["plain"]["losses"])
+    losses = torch.tensor(ranks[workers][0][f"zero {stage}"]["losses"])
+    torch.testing.assert_close(losses, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_losses_tell_something(ranks: Ranks) -> None:
+    plain = ranks[1][0]["plain"]
+    total, cross_entropy, bound = torch.tensor(plain["losses"]).T
+    assert torch.equal(total[:3], cross_entropy[:3])
+    torch.testing.assert_close(total[3:], cross_entropy[3:] + bound[3:])
+    assert total.std() > 1e-2
+    assert min(plain["norms"]) < CLIP_GRAD < max(plain["norms"])
+
+
+# --- whole weights
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_gathered_weights_are_the_state_dict(ranks: Ranks, stage: int) -> None:
+    seen = ranks[2][0][f"zero {stage}"]
+    gathered = seen["weights"][-1]
+    assert gathered.keys() == seen["state dict"].keys()
+    assert all(torch.equal(gathered[name], seen["state dict"][name]) for name in gathered)
+
+
+def test_shards_are_gathered_whole(ranks: Ranks) -> None:
+    sharded, whole = (ranks[2][0][f"zero {stage}"]["weights"] for stage in (3, 0))
+    assert shapes(sharded[0]) == shapes(new_state())
+    for mine, reference in zip(sharded, whole, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_rank_0_holds_the_gathered_weights(ranks: Ranks, stage: int) -> None:
+    assert ranks[2][0][f"zero {stage}"]["weights"][0]
+    assert ranks[2][1][f"zero {stage}"]["weights"][0] == {}
+
+
+# --- the moving average
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_average_of_shards_is_the_average_of_the_weights(ranks: Ranks, stage: int) -> None:
+    seen = ranks[2][0][f"zero {stage}"]
+    first, *later = seen["weights"]
+    assert len(later) == 3
+    for name, start in first.items():
+        expected = start.double()
+        for weights in later:
+            expected = EMA_DECAY * expected + (1 - EMA_DECAY) * weights[name].double()
+        torch.testing.assert_close(
+            seen["average"][name].double(), expected, rtol=1e-5, atol=1e-7, msg=name
+        )
+    moved = [not torch.equal(later[-1][name], average) for name, average in seen["average"].items()]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_weights_are_restored_exactly(ranks: Ranks, stage: int) -> None:
+    seen = ranks[2][0][f"zero {stage}"]
+    for name, weight in seen["weights"][-1].items():
+        assert torch.equal(seen["restored"][name], weight), name
+    assert seen["restored scores"] == seen["scores"]
+
+
+@pytest.mark.parametrize(("stage", "share"), [(0, 1.0), (1, 1.0), (3, 0.5)])
+def test_a_rank_averages_what_it_owns(ranks: Ranks, stage: int, share: float) -> None:
+    parameters = sum(tensor.numel() for tensor in new_state().values())
+    for seen in ranks[2]:
+        elements = seen[f"zero {stage}"]["average elements"]
+        assert elements == pytest.approx(share * parameters, rel=0.02)
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("weights", ["", "average "])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_image_counts_once(ranks: Ranks, stage: int, weights: str) -> None:
+    """21 images on 2 ranks in batches of 4: the last round has one image, the rest is padding."""
+    for seen in ranks[2]:
+        expected = ranks[2][0][f"zero {stage}"][f"plain {weights}scores"]
+        assert seen[f"zero {stage}"][f"{weights}scores"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_inside_the_block_the_average_is_evaluated(ranks: Ranks, stage: int) -> None:
+    seen = ranks[2][0][f"zero {stage}"]
+    assert seen["average scores"]["loss"] != pytest.approx(seen["scores"]["loss"], rel=1e-3)
+
+
+def test_with_batch_norm_the_network_that_is_stored_is_the_one_that_is_evaluated(
+    ranks: Ranks,
+) -> None:
+    """Every rank has running statistics of its own images; a checkpoint has one set."""
+    seen = ranks[2][0]["batch norm"]
+    assert seen["weights"][-1].keys() == seen["state dict"].keys()
+    assert seen["scores"] == pytest.approx(seen["plain scores"], rel=1e-4)
+    assert seen["average scores"] == pytest.approx(seen["plain average scores"], rel=1e-4)

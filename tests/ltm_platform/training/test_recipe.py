@@ -1,0 +1,158 @@
+"""Optimizer, learning rate and loss, as functions of the recipe alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ltm
+from ltm.bottleneck import StreamingBottleneck
+from ltm_platform.job import Bottleneck, Recipe
+from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+
+CLASSES, DIM, IMAGES = 3, 8, 12
+STEPS_PER_EPOCH = 10
+
+
+# --- the loss
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, labels, logits and features."""
+    random = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(IMAGES, 3, 32, 32, generator=random),
+        torch.arange(IMAGES) % CLASSES,
+        torch.randn(IMAGES, CLASSES, generator=random).requires_grad_(),
+        torch.randn(IMAGES, DIM, generator=random).requires_grad_(),
+    )
+
+
+@pytest.fixture
+def bottleneck(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> StreamingBottleneck:
+    images, labels, _, features = batch
+    bottleneck = StreamingBottleneck(CLASSES, feature_dim=DIM)
+    bottleneck.update(features.detach(), labels, images)
+    bottleneck.sync()
+    return bottleneck
+
+
+def recipe(warmup: float) -> Recipe:
+    return Recipe(epochs=10, label_smoothing=0.2, ib=Bottleneck(weight=0.5, warmup=warmup))
+
+
+@pytest.mark.parametrize(("warmup", "epoch"), [(0.3, 0), (0.3, 2), (1.0, 9), (0.05, 0)])
+def test_warm_up_is_smoothed_cross_entropy_alone(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    bottleneck: StreamingBottleneck,
+    warmup: float,
+    epoch: int,
+) -> None:
+    images, labels, logits, features = batch
+    loss, parts = Objective(recipe(warmup), bottleneck)(images, labels, logits, features, epoch)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    bound = bottleneck(features, labels, images)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(parts, torch.stack([expected, expected, bound]).detach())
+    loss.backward()
+    assert features.grad is None
+
+
+@pytest.mark.parametrize(("warmup", "epoch"), [(0.3, 3), (0.3, 9), (0.0, 0), (0.05, 1)])
+def test_after_it_the_bound_takes_the_place_of_smoothing(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    bottleneck: StreamingBottleneck,
+    warmup: float,
+    epoch: int,
+) -> None:
+    images, labels, logits, features = batch
+    loss, parts = Objective(recipe(warmup), bottleneck)(images, labels, logits, features, epoch)
+    cross_entropy = F.cross_entropy(logits, labels)
+    bound = bottleneck(features, labels, images)
+    expected = cross_entropy + 0.5 * bound
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(parts, torch.stack([expected, cross_entropy, bound]).detach())
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad.norm() > 0
+
+
+def test_the_parts_keep_no_graph(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    _, parts = Objective(recipe(0.0), bottleneck)(images, labels, logits, features, 5)
+    assert not parts.requires_grad
+
+
+# --- the learning rate
+
+
+def rates(recipe: Recipe) -> list[float]:
+    """The rate of every step of the recipe, and of the one that would follow."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = build_schedule(optimizer, recipe, STEPS_PER_EPOCH)
+    rates = []
+    for step in range(recipe.epochs * STEPS_PER_EPOCH + 1):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def test_the_rate_rises_linearly_then_falls_along_a_cosine() -> None:
+    got = rates(Recipe(epochs=5, lr=0.1, min_lr=0.02, warmup_epochs=1.5))
+    warmup, total = 15, 50
+    for step in range(warmup):
+        assert got[step] == pytest.approx(0.02 + 0.08 * step / warmup)
+    assert got[warmup] == pytest.approx(0.1)
+    assert max(got) == pytest.approx(0.1)
+    assert got[warmup:] == sorted(got[warmup:], reverse=True)
+    quarter = warmup + (total - warmup) // 4  # not quite a quarter, so not quite 1 + sqrt(1/2)
+    cosine = torch.tensor(torch.pi * (quarter - warmup) / (total - warmup)).cos().item()
+    assert got[quarter] == pytest.approx(0.02 + 0.04 * (1 + cosine))
+    assert got[total - 1] > 0.02
+    assert got[total] == pytest.approx(0.02)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
+    got = rates(Recipe(epochs=2, lr=0.1, min_lr=0.0))
+    assert got[0] == pytest.approx(0.1)
+    assert got[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_warm_up_may_last_for_all_epochs() -> None:
+    got = rates(Recipe(epochs=2, lr=0.1, min_lr=0.0, warmup_epochs=2))
+    assert got[:20] == sorted(got[:20])
+    assert got[19] == pytest.approx(0.1 * 19 / 20)
+
+
+# --- the optimizer
+
+
+def test_biases_and_norms_carry_no_weight_decay() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", image_size=32, num_classes=CLASSES)
+    optimizer = build_optimizer(model, Recipe(weight_decay=0.05, lr=0.1))
+    decay = {
+        parameter: group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert decay.keys() == set(model.parameters())
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
+    checked = 0
+    for name, module in model.named_modules():
+        for kind, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, kinds):
+                spared = kind == "bias" or isinstance(module, nn.LayerNorm)
+                assert decay[parameter] == (0 if spared else 0.05), f"{name}.{kind}"
+                checked += 1
+    assert checked > 40
+
+
+def test_the_job_names_the_optimizer() -> None:
+    model = nn.Linear(2, 2)
+    assert type(build_optimizer(model, Recipe(optimizer="sgd"))) is torch.optim.SGD
+    assert type(build_optimizer(model, Recipe(optimizer="adamw"))) is torch.optim.AdamW
