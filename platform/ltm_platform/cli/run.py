@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import preflight, tracking
 from ltm_platform.cli.capture import captured_output
+from ltm_platform.cli.program import program
 from ltm_platform.cli.screen import Screen
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec
@@ -36,7 +37,7 @@ def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
     folder = RunFolder(Path(record.folder or ""))
     if not record.folder or not folder.job.exists():
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
-    command = ("ltm-platform", "submit", str(folder.job))
+    command = (*program(), "submit", str(folder.job))
     job = JobSpec.load(folder.job).replace("tracking.uri", store)
     _carry_out(job, command, folder=folder, run_id=record.run_id, verbose=verbose)
 

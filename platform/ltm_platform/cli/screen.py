@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import tracking
+from ltm_platform.cli.program import program
 from ltm_platform.events import EpochEnded, Event, Measured, Started
 
 if TYPE_CHECKING:
@@ -138,23 +139,28 @@ class Screen:
         other = "ltm" if ready.job.model.method == "none" else "none"
         self._console.print("\nNext:")
         for words, purpose in (
-            (["ltm-platform", "ui"], "compare runs in the browser"),
-            (["ltm-platform", "runs"], "list them here"),
+            ([*program(), "ui"], "compare runs in the browser"),
+            ([*program(), "runs"], "list them here"),
             ([*command, "--set", f"model.method={other}"], "the same with and without merging"),
         ):
-            self._console.print(Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim")))
+            line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
+            self._console.print(line, soft_wrap=True)
 
     def stopped(self, folder: RunFolder) -> None:
         """After Ctrl-C."""
-        self._console.print(f"stopped; {self._kept(folder)}")
+        self._console.print("stopped")
+        self._kept(folder)
 
     def failed(self, folder: RunFolder, error: RunError) -> None:
         """After an exception in a rank."""
         self._console.print(f"failed: {error}")
-        self._console.print(f"the log is {folder.log}; {self._kept(folder)}")
+        self._console.print(f"the log is {folder.log}", soft_wrap=True)
+        self._kept(folder)
 
-    def _kept(self, folder: RunFolder) -> str:
-        return f"finished epochs are kept; go on with: ltm-platform resume {folder.name}"
+    def _kept(self, folder: RunFolder) -> None:
+        command = shlex.join([*program(), "resume", folder.name])
+        text = f"finished epochs are kept; go on with: {command}"
+        self._console.print(text, soft_wrap=True)
 
 
 def _rate(images_per_s: float) -> str:

@@ -19,11 +19,12 @@ def command(job: str, overrides: tuple[str, ...], name: str | None, verbose: boo
     Example:
       ltm-platform submit jobs/quickstart.yaml --set engine.zero_stage=2
     """
+    from ltm_platform.cli.program import program
     from ltm_platform.cli.run import start
     from ltm_platform.job import JobSpec
 
     spec = JobSpec.load(job, overrides)
     if name is not None:
         spec = spec.replace("name", name)
-    typed = ["ltm-platform", "submit", job, *(word for o in overrides for word in ("--set", o))]
+    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
     start(spec, typed, name=name, verbose=verbose)
