@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ENVIRONMENT = {
     # Ray would write a token into the user's home.
@@ -26,6 +28,8 @@ def ltm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for key, value in ENVIRONMENT.items():
             patch.setenv(key, value)
         patch.setenv("LTM_PLATFORM_HOME", str(folder))
+        # As in an activated environment: commands to type next are shown by their names.
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield folder
 

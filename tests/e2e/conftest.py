@@ -26,8 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
-    path = os.pathsep.join([str(Path(COMMAND[0]).parent), kept["PATH"]])
-    return kept | {"LTM_PLATFORM_HOME": str(home), "RAY_AUTH_MODE": "disabled", "PATH": path}
+    return kept | {"LTM_PLATFORM_HOME": str(home), "RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture(scope="session")
