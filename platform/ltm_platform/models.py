@@ -25,15 +25,22 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
     """
     spec = job.model
     chosen = method or spec.method
+    merging: dict[str, Any] = {}
+    if chosen != "none":
+        merging = {
+            "compression_ratio": spec.compression_ratio,
+            "plan": spec.plan,
+            "target_gmacs": spec.target_gmacs,
+            **spec.options,
+        }
     model: Any = ltm.create_model(
         spec.backbone,
         method=chosen,
-        compression_ratio=None if chosen == "none" else spec.compression_ratio,
         num_classes=num_classes,
         image_size=spec.image_size,
         pretrained=spec.pretrained,
         drop_path=spec.drop_path,
-        **({} if chosen == "none" else spec.options),
+        **merging,
     )
     if not isinstance(model.get_classifier(), nn.Module):
         raise ValueError(f"backbone is {spec.backbone!r}, which has more than one classifier")

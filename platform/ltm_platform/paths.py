@@ -25,6 +25,11 @@ def cache() -> Path:
     return Path(platformdirs.user_cache_dir("ltm-platform"))
 
 
+def shown(path: Path | str) -> str:
+    """A path, or an address that holds one, as people write it: with ``~`` for the user's home."""
+    return str(path).replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
+
+
 def runs() -> Path:
     """One folder a run, named after it."""
     return home() / "runs"

@@ -214,7 +214,8 @@ def _with_model(job: JobSpec, num_classes: int) -> tuple[JobSpec, ltm.Count, ltm
         model = create_model(job, num_classes)
         base = create_model(job, num_classes, method="none")
     if job.model.method == "none":
-        job = job.replace("model.compression_ratio", None)  # so that no list of runs shows one
+        for wish in ("compression_ratio", "plan", "target_gmacs", "elastic"):
+            job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
     return job, ltm.count(model, size), ltm.count(base, size)

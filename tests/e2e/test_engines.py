@@ -29,6 +29,16 @@ def test_stages_agree(cli: Cli, store: str, tiny_job: Path) -> None:
         assert losses(cli, store, tiny_job, stage) == pytest.approx(expected, rel=2e-2)
 
 
+def test_one_network_trains_at_many_ratios_within_a_budget(
+    cli: Cli, store: str, tiny_job: Path
+) -> None:
+    model = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
+    done = cli("submit", str(tiny_job), "--name", "elastic", "--set", model)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = tracking.find_run(store, "elastic").metrics
+    assert 0.011 < metrics["model/gmacs"] <= 0.012
+
+
 def test_the_base_model_trains_without_merging_in_bf16(
     cli: Cli, store: str, tiny_job: Path
 ) -> None:

@@ -234,3 +234,13 @@ def test_importing_job_loads_nothing_heavy() -> None:
         check=True,
     )
     assert not heavy & set(run.stdout.split())
+
+
+def test_a_plan_names_modules_whose_names_have_dots() -> None:
+    plan = "plan:\n    blocks.0: 40\n    layers.2: [6, 6]\n"
+    job = JobSpec.load(write("x.yaml", GOOD.replace("data:", f"  {plan}data:")))
+    assert job.model.plan == {"blocks.0": 40, "layers.2": (6, 6)}
+    assert JobSpec.from_dict(job.to_dict()) == job
+    assert JobSpec.load(write("y.yaml", job.to_yaml()), ["name=x"]) == job
+    other = JobSpec.load(write("x.yaml", GOOD), ["model.plan={blocks.1: 9}"])
+    assert other.model.plan == {"blocks.1": 9}

@@ -14,7 +14,7 @@ from ltm_platform.errors import UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("submit", "resume", "validate", "runs", "ui")
+COMMANDS = ("submit", "resume", "validate", "runs", "ui", "models")
 
 
 class _Commands(click.Group):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from ltm_platform import tracking
+from ltm_platform import paths, tracking
 from ltm_platform.cli.program import program
 from ltm_platform.events import EpochEnded, Event, Measured, Started
 
@@ -66,8 +66,8 @@ class Screen:
                 f"accumulated x {batch.workers} workers"
             ),
             "engine": f"ZeRO {job.engine.zero_stage}, {job.engine.precision}, {device}",
-            "tracking": tracking.tracking_uri(job.tracking.uri),
-            "log": str(folder.log),
+            "tracking": paths.shown(tracking.tracking_uri(job.tracking.uri)),
+            "log": paths.shown(folder.log),
         }
         self._console.print(folder.name, style="bold")
         for key, value in rows.items():
@@ -132,8 +132,8 @@ class Screen:
             f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
             f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
-        table.add_row("best checkpoint", str(checkpoints.best))
-        table.add_row("last checkpoint", str(checkpoints.last))
+        table.add_row("best checkpoint", paths.shown(checkpoints.best))
+        table.add_row("last checkpoint", paths.shown(checkpoints.last))
         self._console.print()
         self._console.print(table)
         other = "ltm" if ready.job.model.method == "none" else "none"
@@ -154,7 +154,7 @@ class Screen:
     def failed(self, folder: RunFolder, error: RunError) -> None:
         """After an exception in a rank."""
         self._console.print(f"failed: {error}")
-        self._console.print(f"the log is {folder.log}", soft_wrap=True)
+        self._console.print(f"the log is {paths.shown(folder.log)}", soft_wrap=True)
         self._kept(folder)
 
     def _kept(self, folder: RunFolder) -> None:

@@ -137,16 +137,16 @@ def _read_override(text: str, below: Layer) -> Layer:
         problem = "extends can only be said in a job file"
     if problem:
         return Layer(problems=[f"{origin}: {problem}"])
+    parts = key.split(".")
     try:
-        value, inner = parse_yaml(raw, lambda _: origin)
+        value, inner = parse_yaml(raw, lambda _: origin, tuple(parts))
     except UserError as error:
         return Layer(problems=[str(error)])
 
-    parts = key.split(".")
     outer = [".".join(parts[:depth]) for depth in range(1, len(parts))]
     origins = {section: origin for section in outer if not isinstance(below.get(section), dict)}
     origins[key] = origin
-    origins |= {f"{key}.{inside}": origin for inside in inner.origins}
+    origins |= inner.origins
     values: Any = value
     for part in reversed(parts):
         values = {part: values}

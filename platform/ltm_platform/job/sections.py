@@ -63,9 +63,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 KeptFraction = Annotated[float, Field(gt=0, le=1)]
 # YAML has lists, not tuples, hence not strict; the two numbers inside still are.
-CropScale = Annotated[
+KeptRange = Annotated[
     tuple[KeptFraction, KeptFraction], Field(strict=False), AfterValidator(_ordered)
 ]
+Plan = dict[str, Count | Annotated[tuple[Count, Count], Field(strict=False)]]
 Options = Annotated[
     dict[str, Any],
     BeforeValidator(lambda value: {} if value is None else value),
@@ -95,6 +96,12 @@ class Model(Section):
     """Name of the method that reduces tokens; `none` is the same backbone without merging."""
     compression_ratio: KeptFraction | None = None
     """Kept fraction of the tokens, 1 keeps all; null is the backbone's default plan."""
+    plan: Plan | None = None
+    """What each site keeps, a number of tokens or [rows, columns], e.g. {blocks.0: 157}."""
+    target_gmacs: Positive | None = None
+    """A budget in 1e9 multiply-accumulates an image; the plan closest from below is taken."""
+    elastic: KeptRange | None = None
+    """Train every step at a ratio drawn from [low, high]: one checkpoint then serves them all."""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Height and width of the input in pixels; null is the backbone's own size."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -133,7 +140,7 @@ class Bottleneck(Section):
 class Augment(Section):
     """Random changes to the training images; validation images are never changed."""
 
-    crop_scale: CropScale = (0.08, 1.0)
+    crop_scale: KeptRange = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip; 0 where left and right matter, as in digits."""

@@ -17,6 +17,7 @@ from ltm_platform.job.layer import Layer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_MODULES = ("model", "plan")  # whose keys are names of modules, with dots
 _MOST_NODES = 10_000
 _DEEPEST = 32
 
@@ -58,8 +59,12 @@ def dump_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def parse_yaml(text: str, place: Callable[[int], str]) -> tuple[Any, Layer]:
+def parse_yaml(
+    text: str, place: Callable[[int], str], at: tuple[str, ...] = ()
+) -> tuple[Any, Layer]:
     """The document and, as a layer, the origin of its keys; ``place`` turns a line into an origin.
+
+    ``at`` is where in a job the document belongs; keys in the layer begin there.
 
     Raises:
         UserError: the text is not one YAML document.
@@ -67,7 +72,7 @@ def parse_yaml(text: str, place: Callable[[int], str]) -> tuple[Any, Layer]:
     try:
         node = yaml.compose(text, Loader=_Loader)
         builder = _Builder(place)
-        value = None if node is None else builder.build(node, ())
+        value = None if node is None else builder.build(node, at)
     except yaml.MarkedYAMLError as error:
         raise UserError(_syntax_error(error, place)) from None
     except yaml.reader.ReaderError as error:
@@ -121,7 +126,7 @@ class _Builder:
                 self.problems.append(f"{where}: the key {key!r} is not a name")
                 continue
             here = (*path, key)
-            if "." in key:
+            if "." in key and path != _MODULES:
                 self.problems.append(
                     f"{where}: the key {key!r} holds a dot; "
                     f"write {key.partition('.')[0]}: and the rest indented below it"

@@ -12,6 +12,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
@@ -53,6 +54,7 @@ class Trainer:
         dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
         self._num_classes = len(dataset.classes)
         model = create_model(job, self._num_classes)
+        self._plan = model.plan if job.model.elastic else None
         augment = Augment(**job.recipe.augment.model_dump())
         pixels = input_pixels(model)
         self._train_loader = Loader(
@@ -117,6 +119,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> None:
         step = self._position.steps_done
+        self._compress(step)
         parts = self._new_parts()
         self._meter.restart_clock()
         for index, (images, labels) in enumerate(self._train_loader.epoch(epoch), start=1):
@@ -125,6 +128,7 @@ class Trainer:
             if index % self._batch.accumulation:
                 continue
             step += 1
+            self._compress(step)
             self._bottleneck.sync()
             if self._ema:
                 self._ema.update()
@@ -133,7 +137,15 @@ class Trainer:
             self._meter.step(step, epoch, self._engine.get_lr()[0], parts)
             parts = self._new_parts()
         self._meter.end_epoch()
+        if self._plan:
+            self._engine.module.model.set_compression(self._plan)
         self._position = Position(epochs_done=epoch + 1, steps_done=step)
+
+    def _compress(self, step: int) -> None:
+        """Elastic training: every step has a ratio of its own, the same on all ranks."""
+        if self.job.model.elastic:
+            ratio = ltm.elastic_ratio(self.job.model.elastic, step, self.job.recipe.seed)
+            self._engine.module.model.set_compression(ratio)
 
     def _new_parts(self) -> torch.Tensor:
         return torch.zeros(len(Objective.PARTS), device=self._engine.device)
