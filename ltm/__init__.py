@@ -14,12 +14,14 @@ from ltm.heatmap import Heatmap, heatmap
 from ltm.merge import Merge
 from ltm.methods import Method, list_methods, register_method
 from ltm.plan import elastic_ratio
+from ltm.table import Published, table
 
 __all__ = [
     "Count",
     "Heatmap",
     "Merge",
     "Method",
+    "Published",
     "StreamingBottleneck",
     "count",
     "create_model",
@@ -28,5 +30,6 @@ __all__ = [
     "list_backbones",
     "list_methods",
     "register_method",
+    "table",
     "timm_models",
 ]

@@ -15,20 +15,12 @@ from timm.models._features import FeatureGetterNet
 from ltm.backbones import find_backbone
 from ltm.create import merged
 from ltm.methods import check_method, list_options
+from ltm.table import PUBLISHED
 
 if TYPE_CHECKING:
     from torch import nn
 
 WISHES = ("compression_ratio", "plan", "target_gmacs")
-PUBLISHED = (
-    "mobilevit_xs",
-    "mobilevit_s",
-    "efficientvit_b1",
-    "vit_small_patch16_224",
-    "vit_base_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "swin_base_patch4_window7_224",
-)
 
 
 def _register(backbone: str) -> None:
@@ -54,5 +46,5 @@ def _register(backbone: str) -> None:
     register_model(entry)
 
 
-for _name in PUBLISHED:
+for _name in dict.fromkeys(row.backbone for row in PUBLISHED):
     _register(_name)

@@ -103,6 +103,7 @@ def heatmaps() -> torch.Tensor:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     (HERE / "block.svg").write_text(block())
     write_png(heatmaps(), str(HERE / "heatmap.png"))
 

@@ -218,10 +218,10 @@ class MergingModel(nn.Module):
         check_names(plan, self.method_places)
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
-            kept = plan.get(name)
-            if kept is None:
+            if name not in plan:
                 return None
-            if isinstance(kept, int) and not self.needs_grid:
+            kept = plan[name]
+            if not self.needs_grid and not isinstance(kept, tuple | list):
                 return kept_tokens(name, kept, tokens)
             if grid is None:
                 raise ValueError(

@@ -67,10 +67,12 @@ class LearnedStep(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Merged tokens m [B, P, R] -> the step of their slots, [B, P, R]."""
-        distance = m.square().sum(-1, keepdim=True) - 2 * m @ self.codes.T
-        pi = (-self.log_b.exp() * (distance + self.codes.square().sum(-1))).softmax(-1)
-        pull = pi * (self.omega - (pi * self.omega).sum(-1, keepdim=True))
-        return pull @ self.codes * (self.eta / self.rank**0.5)
+        codes, omega = self.codes.float(), self.omega.float()
+        # ||m||^2 is the same for all codes and leaves the softmax as it is
+        distance = codes.square().sum(-1) - 2 * m @ codes.T
+        pi = (-self.log_b.float().exp() * distance).softmax(-1)
+        pull = pi * (omega - (pi * omega).sum(-1, keepdim=True))
+        return pull @ codes * (self.eta.float() / self.rank**0.5)
 
 
 class MaskModule(nn.Module):
@@ -100,7 +102,9 @@ class MaskModule(nn.Module):
         """The merge of tokens [B, N, D] into `site.slots` slots."""
         with full_precision(tokens):
             h = F.layer_norm(tokens.float(), (self.dim,))
-            z, saliency = self.project(h).split([self.rank, 1], dim=-1)
+            # an engine may keep weights in half precision
+            projected = self.project(h.to(self.project.weight.dtype)).float()
+            z, saliency = projected.split([self.rank, 1], dim=-1)
             if isinstance(site.kept, int):
                 return self._content(h, z, saliency.squeeze(-1), site.slots)
             return self._grid(z, saliency.squeeze(-1), site)

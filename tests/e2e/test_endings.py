@@ -59,11 +59,13 @@ def ended(child: pexpect.spawn) -> int:
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
-    environment: dict[str, str], store: str, tiny_job: Path
+    environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
     child = spawn(
         environment, "submit", str(tiny_job), "--name", "stopped", "--set", "recipe.epochs=200"
     )
+    # the live line: epoch, step, loss and its parts, top-1, images/s, time left
+    child.expect(r"epoch   2/200  step \d+.*loss \d.*ce \d.*ib .*top-1 .*images/s.*\d:\d\d")
     child.expect("epoch   2/200  loss")
     child.sendintr()
     child.expect("ltm-platform resume stopped")
@@ -73,7 +75,8 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     steps = finished_epochs(store, run.run_id)
     assert len(steps) >= 2
 
-    child = spawn(environment, "resume", "stopped")
+    child = spawn(environment, "resume", "stopped", "-v")
+    child.expect("Started a local Ray instance")
     child.expect(r"going on after epoch (\d+)")
     assert int(child.match.group(1)) in (len(steps) - 1, len(steps))
     child.expect(r"epoch \s*\d+/200  loss")
@@ -84,6 +87,8 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     resumed = finished_epochs(store, run.run_id)
     assert resumed[: len(steps)] == steps
     assert len(set(resumed)) > len(set(steps))
+    log = (home / "runs" / "stopped" / "run.log").read_text()
+    assert log.count("Started a local Ray instance") == 2
 
 
 def finished_epochs(store: str, run_id: str) -> list[int]:

@@ -57,7 +57,7 @@ def test_compile_breaks_no_graph(backbone: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backbone", NETS)
-def test_autocast_is_safe(backbone: str, dtype: torch.dtype) -> None:
+def test_half_precision_is_safe(backbone: str, dtype: torch.dtype) -> None:
     model, x = create(backbone)
     plain = model(x)
     with torch.autocast("cpu", dtype):
@@ -66,3 +66,4 @@ def test_autocast_is_safe(backbone: str, dtype: torch.dtype) -> None:
     assert half.isfinite().all()
     assert torch.nn.functional.cosine_similarity(half.float(), plain).mean() > 0.95
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert model.to(dtype)(x.to(dtype)).isfinite().all()

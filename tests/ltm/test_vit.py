@@ -88,41 +88,8 @@ def test_prefix_tokens_pass_by() -> None:
     assert model.forward_features(images(size=56)).shape == (2, 5 + 9, 384)  # type: ignore[operator]
 
 
-def test_the_head_works_as_timms() -> None:
-    model = ltm.create_model(TINY, num_classes=5).eval()
-    x = images()
-    with torch.no_grad():
-        pooled = model.forward_head(model.forward_features(x), pre_logits=True)  # type: ignore[operator]
-        assert pooled.shape == (2, 64)
-        torch.testing.assert_close(model.get_classifier()(pooled), model(x))  # type: ignore[operator]
-    model.reset_classifier(7)  # type: ignore[operator]
-    assert model(x).shape == (2, 7)
-
-
 def test_a_state_dict_makes_the_same_model_again() -> None:
     a, b = (ltm.create_model(TINY, compression_ratio=0.6).eval() for _ in range(2))
     b.load_state_dict(a.state_dict())
     with torch.no_grad():
         assert torch.equal(a(images()), b(images()))
-
-
-def test_gradient_checkpointing_changes_nothing() -> None:
-    model = ltm.create_model(TINY, compression_ratio=0.5, num_classes=5)
-    gradients = []
-    for enable in (False, True):
-        model.set_grad_checkpointing(enable)  # type: ignore[operator]
-        model.zero_grad()
-        model(images()).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    assert len(gradients[0]) == len(gradients[1])
-    torch.testing.assert_close(gradients[0], gradients[1])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_safe(dtype: torch.dtype) -> None:
-    model = ltm.create_model(TINY, compression_ratio=0.5, num_classes=5)
-    with torch.autocast("cpu", dtype):
-        loss = model(images()).float().square().mean()
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

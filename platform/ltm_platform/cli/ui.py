@@ -26,7 +26,8 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
         return
     paths.home().mkdir(parents=True, exist_ok=True)
     with tracking.serving_ui(uri, host, port, paths.home() / "ui.log") as server:
-        click.echo(f"MLflow UI on http://{host}:{port} (runs of {paths.shown(uri)}); Ctrl-C closes it")
+        runs = paths.shown(uri)
+        click.echo(f"MLflow UI on http://{host}:{port} (runs of {runs}); Ctrl-C closes it")
         try:
             server.wait()
         except KeyboardInterrupt:

@@ -137,7 +137,7 @@ class Trainer:
             self._meter.step(step, epoch, self._engine.get_lr()[0], parts)
             parts = self._new_parts()
         self._meter.end_epoch()
-        if self._plan:
+        if self._plan is not None:
             self._engine.module.model.set_compression(self._plan)
         self._position = Position(epochs_done=epoch + 1, steps_done=step)
 

@@ -1,4 +1,4 @@
-"""What a user sees in a terminal and in the browser."""
+"""What a user sees in the browser."""
 
 from __future__ import annotations
 
@@ -12,26 +12,7 @@ import pexpect
 from .conftest import COMMAND, TIMEOUT_S
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Cli
-
-
-def test_a_terminal_shows_progress_and_with_v_the_log(
-    environment: dict[str, str], tiny_job: Path, home: Path
-) -> None:
-    arguments = ["submit", str(tiny_job), "--name", "verbose", "-v"]
-    child = pexpect.spawn(
-        COMMAND[0], arguments, env=environment, encoding="utf-8", timeout=TIMEOUT_S
-    )
-    child.expect("Started a local Ray instance")
-    child.expect(r"epoch 1/2  step \d+.*loss \d.*ce \d.*ib .*images/s.*\d:\d\d")
-    child.expect(r"epoch 2/2  loss")
-    child.expect("Next:")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
-    assert "Started a local Ray instance" in (home / "runs" / "verbose" / "run.log").read_text()
 
 
 def test_the_ui_serves_the_runs_on_the_loopback_address(
