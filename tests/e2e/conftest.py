@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +17,29 @@ COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
 TIMEOUT_S = 600
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
+    """Start ``ltm-platform`` in a pseudo-terminal, with Ctrl-C enabled as a login shell has it.
+
+    A background job, as these tests may be, hands an ignored SIGINT down to its children.
+    """
+    return pexpect.spawn(
+        COMMAND[0],
+        [*args],
+        env=environment,
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+        dimensions=(40, 120),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def ended(child: pexpect.spawn) -> int:
+    """Wait for the end; the exit code."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus
 
 
 @pytest.fixture(scope="session")

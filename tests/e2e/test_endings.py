@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pexpect
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
 
-from .conftest import COMMAND, TIMEOUT_S
+from .conftest import ended, in_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,27 +40,10 @@ def test_an_exception_in_a_rank_fails_the_run(
     assert "dog/5.png" in (run.error or "")
 
 
-def spawn(environment: dict[str, str], *args: str) -> pexpect.spawn:
-    return pexpect.spawn(
-        COMMAND[0],
-        [*args],
-        env=environment,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-        dimensions=(40, 120),
-    )
-
-
-def ended(child: pexpect.spawn) -> int:
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.exitstatus
-
-
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
-    child = spawn(
+    child = in_terminal(
         environment, "submit", str(tiny_job), "--name", "stopped", "--set", "recipe.epochs=200"
     )
     # the live line: epoch, step, loss and its parts, top-1, images/s, time left
@@ -75,7 +57,7 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     steps = finished_epochs(store, run.run_id)
     assert len(steps) >= 2
 
-    child = spawn(environment, "resume", "stopped", "-v")
+    child = in_terminal(environment, "resume", "stopped", "-v")
     child.expect("Started a local Ray instance")
     child.expect(r"going on after epoch (\d+)")
     assert int(child.match.group(1)) in (len(steps) - 1, len(steps))

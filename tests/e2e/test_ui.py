@@ -7,9 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
-import pexpect
-
-from .conftest import COMMAND, TIMEOUT_S
+from .conftest import ended, in_terminal
 
 if TYPE_CHECKING:
     from .conftest import Cli
@@ -21,13 +19,7 @@ def test_the_ui_serves_the_runs_on_the_loopback_address(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    child = pexpect.spawn(
-        COMMAND[0],
-        ["ui", "--port", str(port)],
-        env=environment,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-    )
+    child = in_terminal(environment, "ui", "--port", str(port))
     child.expect(f"http://127.0.0.1:{port}")
     with urlopen(f"http://127.0.0.1:{port}/") as page:
         assert "MLflow" in page.read().decode()
@@ -46,6 +38,4 @@ def test_the_ui_serves_the_runs_on_the_loopback_address(
 
     child.sendintr()
     child.expect("closed")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert ended(child) == 0
