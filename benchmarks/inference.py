@@ -3,32 +3,50 @@
     python benchmarks/inference.py
     python benchmarks/inference.py --backbones vit_s swin_t --methods ltm tome --ratios 0.8 0.6
 
-Runs are interleaved, base and merged in turn, so that both see the same machine; the fastest of
-each counts. "of MACs" is the measured speed-up divided by the base's MACs over the merged net's:
-1 when time follows arithmetic. Memory is the largest resident set above that of an idle process,
-each net in a process of its own.
+Both nets are prepared as for serving: channels-last, batch norms folded into the convolutions
+before them (`--as-trained` does neither). Runs are interleaved, base and merged in turn, so that
+both see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
+the base's MACs over the merged net's: 1 when time follows arithmetic. Memory is the largest
+resident set above that of an idle process, each net in a process of its own (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import time
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import ltm
 
 BACKBONES = ["mobilevit_xs", "mobilevit_s", "efficientvit_b1", "vit_s", "vit_b", "swin_t", "swin_b"]
 
 
-def build(backbone: str, method: str, ratio: float | None) -> nn.Module:
+def build(backbone: str, method: str, ratio: float | None, as_trained: bool) -> nn.Module:
     """A network in evaluation mode, with random weights."""
     torch.manual_seed(0)
-    return ltm.create_model(backbone, method, compression_ratio=ratio, image_size=224).eval()
+    model = ltm.create_model(backbone, method, compression_ratio=ratio, image_size=224).eval()
+    if as_trained:
+        return model
+    fold_batch_norms(model)
+    return model.to(memory_format=torch.channels_last)
+
+
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold every batch norm into the convolution before it; its activation stays."""
+    for parent in model.modules():
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                # timm's batch norm holds dropout and activation too
+                rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+                setattr(parent, norm_name, nn.Sequential(*rest))
 
 
 @torch.inference_mode()
@@ -45,12 +63,18 @@ def fastest(models: list[nn.Module], images: torch.Tensor, runs: int) -> list[fl
     return [min(column) for column in zip(*times, strict=True)]
 
 
+def _resident() -> int:
+    """KiB: the largest resident set of this process so far."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
 def _peak(arguments: tuple[Any, ...], batch: int, threads: int, queue: Any) -> None:
     torch.set_num_threads(threads)
     model, images = build(*arguments), torch.randn(batch, 3, 224, 224)
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idle = _resident()
     seconds(model, images)
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024)
+    queue.put((_resident() - idle) / 1024)
 
 
 def peak_memory(arguments: tuple[Any, ...], batch: int, threads: int) -> float:
@@ -73,23 +97,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
-        "--channels-last", action="store_true", help="for both: faster convolutions"
+        "--as-trained", action="store_true", help="contiguous, batch norms not folded"
     )
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    layout = torch.contiguous_format if args.as_trained else torch.channels_last
     images = torch.randn(args.batch, 3, 224, 224).to(memory_format=layout)
     print(
         f"{'backbone':<17}{'method':<8}{'ratio':>6}{'GMACs':>8}{'images/s':>10}{'base':>8}"
         f"{'speed-up':>10}{'of MACs':>9}" + (f"{'MiB':>7}{'base':>7}" if args.memory else "")
     )
     for backbone in args.backbones:
-        base = build(backbone, "none", None).to(memory_format=layout)
+        base = build(backbone, "none", None, args.as_trained)
         base_gmacs = ltm.count(base, 224).gmacs
         for method in args.methods:
             for ratio in args.ratios or [None]:
-                model = build(backbone, method, ratio).to(memory_format=layout)
+                model = build(backbone, method, ratio, args.as_trained)
                 gmacs = ltm.count(model, 224).gmacs
                 base_time, time_ = fastest([base, model], images, args.runs)
                 speedup = base_time / time_
@@ -99,7 +123,8 @@ def main() -> None:
                     f"{speedup * gmacs / base_gmacs:>9.3f}"
                 )
                 if args.memory:
-                    for arguments in ((backbone, method, ratio), (backbone, "none", None)):
+                    for net in ((method, ratio), ("none", None)):
+                        arguments = (backbone, *net, args.as_trained)
                         line += f"{peak_memory(arguments, args.batch, args.threads):>7.0f}"
                 print(line, flush=True)
 

@@ -9,6 +9,7 @@ Every net has the same size, the same recipe and the same multiply-accumulates: 
     grid            the same, with the learned step
     content, frozen the most salient tokens by a random direction, nothing learned
     content         a learned saliency chooses the tokens that stay, with the learned step
+    matching        ToMe's matching of the tokens as the start mask, with the learned step
     tome            ToMe's matching in every block, at the same mean ratio
 
 For each: top-1 on held-out images; IBB on held-out images; the same IBB when the learned step of
@@ -30,13 +31,15 @@ from torch.nn import functional as F
 import ltm
 
 BACKBONE = "vit_nano_patch4_32"
-STEPS, BATCH, RATE, PAD = 300, 32, 2e-3, 3
+STEPS, BATCH, RATE, PAD = 600, 32, 2e-3, 3
 
 MASKS: dict[str, tuple[str, dict[str, str], bool]] = {
     "grid, frozen": ("ltm", {"anchors": "grid"}, True),
     "grid": ("ltm", {"anchors": "grid"}, False),
     "content, frozen": ("ltm", {"anchors": "content"}, True),
     "content": ("ltm", {"anchors": "content"}, False),
+    "matching, frozen": ("ltm", {"anchors": "matching"}, True),
+    "matching": ("ltm", {"anchors": "matching"}, False),
     "tome": ("tome", {}, False),
 }
 

@@ -11,7 +11,7 @@ Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,14 @@ from torch.nn import functional as F
 
 from ltm.merge import Assigned, Local, Merge
 from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods.tome import match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ltm.plan import Grid, Place, Site
 
-Anchors = Literal["content", "grid"]
+Anchors = Literal["content", "matching", "grid"]
 
 # within a slot, no source is lighter than e^-10 of the heaviest: all keep a gradient
 _MAX_LOGIT = 10.0
@@ -87,15 +88,16 @@ class MaskModule(nn.Module):
     to choose anchors, at a random direction.
     """
 
-    def __init__(self, dim: int, on_grid: bool, rank: int = 16, codes: int = 32) -> None:
+    def __init__(self, dim: int, anchors: Anchors, rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         self.dim = dim
+        self.anchors = anchors
         self.rank = rank
         self.project = nn.Linear(dim, rank + 1, bias=False)
         self.step = LearnedStep(rank, codes)
         # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
         nn.init.normal_(self.project.weight, std=dim**-0.5)
-        if on_grid:
+        if anchors != "content":
             nn.init.zeros_(self.project.weight[rank:])
 
     def forward(self, tokens: Tensor, site: Site) -> Merge:
@@ -121,7 +123,10 @@ class MaskModule(nn.Module):
         return Local(index, S.softmax(-1), site.tokens)
 
     def _content(self, h: Tensor, z: Tensor, saliency: Tensor, slots: int) -> Merge:
-        slot = join_most_similar(h, saliency, slots)
+        if self.anchors == "matching":
+            slot = match(h.detach(), torch.ones_like(saliency), slots)
+        else:
+            slot = join_most_similar(h, saliency, slots)
         start = Assigned.normalised(slot, anchored_weight(saliency, slot, slots), slots)
         step = self.step(start(z))
         S = saliency + (z * start.unmerge(step)).sum(-1)
@@ -187,7 +192,7 @@ class LearnableTokenMerging(Method):
     """LTM, the method of the paper (arXiv 2407.15219).
 
     anchors: how the start mask is made where the network needs no grid (plain ViT): "content",
-        or "grid", which hierarchical networks always use.
+        "matching" (ToMe's), or "grid", which hierarchical networks always use.
     rank, codes: size of the mask module, see `MaskModule`.
     """
 
@@ -199,15 +204,16 @@ class LearnableTokenMerging(Method):
         codes: int = 32,
     ) -> None:
         super().__init__()
-        if anchors not in ("content", "grid"):
-            raise ValueError(f"anchors is {anchors!r}, allowed are 'content' and 'grid'")
+        if anchors not in get_args(Anchors):
+            raise ValueError(f"anchors is {anchors!r}, allowed are {', '.join(get_args(Anchors))}")
         for name, value in {"rank": rank, "codes": codes}.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}, allowed is a whole number from 1")
         self.keeps_grid = anchors == "grid"
         self.masks = nn.ModuleDict()
         for dim, needs_grid in sorted(set(places.values())):
-            self.masks[str(dim)] = MaskModule(dim, needs_grid or self.keeps_grid, rank, codes)
+            start: Anchors = "grid" if needs_grid else anchors
+            self.masks[str(dim)] = MaskModule(dim, start, rank, codes)
 
     def forward(
         self,
