@@ -9,6 +9,7 @@ import pytest
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
+from ltm_platform.job.load import bundled_folder
 
 GOOD = """\
 model:
@@ -17,11 +18,12 @@ data:
   path: digits
 """
 RECIPE_FIELDS = (
-    "augment, clip_grad, ema_decay, epochs, global_batch, ib, label_smoothing, lr, micro_batch, "
-    "min_lr, optimizer, seed, warmup_epochs, weight_decay"
+    "augment, clip_grad, distill, early_stop, ema_decay, epochs, freeze, global_batch, ib, "
+    "label_smoothing, layer_decay, lr, micro_batch, min_lr, mix, optimizer, seed, sync_bn, "
+    "warmup_epochs, weight_decay"
 )
 JOB_FIELDS = "cluster, data, engine, extends, model, name, recipe, tracking"
-BUNDLED = "(bundled jobs: ltm_vit_b, quickstart)"
+BUNDLED = f"(bundled jobs: {', '.join(sorted(file.stem for file in bundled_folder().glob('*')))})"
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +92,48 @@ def ratio(value: str) -> str:
             id="batch that cannot be divided",
         ),
         pytest.param(
+            GOOD + "engine:\n  compile: true\n  zero_stage: 3\n",
+            "jobs/x.yaml:6: engine.compile is true, but at engine.zero_stage 3 weights come and go "
+            "within the network, which cannot be compiled: use a stage from 0 to 2",
+            id="compiled shards",
+        ),
+        pytest.param(
+            GOOD + "engine:\n  precision: fp16\n  zero_stage: 0\n",
+            "jobs/x.yaml:6: engine.precision is 'fp16' at engine.zero_stage 0, "
+            "but needs a stage from 1 to 3",
+            id="fp16 without ZeRO",
+        ),
+        pytest.param(
+            GOOD.replace("data:", "  elastic: [0.5, 1]\ndata:") + "engine:\n  compile: true\n",
+            "jobs/x.yaml:7: engine.compile is true, but with model.elastic every step is another "
+            "network to compile: leave one of them out",
+            id="compiled and elastic",
+        ),
+        pytest.param(
+            GOOD.replace("data:", "  pretrained: true\n  checkpoint: x.pt\ndata:"),
+            "jobs/x.yaml:4: model.pretrained is true and model.checkpoint is given, "
+            "but a network starts from one of them",
+            id="two starts",
+        ),
+        pytest.param(
+            GOOD + "recipe:\n  distill:\n    checkpoint: x.pt\n",
+            "jobs/x.yaml:7: recipe.distill.checkpoint is given, but not recipe.distill.teacher, "
+            "the network that it is for",
+            id="weights without a teacher",
+        ),
+        pytest.param(
+            GOOD + "recipe:\n  freeze: blocks.0\n",
+            "jobs/x.yaml:6: recipe.freeze is 'blocks.0' (text), "
+            "but must be a list of items, each text",
+            id="text for a list",
+        ),
+        pytest.param(
+            GOOD + "recipe:\n  micro_batch: aut\n",
+            "jobs/x.yaml:6: recipe.micro_batch is 'aut', but must be a whole number of at least 1 "
+            "or 'auto', or null; did you mean 'auto'?",
+            id="typo in auto",
+        ),
+        pytest.param(
             "extends: x.yaml\n",
             "jobs/x.yaml:1: extends runs in a circle: jobs/x.yaml -> jobs/x.yaml",
             id="cyclic extends",
@@ -141,7 +185,10 @@ def test_every_error_has_a_line_of_its_own() -> None:
         ("model.method=5", "5, but must be text; put it in quotes"),
         ("data.path=''", "'', but must be text that is not empty"),
         ('data.path="a\\0b"', "'a\\x00b', but must not hold control characters"),
-        ("engine.precision=fp3", "'fp3', but must be 'fp32' or 'bf16'; did you mean 'fp32'?"),
+        (
+            "engine.precision=fp3",
+            "'fp3', but must be 'fp32' or 'bf16' or 'fp16'; did you mean 'fp32'?",
+        ),
         (
             "cluster.workers=atuo",
             "'atuo', but must be a whole number of at least 1 or 'auto'; did you mean 'auto'?",
@@ -158,7 +205,8 @@ def test_every_error_has_a_line_of_its_own() -> None:
         ("model.options={a: [.nan]}", "a mapping, but must hold finite numbers only"),
         (
             "engine=2",
-            "2, but must be a section of its own (allowed: precision, zero_stage)",
+            "2, but must be a section of its own (allowed: channels_last, "
+            "compile, grad_checkpointing, precision, zero_stage)",
         ),
         (
             "name=../up",

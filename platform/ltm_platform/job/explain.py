@@ -193,6 +193,8 @@ def _noun(schema: Schema, value: Any) -> str:
         bounds = _bounds(schema)
         return f"{noun}{' of ' if bounds.startswith('at') else ' '}{bounds}".rstrip()
     if kind == "array":
+        if "prefixItems" not in schema:
+            return f"a list of items, each {_noun(schema['items'], None)}"
         items = schema["prefixItems"]
         return f"a list of {len(items)} items, each {_noun(items[0], None)}"
     if kind == "object":

@@ -108,8 +108,22 @@ class Model(Section):
     """Stochastic depth: highest probability that a block is skipped in training."""
     pretrained: bool = False
     """Start from timm's published weights instead of random ones."""
+    checkpoint: Text | None = None
+    """Start from these weights: a local file, safetensors or torch, or a run's checkpoint folder.
+    The classifier starts anew where it is for another number of classes."""
     options: Options = Field(default_factory=dict)
     """Further settings of the method, checked by the method itself."""
+
+    @model_validator(mode="after")
+    def _starts_from_one(self) -> Model:
+        if self.pretrained and self.checkpoint:
+            raise conflict(
+                "model.pretrained is true and model.checkpoint is given, "
+                "but a network starts from one of them",
+                "model.checkpoint",
+                "model.pretrained",
+            )
+        return self
 
 
 class Data(Section):
@@ -152,6 +166,48 @@ class Augment(Section):
     """Probability that a random rectangle is replaced by noise."""
 
 
+class Mix(Section):
+    """Mixing pairs of training images and their labels, drawn anew at every step."""
+
+    mixup: NotNegative = 0.0
+    """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
+    cutmix: NotNegative = 0.0
+    """CutMix: both numbers of the Beta distribution of the areas; 0 is off."""
+    prob: Probability = 1.0
+    """Probability that a step mixes at all."""
+    switch_prob: Probability = 0.5
+    """Probability of CutMix where Mixup is on, too."""
+    until: Probability = 1.0
+    """Share of the epochs, from the first, that mix."""
+
+    @property
+    def enabled(self) -> bool:
+        return (self.mixup > 0 or self.cutmix > 0) and self.prob > 0 and self.until > 0
+
+
+class Distill(Section):
+    """Learning from the logits of a teacher as well as from the labels."""
+
+    teacher: Text | None = None
+    """Name of the teacher network, or a run's checkpoint folder; null trains without a teacher."""
+    checkpoint: Text | None = None
+    """Local file with the weights of a teacher given by name; null is timm's published ones."""
+    weight: Probability = 0.5
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: Positive = 1.0
+    """Divisor of both networks' logits; larger tells more of the unlikely classes."""
+
+    @model_validator(mode="after")
+    def _checkpoint_has_a_network(self) -> Distill:
+        if self.checkpoint and not self.teacher:
+            raise conflict(
+                "recipe.distill.checkpoint is given, "
+                "but not recipe.distill.teacher, the network that it is for",
+                "recipe.distill.checkpoint",
+            )
+        return self
+
+
 class Recipe(Section):
     """How the weights are learned."""
 
@@ -159,9 +215,9 @@ class Recipe(Section):
     """Passes over the training images."""
     global_batch: Count = 256
     """Images per optimizer step, over all workers: the same for one worker or eight."""
-    micro_batch: Count | None = None
+    micro_batch: Count | Literal["auto"] | None = None
     """Images per forward pass of one worker, accumulated up to its share of the global batch; null
-    is the whole share."""
+    is the whole share, auto the largest part of it that fits the memory, tried at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
@@ -172,18 +228,30 @@ class Recipe(Section):
     """Decoupled weight decay; biases and normalisation layers are spared."""
     warmup_epochs: NotNegative = 0.0
     """Epochs, also fractions of one, in which the learning rate rises to lr."""
+    layer_decay: KeptFraction | None = None
+    """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target probability spread over all classes."""
     clip_grad: Positive | None = None
     """Largest L2 norm of the gradient; null does not clip."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of the weights; null keeps no average."""
+    sync_bn: bool = False
+    """Batch normalisation over the micro-batches of all workers instead of each worker's own."""
+    freeze: list[Text] = Field(default_factory=list)
+    """Parts that keep their weights: names such as patch_embed or blocks.0, or patterns with *."""
+    early_stop: Count | None = None
+    """Epochs without a better val/top1 after which training ends; null trains all epochs."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial weights, the order of the images and their random changes."""
     ib: Bottleneck = Field(default_factory=Bottleneck)
     """The information bottleneck term of the loss."""
     augment: Augment = Field(default_factory=Augment)
     """Random changes to the training images."""
+    mix: Mix = Field(default_factory=Mix)
+    """Mixing pairs of training images and their labels."""
+    distill: Distill = Field(default_factory=Distill)
+    """Learning from a teacher."""
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Recipe:
@@ -208,8 +276,37 @@ class Engine(Section):
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """What the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward and backward pass; the optimizer always works in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward and backward pass; the optimizer always works in fp32. fp16
+    scales the loss, skips the steps that overflow, and needs GPUs and a zero_stage from 1."""
+    compile: bool = False
+    """Compile the network with torch.compile; the first steps take minutes."""
+    channels_last: bool = False
+    """Keep images as [height, width, channel] in memory: faster convolutions on most GPUs."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a quarter to a third slower."""
+
+    @model_validator(mode="after")
+    def _can_compile(self) -> Engine:
+        if self.compile and self.zero_stage == 3:
+            raise conflict(
+                "engine.compile is true, but at engine.zero_stage 3 weights come and go within "
+                "the network, which cannot be compiled: use a stage from 0 to 2",
+                "engine.compile",
+                "engine.zero_stage",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_scale_the_loss(self) -> Engine:
+        # DeepSpeed clips otherwise in fp16 without ZeRO: the losses are not those of other stages.
+        if self.precision == "fp16" and self.zero_stage == 0:
+            raise conflict(
+                "engine.precision is 'fp16' at engine.zero_stage 0, but needs a stage from 1 to 3",
+                "engine.precision",
+                "engine.zero_stage",
+            )
+        return self
 
 
 class Cluster(Section):

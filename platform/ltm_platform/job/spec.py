@@ -95,15 +95,35 @@ class JobSpec(Section):
         # With "auto" the workers are known later, but a micro-batch must fit at least one of them.
         workers = 1 if self.cluster.workers == "auto" else self.cluster.workers
         try:
-            plan_batch(self.recipe.global_batch, self.recipe.micro_batch, workers)
+            plan_batch(self.recipe.global_batch, self._micro_batch, workers)
         except ValueError as error:
             raise conflict(str(error), *_BATCH_KEYS) from None
         return self
 
+    @model_validator(mode="after")
+    def _compiles_once(self) -> JobSpec:
+        if self.engine.compile and self.model.elastic:
+            raise conflict(
+                "engine.compile is true, but with model.elastic every step is another network "
+                "to compile: leave one of them out",
+                "engine.compile",
+                "model.elastic",
+            )
+        return self
+
+    @property
+    def _micro_batch(self) -> int | None:
+        """The one that the job names; what is found at the start may be the whole share."""
+        micro = self.recipe.micro_batch
+        return None if micro == "auto" else micro
+
     def batch(self, workers: int) -> BatchPlan:
-        """Micro-batch and accumulation for this many workers; UserError when they do not divide."""
+        """Micro-batch and accumulation for this many workers; UserError when they do not divide.
+
+        With ``recipe.micro_batch: auto`` it is the whole share, of which workers find a part.
+        """
         try:
-            return plan_batch(self.recipe.global_batch, self.recipe.micro_batch, workers)
+            return plan_batch(self.recipe.global_batch, self._micro_batch, workers)
         except ValueError as error:
             raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error)) from None
 
