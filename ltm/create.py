@@ -98,16 +98,21 @@ def merged(
     return merging
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
+def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> bool:
     """Load weights from a local file (safetensors, or torch with weights_only).
 
     Those of the method may be absent: then it starts as it was. ValueError names other keys that
     are absent, unknown or of another shape, and the model keeps what it had.
+
+    new_classifier: the model's own stays where the file's is for another number of classes.
+    Returns whether it stayed.
     """
     if not Path(path).is_file():
         raise ValueError(f"checkpoint is {str(path)!r}, which is not a file")
     loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
     own = model.state_dict()
+    kept = _kept_classifier(model, loaded) if new_classifier else set()
+    loaded = {**loaded, **{key: own[key] for key in kept}}
     missing = [k for k in own if k not in loaded and not k.startswith("method.")]
     unknown = [k for k in loaded if k not in own]
     shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
@@ -116,3 +121,13 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
             shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise ValueError(f"checkpoint {str(path)!r} {problem} {shown}")
     model.load_state_dict({**own, **loaded})
+    return bool(kept)
+
+
+def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:
+    """Keys of the model's classifier if it has another shape than the one that is loaded."""
+    classifier = model.get_classifier()
+    name = next(name for name, module in model.named_modules() if module is classifier)
+    own = {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
+    other = [k for k in own if k in loaded and loaded[k].shape != own[k].shape]
+    return set(own) if other else set()

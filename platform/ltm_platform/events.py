@@ -49,7 +49,16 @@ class Measured(Progress):
     """Figures of the finished network."""
 
 
-Event = Started | Progress
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the workers decided: told on the screen, and a tag ``ltm.NAME`` in MLflow."""
+
+    name: str
+    value: str
+    sentence: str
+
+
+Event = Started | Progress | Decided
 Listener = Callable[[Event], None]
 
 

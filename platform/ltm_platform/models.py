@@ -1,22 +1,27 @@
-"""The model that a job file describes."""
+"""The networks that a job file describes: the one that is trained, and its teacher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 from timm.data import resolve_model_data_config
 from torch import nn
 
 import ltm
+from ltm.create import load_checkpoint
 from ltm.flops import image_size_of
+from ltm_platform.errors import nearest
+from ltm_platform.job import JobSpec
 
-if TYPE_CHECKING:
-    from ltm_platform.job import JobSpec
+WEIGHTS_FILE = "model.safetensors"
+JOB_FILE = "job.yaml"
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:
-    """Build the job's network, a timm model.
+    """Build the job's network, a timm model, as it is before `load_start`.
 
     ``method`` replaces the job's: ``none`` gives its base model.
 
@@ -45,6 +50,94 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
     if not isinstance(model.get_classifier(), nn.Module):
         raise ValueError(f"backbone is {spec.backbone!r}, which has more than one classifier")
     return model
+
+
+def load_start(model: nn.Module, job: JobSpec) -> bool:
+    """Give a new network the weights of ``model.checkpoint``, if the job names one.
+
+    Returns whether the classifier starts anew, since it is for another number of classes.
+
+    Raises:
+        ValueError: there are no such weights, or they are of another network.
+    """
+    if job.model.checkpoint is None:
+        return False
+    return _load(model, Path(job.model.checkpoint), new_classifier=True)
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> None:
+    """No gradient for the parameters that ``patterns`` name: themselves, or what they are part of.
+
+    Raises:
+        ValueError: a pattern names nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        named = [name for name in parameters if any(fnmatchcase(n, pattern) for n in _outer(name))]
+        if not named:
+            known = {part for name in parameters for part in _outer(name)}
+            children = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"freeze holds {pattern!r}, which is no part of the network"
+                f"{nearest(pattern, known)} (its largest parts: {children})"
+            )
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError(f"freeze is {', '.join(patterns)}, which leaves nothing to train")
+
+
+def _outer(name: str) -> list[str]:
+    """``blocks.0.norm.weight`` -> blocks, blocks.0, blocks.0.norm, and itself."""
+    parts = name.split(".")
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def create_teacher(job: JobSpec, num_classes: int) -> Any:
+    """The network that ``recipe.distill`` names, with its weights, for the job's image size.
+
+    Raises:
+        ValueError: there is no such network, or its weights do not fit it or the data.
+    """
+    spec = job.recipe.distill
+    assert spec.teacher
+    folder = Path(spec.teacher)
+    if folder.is_dir():
+        teacher = _job_of(folder).replace("model.image_size", job.model.image_size)
+        model = create_model(teacher.replace("model.pretrained", False), num_classes)
+        _load(model, folder)
+        return model
+    model = ltm.create_model(
+        spec.teacher,
+        method="none",
+        num_classes=num_classes,
+        image_size=job.model.image_size,
+        pretrained=spec.checkpoint is None,
+    )
+    if spec.checkpoint:
+        _load(model, Path(spec.checkpoint))
+    return model
+
+
+def _job_of(checkpoint: Path) -> JobSpec:
+    path = checkpoint / JOB_FILE
+    if not path.is_file():
+        raise ValueError(f"checkpoint is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}")
+    return JobSpec.load(path)
+
+
+def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool:
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    try:
+        return load_checkpoint(model, path, new_classifier=new_classifier)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the reader of a foreign file trips over
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"checkpoint is {str(path)!r}, which cannot be read as weights: {reason}"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

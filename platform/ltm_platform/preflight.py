@@ -55,8 +55,10 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     dataset = _open_dataset(job)
     job, notices = _with_fitting_batch(job, dataset)
     _check_recipe(job)
+    _check_precision(job, use_gpu=use_gpu)
     job = _with_absolute_paths(job)
-    job, cost, base_cost = _with_model(job, len(dataset.classes))
+    job, cost, base_cost, notes = _with_model(job, len(dataset.classes))
+    _check_teacher(job, len(dataset.classes))
     return Ready(
         job=job,
         batch=job.batch(int(job.cluster.workers)),
@@ -64,7 +66,7 @@ def check(job: JobSpec, resources: Resources) -> Ready:
         dataset=dataset,
         cost=cost,
         base_cost=base_cost,
-        notices=notices,
+        notices=notices + notes,
     )
 
 
@@ -91,8 +93,9 @@ def _located(job: JobSpec) -> Iterator[None]:
         field = str(error).split()[0]
         if field == "option":
             raise job.error("model.options", f"model.options: {error}") from None
-        if field in type(job.model).model_fields:
-            raise job.error(f"model.{field}", f"model.{error}") from None
+        for section in ("model", "recipe"):
+            if field in type(getattr(job, section)).model_fields:
+                raise job.error(f"{section}.{field}", f"{section}.{error}") from None
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError) as error:
         if not job.model.pretrained:
@@ -169,13 +172,15 @@ def _with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[
             "cluster.workers",
             f"cluster.workers is {workers}, but the training set has only {images} images",
         )
-    largest = images // workers * workers
+    unit = workers * (2 if job.recipe.mix.enabled else 1)
+    largest = images // unit * unit or workers
     notice = (
         f"recipe.global_batch is {largest} instead of {job.recipe.global_batch}: "
         f"the training set has only {images} images"
     )
-    job = job.replace("recipe.micro_batch", None).replace("recipe.global_batch", largest)
-    return job, (notice,)
+    if job.recipe.micro_batch != "auto":
+        job = job.replace("recipe.micro_batch", None)
+    return job.replace("recipe.global_batch", largest), (notice,)
 
 
 def _check_recipe(job: JobSpec) -> None:
@@ -194,28 +199,70 @@ def _check_recipe(job: JobSpec) -> None:
         raise job.error(
             key, f"{key} is {value!r}, but must be timm's notation such as rand-m9-mstd0.5"
         ) from None
+    micro_batch = job.batch(int(job.cluster.workers)).micro_batch
+    if job.recipe.mix.enabled and micro_batch % 2:
+        key = "recipe.micro_batch" if job.recipe.micro_batch else "recipe.global_batch"
+        raise job.error(
+            key, f"recipe.mix mixes pairs of images, but each worker takes {micro_batch} at a time"
+        )
+
+
+def _check_precision(job: JobSpec, *, use_gpu: bool) -> None:
+    if job.engine.precision == "fp16" and not use_gpu:
+        key = "engine.precision"
+        raise job.error(key, f"{key} is 'fp16', which needs GPUs: use 'bf16' or 'fp32' here")
 
 
 def _with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
+    paths_of = {
+        "cluster.storage": job.cluster.storage,
+        "model.checkpoint": job.model.checkpoint,
+        "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
+    }
     if job.data.path != "digits":
-        job = job.replace("data.path", str(Path(job.data.path).expanduser().resolve()))
-    if job.cluster.storage:
-        job = job.replace("cluster.storage", str(Path(job.cluster.storage).expanduser().resolve()))
+        paths_of["data.path"] = job.data.path
+    teacher = job.recipe.distill.teacher
+    if teacher and Path(teacher).expanduser().is_dir():
+        paths_of["recipe.distill.teacher"] = teacher
+    for key, path in paths_of.items():
+        if path:
+            job = job.replace(key, str(Path(path).expanduser().resolve()))
     return job
 
 
-def _with_model(job: JobSpec, num_classes: int) -> tuple[JobSpec, ltm.Count, ltm.Count]:
+def _check_teacher(job: JobSpec, num_classes: int) -> None:
+    """The teacher exists, has weights, and knows the classes and the image size."""
+    from ltm_platform.models import create_teacher
+
+    if job.recipe.distill.teacher is None:
+        return
+    try:
+        create_teacher(job, num_classes)
+    except (ValueError, RuntimeError, OSError) as error:
+        key = "recipe.distill.teacher"
+        reason = str(error).splitlines()[0]
+        raise job.error(key, f"{key} is {job.recipe.distill.teacher!r}, but {reason}") from None
+
+
+def _with_model(
+    job: JobSpec, num_classes: int
+) -> tuple[JobSpec, ltm.Count, ltm.Count, tuple[str, ...]]:
     """Build the network once to see that it can be, settle its image size and count its MACs."""
     import ltm
     from ltm_platform.models import create_model, input_pixels
+    from ltm_platform.training.network import build_network
 
     with _located(job):
-        model = create_model(job, num_classes)
+        network = build_network(job, num_classes)
+        model = network.model
         base = create_model(job, num_classes, method="none")
     if job.model.method == "none":
         for wish in ("compression_ratio", "plan", "target_gmacs", "elastic"):
             job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
-    return job, ltm.count(model, size), ltm.count(base, size)
+    notices: tuple[str, ...] = ()
+    if network.new_classifier:
+        notices = (f"the classifier starts anew: the data has {num_classes} classes",)
+    return job, ltm.count(model, size), ltm.count(base, size), notices

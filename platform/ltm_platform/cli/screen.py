@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ltm_platform import paths, tracking
 from ltm_platform.cli.program import program
-from ltm_platform.events import EpochEnded, Event, Measured, Started
+from ltm_platform.events import Decided, EpochEnded, Event, Measured, Started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +62,7 @@ class Screen:
             "data": ready.dataset.describe(),
             "recipe": (
                 f"{job.recipe.epochs} epochs, {job.recipe.optimizer}, lr {job.recipe.lr:g}, "
-                f"batch {batch.global_batch} = {batch.micro_batch} x {batch.accumulation} "
-                f"accumulated x {batch.workers} workers"
+                f"batch {batch.global_batch} = {_division(ready)}"
             ),
             "engine": f"ZeRO {job.engine.zero_stage}, {job.engine.precision}, {device}",
             "tracking": paths.shown(tracking.tracking_uri(job.tracking.uri)),
@@ -73,7 +72,10 @@ class Screen:
         for key, value in rows.items():
             self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
         for notice in ready.notices:
-            self._console.print(Text.assemble(("  note      ", "yellow"), notice))
+            self._note(notice)
+
+    def _note(self, sentence: str) -> None:
+        self._console.print(Text.assemble(("  note      ", "yellow"), sentence))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -82,6 +84,9 @@ class Screen:
                 done = event.steps_done // event.steps_per_epoch
                 self._console.print(f"going on after epoch {done}")
             self._update(event.steps_done, event.steps_done // event.steps_per_epoch)
+            return
+        if isinstance(event, Decided):
+            self._note(event.sentence)
             return
         self._latest.update(event.metrics)
         if isinstance(event, EpochEnded):
@@ -166,6 +171,13 @@ class Screen:
 def _rate(images_per_s: float) -> str:
     digits = 0 if images_per_s >= 10 else 2
     return f"{images_per_s:,.{digits}f} images/s"
+
+
+def _division(ready: Ready) -> str:
+    batch = ready.batch
+    if ready.job.recipe.micro_batch == "auto":
+        return f"as much as fits x accumulated x {batch.workers} workers"
+    return f"{batch.micro_batch} x {batch.accumulation} accumulated x {batch.workers} workers"
 
 
 def _method(ready: Ready) -> str:

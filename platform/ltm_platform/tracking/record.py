@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform.events import Event, Started
+from ltm_platform.events import Decided, Event, Progress
 from ltm_platform.tracking.runs import ERROR_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
 
@@ -36,7 +36,9 @@ class TrackedRun:
         """The latest value of every metric."""
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, Started):
+        if isinstance(event, Decided):
+            self.tag(f"ltm.{event.name}", event.value)
+        if isinstance(event, Progress):
             self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:

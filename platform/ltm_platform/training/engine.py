@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import deepspeed
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -14,21 +16,41 @@ if TYPE_CHECKING:
     from ltm_platform.job import BatchPlan, JobSpec
 
 
+_LARGEST_BUCKET = 500_000_000  # gradients, DeepSpeed's default
+
+
 class Classifier(nn.Module):
     """A timm model that returns its pooled feature beside its logits: the IB loss needs both."""
 
     model: Any
     """A timm model: it has the methods that `forward` calls."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, channels_last: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.channels_last = channels_last
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> logits [B, C], feature [B, D]."""
+        if self.channels_last:
+            # The weights stay as they are, in flat shards; the layout of the images decides.
+            images = images.contiguous(memory_format=torch.channels_last)
         tokens = self.model.forward_features(images)
         feature = self.model.forward_head(tokens, pre_logits=True)
         return self.model.get_classifier()(feature), feature
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and _frozen(module):
+                module.eval()
+        return self
+
+
+def _frozen(module: nn.Module) -> bool:
+    own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+    return bool(own) and not any(own)
 
 
 def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
@@ -48,18 +70,33 @@ def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     if job.engine.precision == "bf16":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if job.engine.precision == "fp16":
+        # Not autocast: with ZeRO its loss scaling neither agrees over ranks nor counts skips.
+        config["fp16"] = {"enabled": True, "auto_cast": True, "loss_scale": 0}
     return config
 
 
-def build_engine(model: nn.Module, optimizer: Optimizer, config: dict[str, Any]) -> DeepSpeedEngine:
+def build_engine(
+    model: nn.Module,
+    optimizer: Optimizer,
+    config: dict[str, Any],
+    *,
+    compiled: bool = False,
+    channels_last: bool = False,
+) -> DeepSpeedEngine:
     """Wrap ``model`` for data-parallel training with ZeRO.
 
     Ray Train has already joined the ranks, so DeepSpeed takes the process group as it is.
     """
+    # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
     engine, *_ = deepspeed.initialize(
-        model=Classifier(model),
+        model=Classifier(model, channels_last=channels_last),
         optimizer=optimizer,
         config=config,
         dist_init_required=False,
     )
+    if compiled:
+        engine.compile()
     return engine

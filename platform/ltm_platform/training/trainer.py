@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 
 import ltm
-from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
-from ltm_platform.events import EpochEnded, Listener, Measured, Started
+from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training import checkpoint
 from ltm_platform.training.bench import inference_speed
 from ltm_platform.training.checkpoint import Position
+from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine import build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.meter import StepMeter
-from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+from ltm_platform.training.micro_batch import find_micro_batch
+from ltm_platform.training.mixing import Mixer
+from ltm_platform.training.network import build_network, build_objective
+from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule, hard_labels
 from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
 if TYPE_CHECKING:
-    from ltm_platform.job import JobSpec
+    from ltm_platform.job import BatchPlan, JobSpec
 
 
 def seed_everything(seed: int) -> None:
@@ -53,7 +58,10 @@ class Trainer:
 
         dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
         self._num_classes = len(dataset.classes)
-        model = create_model(job, self._num_classes)
+        if job.recipe.micro_batch == "auto":
+            self._batch = self._fitting_batch()
+            seed_everything(job.recipe.seed)
+        model = build_network(job, self._num_classes).model
         self._plan = model.plan if job.model.elastic else None
         augment = Augment(**job.recipe.augment.model_dump())
         pixels = input_pixels(model)
@@ -77,21 +85,39 @@ class Trainer:
         )
 
         optimizer = build_optimizer(model, job.recipe)
-        self._engine = build_engine(model, optimizer, deepspeed_config(job, self._batch))
+        self._engine = build_engine(
+            model,
+            optimizer,
+            deepspeed_config(job, self._batch),
+            compiled=job.engine.compile,
+            channels_last=job.engine.channels_last,
+        )
         self._schedule = build_schedule(optimizer, job.recipe, len(self._train_loader))
         decay = job.recipe.ema_decay
         self._ema = ShardedEma(self._engine, decay) if decay else None
-        self._bottleneck = StreamingBottleneck(
-            self._num_classes,
-            feature_dim=model.head_hidden_size,
-            clusters=job.recipe.ib.clusters,
-            beta=job.recipe.ib.beta,
-        ).to(self._engine.device)
-        self._objective = Objective(job.recipe, self._bottleneck)
+        self._objective, self._bottleneck = build_objective(
+            job, model, self._num_classes, self._engine.device
+        )
+        self._mixer = Mixer(job.recipe, self._num_classes)
+        self._early_stop = EarlyStop(job.recipe.early_stop)
         self._meter = StepMeter(send, self._batch.global_batch)
         self._position = Position()
         # From here on chance (dropout, drop path) differs between ranks.
         seed_everything(job.recipe.seed + rank)
+
+    def _fitting_batch(self) -> BatchPlan:
+        """The micro-batch that fits every rank's memory, and how it adds up to the global batch."""
+        whole = self._batch
+        here = ray.train.get_context().get_local_world_size()
+        device = ray.train.torch.get_device()
+        micro = find_micro_batch(self.job, self._num_classes, whole.micro_batch, device, here)
+        batch = replace(whole, micro_batch=micro, accumulation=whole.micro_batch // micro)
+        sentence = (
+            f"recipe.micro_batch is {micro}, found by trying: batch {batch.global_batch} = "
+            f"{micro} x {batch.accumulation} accumulated x {batch.workers} workers"
+        )
+        self._send(Decided("micro_batch", str(micro), sentence))
+        return batch
 
     def restore(self) -> None:
         """Take up the run's last checkpoint, if there is one."""
@@ -112,10 +138,15 @@ class Trainer:
             seconds = time.perf_counter() - start
             images = len(self._train_loader) * self._batch.global_batch
             metrics = {"train/images_per_s": images / seconds} | self._validate()
+            metrics |= self._skipped_steps()
+            self._early_stop.update(metrics["val/top1"])
             self._send(EpochEnded(self._position.steps_done, epoch, metrics))
             checkpoint.save(
                 self.job, self._engine, self._ema, self._bottleneck, self._position, metrics
             )
+            if self._early_stop.due:
+                self._send(self._stopped_early(epoch))
+                break
 
     def _train_epoch(self, epoch: int) -> None:
         step = self._position.steps_done
@@ -134,7 +165,7 @@ class Trainer:
                 self._ema.update()
             dist.all_reduce(parts)
             parts /= self._batch.accumulation * self._engine.world_size
-            self._meter.step(step, epoch, self._engine.get_lr()[0], parts)
+            self._meter.step(step, epoch, max(self._engine.get_lr()), parts)
             parts = self._new_parts()
         self._meter.end_epoch()
         if self._plan is not None:
@@ -154,12 +185,27 @@ class Trainer:
         """Forward, backward and, at the end of an accumulation, the optimizer's step."""
         device = self._engine.device
         images, labels = images.to(device), labels.to(device)
+        images, labels = self._mixer(images, labels, self._engine.global_steps, epoch)
         logits, features = self._engine(images)
         loss, parts = self._objective(images, labels, logits, features, epoch)
         self._engine.backward(loss)
         self._engine.step()
-        self._bottleneck.update(features.detach(), labels, images)
+        self._bottleneck.update(features.detach(), hard_labels(labels), images)
         return parts
+
+    def _skipped_steps(self) -> dict[str, float]:
+        """Steps since the start of training that overflowed in fp16 and changed nothing."""
+        if self.job.engine.precision != "fp16":
+            return {}
+        return {"train/skipped_steps": float(self._engine.skipped_steps)}
+
+    def _stopped_early(self, epoch: int) -> Decided:
+        best, since = self._early_stop.best, self._early_stop.epochs_since
+        sentence = (
+            f"recipe.early_stop: training ends after epoch {epoch + 1}, "
+            f"since val/top1 has not risen above {best:.2f} % for {since} epochs"
+        )
+        return Decided("stopped_after_epoch", str(epoch + 1), sentence)
 
     def _validate(self) -> dict[str, float]:
         average_buffers(self._engine, self._ema)

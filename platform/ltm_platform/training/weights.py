@@ -61,7 +61,8 @@ class ShardedEma:
     def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
         self._engine = engine
         self.decay = decay
-        self._average = [shard.clone() for shard in self._shards()]
+        # In fp32 whatever the weights are in: a step's share of the average is too small for fp16.
+        self._average = [shard.float().clone() for shard in self._shards()]
 
     def _shards(self) -> list[Tensor]:
         """Parameters, whole or sharded, then floating-point buffers (running statistics)."""
@@ -76,7 +77,8 @@ class ShardedEma:
     @torch.no_grad()
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * weights, after an optimizer step."""
-        torch._foreach_lerp_(self._average, self._shards(), 1.0 - self.decay)
+        shards = [shard.float() for shard in self._shards()]
+        torch._foreach_lerp_(self._average, shards, 1.0 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
