@@ -212,17 +212,6 @@ def test_every_field_says_what_it_means(section: type[Section]) -> None:
     assert not silent
 
 
-def test_the_published_recipe_of_vit_b() -> None:
-    job = JobSpec.load("ltm_vit_b")
-    recipe = job.recipe
-    assert (job.model.backbone, job.model.method) == ("vit_base_patch16_224", "ltm")
-    assert (recipe.epochs, recipe.global_batch, recipe.warmup_epochs) == (300, 256, 5)
-    assert (recipe.lr, recipe.min_lr, recipe.weight_decay) == (2e-4, 2e-5, 0.01)
-    assert (recipe.ema_decay, recipe.label_smoothing) == (0.9995, 0.1)
-    assert (recipe.augment.auto_augment, recipe.augment.random_erasing) == ("rand-m9-mstd0.5", 0.2)
-    assert [job.batch(workers).accumulation for workers in (1, 2, 4)] == [4, 2, 1]
-
-
 def test_importing_job_loads_nothing_heavy() -> None:
     heavy = {"torch", "ray", "deepspeed", "mlflow", "timm", "numpy", "click", "rich", "pyarrow"}
     code = "import sys, ltm_platform.job; print(*{name.partition('.')[0] for name in sys.modules})"

@@ -1,0 +1,66 @@
+"""The bundled jobs: one a row of the published table, and fine-tuning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ltm
+from ltm.table import PUBLISHED
+from ltm_platform.job import JobSpec
+from ltm_platform.models import create_model
+
+ROWS = (
+    "ltm_mobilevit_xs",
+    "ltm_mobilevit_s",
+    "ltm_efficientvit_b1_r224",
+    "ltm_efficientvit_b1_r288",
+    "ltm_vit_s",
+    "ltm_vit_b",
+    "ltm_swin_t",
+    "ltm_swin_b",
+)
+ROW_OF = dict(zip(ROWS, PUBLISHED, strict=True))
+
+
+def cost(job: JobSpec) -> ltm.Count:
+    with torch.device("meta"):
+        return ltm.count(create_model(job, num_classes=1000), job.model.image_size)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_the_table_has_a_job_that_lands_on_it(name: str) -> None:
+    job, row = JobSpec.load(name), ROW_OF[name]
+    assert (job.name, job.model.backbone, job.model.image_size) == (
+        name,
+        row.backbone,
+        row.image_size,
+    )
+    ours = cost(job)
+    assert row.ours(ours) == pytest.approx(row.gmacs, rel=0.025)
+    assert ours.params_m == pytest.approx(row.params_m, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_has_the_published_recipe(name: str) -> None:
+    job = JobSpec.load(name)
+    recipe = job.recipe
+    assert (recipe.epochs, recipe.global_batch, recipe.warmup_epochs) == (300, 256, 5)
+    assert (recipe.optimizer, recipe.weight_decay) == ("adamw", 0.01)
+    assert (recipe.lr, recipe.min_lr) == (2e-4, 2e-5)
+    assert (recipe.ema_decay, recipe.label_smoothing) == (0.9995, 0.1)
+    assert (recipe.augment.auto_augment, recipe.augment.random_erasing) == ("rand-m9-mstd0.5", 0.2)
+    assert (recipe.ib.weight, recipe.ib.warmup) == (0.1, 0.3)
+    assert not job.model.pretrained
+    assert [job.batch(workers).accumulation for workers in (1, 2, 4)] == [4, 2, 1]
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.backbone)
+def test_every_row_can_be_fine_tuned(row: ltm.Published) -> None:
+    wishes = [f"model.backbone={row.backbone}", f"model.image_size={row.image_size}"]
+    job = JobSpec.load("ltm_finetune", wishes)
+    assert (job.recipe.epochs, job.model.pretrained) == (50, True)
+    # the published weights are not to be had in a test
+    assert row.ours(cost(job.replace("model.pretrained", False))) == pytest.approx(
+        row.gmacs, rel=0.025
+    )
