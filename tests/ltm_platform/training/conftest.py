@@ -27,7 +27,7 @@ def ranks(
     ltm_home: Path,  # noqa: ARG001 - the environment
 ) -> Mapping[int, list[Seen]]:
     """What ``ranks.py`` saw, by the number of workers and the rank."""
-    folders = {workers: tmp_path_factory.mktemp(f"{workers}-workers") for workers in (1, 2)}
+    folders = {workers: tmp_path_factory.mktemp(f"{workers}-workers") for workers in (1, 2, 4)}
     with ExitStack() as stack:
         processes = []
         for workers, folder in folders.items():
@@ -59,4 +59,6 @@ def _environment(rank: int, workers: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "29500",
         "OMP_NUM_THREADS": "1",
+        # the test's own search path, so that it holds for a checkout and for an installed package
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }

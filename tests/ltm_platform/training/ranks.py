@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from safetensors.torch import save_file
+from timm.layers import BatchNormAct2d
+from torch import nn
 from torch.nn import functional as F
 
-from ltm.bottleneck import StreamingBottleneck
 from ltm_platform import paths
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training.engine import Classifier, build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
+from ltm_platform.training.mixing import Mixer
+from ltm_platform.training.network import build_network, build_objective
+from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule, hard_labels
+from ltm_platform.training.sync_bn import synchronise
 from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
 if TYPE_CHECKING:
@@ -43,8 +51,13 @@ TRAIN_IMAGES = 48
 VAL_IMAGES = 21
 EMA_DECAY = 0.6
 
-JOB = {
-    "model": {"backbone": "vit_nano_patch4_32", "compression_ratio": 0.7, "image_size": 32},
+MODEL: dict[str, Any] = {
+    "backbone": "vit_nano_patch4_32",
+    "compression_ratio": 0.7,
+    "image_size": 32,
+}
+JOB: dict[str, Any] = {
+    "model": MODEL,
     "data": {"path": "digits"},
     "recipe": {
         # Three accumulated steps an epoch, in the first with cross-entropy alone.
@@ -58,6 +71,12 @@ JOB = {
         "clip_grad": 2.0,
         "ib": {"warmup": 0.5, "weight": 1.0},
     },
+}
+BATCH_NORM = {
+    "model": {"backbone": "efficientvit_b0", "method": "none", "image_size": 32},
+    "data": {"path": "digits"},
+    # A small rate: a new network of this kind makes ten times as much of a difference at each step.
+    "recipe": {"epochs": 2, "global_batch": 16, "optimizer": "sgd", "lr": 5e-4, "sync_bn": True},
 }
 
 
@@ -93,7 +112,7 @@ class Plain:
         self.job = job
         self.batch = job.batch(workers)
         torch.manual_seed(job.recipe.seed)
-        self.model = create_model(job, CLASSES)
+        self.model = build_network(job, CLASSES).model
         pixels = input_pixels(self.model)
         augment = Augment(**job.recipe.augment.model_dump())
         whole = open_dataset("digits", cache=paths.cache(), val_fraction=0.2)
@@ -118,16 +137,17 @@ class Plain:
         self.optimizer = build_optimizer(self.model, job.recipe)
         self.forward: Any = Classifier(self.model)
         self.schedule = build_schedule(self.optimizer, job.recipe, len(self.train_loader))
-        self.bottleneck = StreamingBottleneck(CLASSES, feature_dim=self.model.head_hidden_size)
-        self.objective = Objective(job.recipe, self.bottleneck)
+        self.objective, self.bottleneck = build_objective(
+            job, self.model, CLASSES, torch.device("cpu")
+        )
+        self.mixer = Mixer(job.recipe, CLASSES)
         self.norms: list[float] = []
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """``last`` of the micro-batches of a step."""
         (loss / self.batch.accumulation).backward()
         if last:
-            limit = self.job.recipe.clip_grad
-            assert limit is not None
+            limit = self.job.recipe.clip_grad or float("inf")
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
             self.norms.append(norm.item())
             self.optimizer.step()
@@ -140,10 +160,11 @@ class Plain:
         for index, (images, labels) in enumerate(self.train_loader.epoch(epoch), start=1):
             last = index % self.batch.accumulation == 0
             self.schedule.step_update(step)
+            images, labels = self.mixer(images, labels, step, epoch)
             logits, features = self.forward(images)
             loss, new_parts = self.objective(images, labels, logits, features, epoch)
             self.backward(loss, last=last)
-            self.bottleneck.update(features.detach(), labels, images)
+            self.bottleneck.update(features.detach(), hard_labels(labels), images)
             parts += new_parts
             if last:
                 step += 1
@@ -162,8 +183,17 @@ class Engine(Plain):
 
     def __init__(self, job: JobSpec, rank: int, workers: int) -> None:
         super().__init__(job, rank, workers)
-        config = deepspeed_config(job, self.batch)
-        self.forward = build_engine(self.model, self.optimizer, config)
+        config = self.config(job)
+        self.forward = build_engine(
+            self.model,
+            self.optimizer,
+            config,
+            compiled=job.engine.compile,
+            channels_last=job.engine.channels_last,
+        )
+
+    def config(self, job: JobSpec) -> dict[str, Any]:
+        return deepspeed_config(job, self.batch)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - DeepSpeed counts
         self.forward.backward(loss)
@@ -172,6 +202,15 @@ class Engine(Plain):
     def close(self) -> None:
         super().close()
         self.forward.destroy()
+
+
+class Overflowing(Engine):
+    """Scales the loss so far up that no step of the test is free of overflow."""
+
+    def config(self, job: JobSpec) -> dict[str, Any]:
+        config = super().config(job)
+        config["fp16"]["initial_scale_power"] = 60
+        return config
 
 
 @torch.no_grad()
@@ -230,26 +269,140 @@ def train(job: JobSpec, rank: int, workers: int) -> dict[str, Any]:
         return seen
 
 
+def losses(kind: type[Plain], job: JobSpec, rank: int = 0, workers: int = 1) -> dict[str, Any]:
+    """Both epochs, and the weights at the end."""
+    with closing(kind(job, rank, workers)) as trained:
+        start = {k: w.detach().clone() for k, w in trained.model.named_parameters()}
+        rows = [*trained.epoch(0), *trained.epoch(1)]
+        seen: dict[str, Any] = {"losses": rows}
+        if job.engine.zero_stage < 3:
+            seen["start"] = start
+            seen["end"] = {k: w.detach().clone() for k, w in trained.model.named_parameters()}
+        if job.engine.precision == "fp16":
+            seen["skipped"] = trained.forward.skipped_steps
+    return seen
+
+
+def everything(folder: Path, rank: int, **recipe: Any) -> JobSpec:
+    """A job that uses what the recipe offers, most of it at once."""
+    weights = folder / f"teacher{rank}.safetensors"
+    torch.manual_seed(1)
+    job = JobSpec.from_dict(JOB | {"model": MODEL | {"method": "none", "compression_ratio": None}})
+    save_file(create_model(job, CLASSES).state_dict(), weights)
+    values = {
+        "optimizer": "adamw",
+        "lr": 2e-3,
+        "layer_decay": 0.7,
+        "freeze": ["patch_embed", "*.norm1.bias"],
+        "mix": {"mixup": 0.8, "cutmix": 1.0},
+        "distill": {
+            "teacher": MODEL["backbone"],
+            "checkpoint": str(weights),
+            "temperature": 2.0,
+        },
+    }
+    engine = {"channels_last": True, "grad_checkpointing": True}
+    return JobSpec.from_dict(JOB | {"recipe": JOB["recipe"] | values | recipe, "engine": engine})
+
+
+def norm_layers(rank: int, workers: int) -> dict[str, Any]:
+    """A batch norm over all ranks, and torch's own over the whole batch."""
+    random = torch.Generator().manual_seed(0)
+    images = 3 + 2 * torch.randn(4, 8, 5, 5, generator=random)
+    weight = torch.randn(images.shape, generator=random)
+    seen: dict[str, Any] = {}
+    for kind, build in {"torch": nn.BatchNorm2d, "timm": BatchNormAct2d}.items():
+        for over in ("all", "ranks"):
+            net = nn.Sequential(build(8))
+            nn.init.uniform_(net[0].weight, generator=torch.Generator().manual_seed(1))
+            first, last = 0, 4
+            if over == "ranks":
+                synchronise(net)
+                first, last = rank * 4 // workers, (rank + 1) * 4 // workers
+            x = images[first:last].clone().requires_grad_()
+            for _ in range(2):
+                y = net(x)
+            (y * weight[first:last]).sum().backward()
+            if over == "ranks":
+                for parameter in net.parameters():
+                    dist.all_reduce(parameter.grad)
+            grads = [parameter.grad for parameter in net.parameters()]
+            state = net.eval().state_dict()
+            seen[f"{kind} {over}"] = [y.detach(), x.grad, net(images).detach(), grads, state]
+        seen["share"] = (first, last)
+    return seen
+
+
+def micro_batches(rank: int) -> dict[str, Any]:
+    """Rank 1 has less memory than rank 0."""
+    device = torch.device("cpu")
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= (16, 7)[rank]
+
+    tried: list[int] = []
+    seen: dict[str, Any] = {"agreed": largest(candidates(24, even=False), fits, device)}
+    seen["tried"] = tried
+    try:
+        largest([16, 32], fits, device)
+    except UserError as error:
+        seen["refused"] = str(error)
+    job = JobSpec.from_dict(JOB | {"recipe": {"sync_bn": True, "micro_batch": "auto"}})
+    seen["found"] = find_micro_batch(job, CLASSES, 24, device, 2)
+    return seen
+
+
 def main(folder: Path) -> None:
     rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=workers
     )
-    seen: dict[str, Any] = {}
-    if workers == 1:
-        with closing(Plain(JobSpec.from_dict(JOB))) as plain:
-            losses = [*plain.epoch(0), *plain.epoch(1)]
-            seen["plain"] = {"losses": losses, "norms": plain.norms}
-    for stage in (1, 3) if workers == 1 else (0, 1, 3):
-        job = JobSpec.from_dict(JOB | {"engine": {"zero_stage": stage}})
-        seen[f"zero {stage}"] = train(job, rank, workers)
-    if workers > 1:
-        model = {"backbone": "efficientvit_b0", "method": "none", "image_size": 64}
-        job = JobSpec.from_dict(JOB | {"model": model, "engine": {"zero_stage": 0}})
-        seen["batch norm"] = train(job, rank, workers)
+    # DeepSpeed asks the CPU for matrix units that work in fp16; torch can do without.
+    get_accelerator().is_fp16_supported = lambda: True
+    seen = {1: alone, 2: two, 4: four}[workers](folder, rank)
     torch.save(seen, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def alone(folder: Path, rank: int) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    with closing(Plain(JobSpec.from_dict(JOB))) as plain:
+        rows = [*plain.epoch(0), *plain.epoch(1)]
+        seen["plain"] = {"losses": rows, "norms": plain.norms}
+    for stage in (1, 3):
+        seen[f"zero {stage}"] = train(at_stage(stage), rank, 1)
+    seen["everything"] = losses(Plain, everything(folder, rank, micro_batch=None))
+    seen["sync bn"] = losses(Plain, JobSpec.from_dict(BATCH_NORM))
+    return seen
+
+
+def two(folder: Path, rank: int) -> dict[str, Any]:
+    seen = {f"zero {stage}": train(at_stage(stage), rank, 2) for stage in range(4)}
+    model = {"backbone": "efficientvit_b0", "method": "none", "image_size": 64}
+    job = JobSpec.from_dict(JOB | {"model": model, "engine": {"zero_stage": 0}})
+    seen["batch norm"] = train(job, rank, 2)
+    seen["sync bn"] = losses(Engine, JobSpec.from_dict(BATCH_NORM), rank, 2)
+    for stage, micro_batch in ((1, 8), (3, 4)):
+        job = everything(folder, rank, micro_batch=micro_batch)
+        job = job.replace("engine.zero_stage", stage)
+        seen[f"everything {stage}"] = losses(Engine, job, rank, 2)
+    for stage in (1, 3):
+        job = at_stage(stage).replace("engine.precision", "fp16")
+        seen[f"fp16 {stage}"] = losses(Engine, job, rank, 2)
+    seen["overflow"] = losses(Overflowing, at_stage(1).replace("engine.precision", "fp16"), rank, 2)
+    seen["norm layers"] = norm_layers(rank, 2)
+    seen["micro batches"] = micro_batches(rank)
+    return seen
+
+
+def four(folder: Path, rank: int) -> dict[str, Any]:  # noqa: ARG001 - as its kin
+    return {f"zero {stage}": losses(Engine, at_stage(stage), rank, 4) for stage in range(4)}
+
+
+def at_stage(stage: int) -> JobSpec:
+    return JobSpec.from_dict(JOB | {"engine": {"zero_stage": stage}})
 
 
 if __name__ == "__main__":

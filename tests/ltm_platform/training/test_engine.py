@@ -10,6 +10,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 
 import ltm
 from ltm_platform.job import JobSpec
+from ltm_platform.models import freeze
 from ltm_platform.training.engine import Classifier, deepspeed_config
 
 
@@ -50,6 +51,36 @@ def test_precision_is_the_jobs() -> None:
     # The optimizer keeps working in fp32.
     assert not half.bfloat16_config.enabled
     assert not half.float16_config.enabled
+
+
+def test_fp16_scales_the_loss_by_what_fits() -> None:
+    half = DeepSpeedConfig(config(engine__precision="fp16")).float16_config
+    assert half.enabled
+    assert half.auto_cast
+    assert half.loss_scale == 0  # DeepSpeed's word for dynamic
+
+
+def test_images_are_laid_out_as_the_job_says() -> None:
+    model: Any = ltm.create_model("efficientvit_b0", "none", image_size=64, num_classes=3).eval()
+    seen: list[torch.Tensor] = []
+    model.stages[0].register_forward_hook(lambda *args: seen.append(args[-1]))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    logits = [Classifier(model, channels_last=last)(images)[0] for last in (False, True)]
+    layouts = [out.is_contiguous(memory_format=torch.channels_last) for out in seen]
+    assert layouts == [False, True]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    model: Any = ltm.create_model("efficientvit_b0", "none", image_size=64, num_classes=3)
+    freeze(model, ["stem"])
+    classifier = Classifier(model).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    classifier(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    moved = {n for n, buffer in model.named_buffers() if not torch.equal(buffer, before[n])}
+    assert moved
+    assert not any(name.startswith("stem.") for name in moved)
+    assert {name for name in before if not name.startswith("stem.")} == moved
 
 
 @pytest.mark.parametrize("method", ["none", "ltm"])

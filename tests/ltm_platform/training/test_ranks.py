@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EMA_DECAY = 0.6  # of ranks.py
 CLIP_GRAD = 2.0
-STAGES = (0, 1, 3)
+STAGES = (0, 1, 2, 3)
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
@@ -35,8 +35,10 @@ def new_state() -> dict[str, Tensor]:
 # --- the losses
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "stage"),
+    [(1, 1), (1, 3), *((workers, stage) for workers in (2, 4) for stage in STAGES)],
+)
 def test_workers_and_stage_change_no_loss(ranks: Ranks, stage: int, workers: int) -> None:
     plain = torch.tensor(ranks[1][0]["plain"]["losses"])
     losses = torch.tensor(ranks[workers][0][f"zero {stage}"]["losses"])
@@ -50,6 +52,75 @@ def test_the_losses_tell_something(ranks: Ranks) -> None:
     torch.testing.assert_close(total[3:], cross_entropy[3:] + bound[3:])
     assert total.std() > 1e-2
     assert min(plain["norms"]) < CLIP_GRAD < max(plain["norms"])
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_whole_recipe_is_the_same_for_all(ranks: Ranks, stage: int) -> None:
+    """Mixup and CutMix, a teacher, frozen parts, layer decay: one worker with torch alone and 16
+    images at a time, against two with DeepSpeed and 8 or 4."""
+    alone = torch.tensor(ranks[1][0]["everything"]["losses"])
+    losses = torch.tensor(ranks[2][0][f"everything {stage}"]["losses"])
+    torch.testing.assert_close(losses, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parts_keep_their_weights_and_no_others(ranks: Ranks) -> None:
+    seen = ranks[2][0]["everything 1"]
+    for name, start in seen["start"].items():
+        frozen = name.startswith("patch_embed.") or name.endswith(".norm1.bias")
+        assert torch.equal(start, seen["end"][name]) == frozen, name
+
+
+# --- batch norm over all workers
+
+
+def test_batch_norm_over_two_workers_is_that_of_the_whole_batch(ranks: Ranks) -> None:
+    alone, two = (torch.tensor(ranks[workers][0]["sync bn"]["losses"]) for workers in (1, 2))
+    torch.testing.assert_close(two, alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["torch", "timm"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_synchronised_layers_equal_torchs_on_the_whole_batch(
+    ranks: Ranks, kind: str, rank: int
+) -> None:
+    seen = ranks[2][rank]["norm layers"]
+    out, grad, scored, weight_grads, state = seen[f"{kind} all"]
+    first, last = seen["share"]
+    expected = [out[first:last], grad[first:last], scored, weight_grads, state]
+    torch.testing.assert_close(seen[f"{kind} ranks"], expected, rtol=1e-4, atol=1e-5)
+
+
+# --- fp16
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_fp16_learns_as_fp32_does(ranks: Ranks, stage: int) -> None:
+    seen = ranks[2][0][f"fp16 {stage}"]
+    full = torch.tensor(ranks[2][0][f"zero {stage}"]["losses"])
+    torch.testing.assert_close(torch.tensor(seen["losses"]), full, rtol=2e-2, atol=2e-2)
+    assert seen["skipped"] == 0
+
+
+def test_steps_that_overflow_are_skipped_and_counted(ranks: Ranks) -> None:
+    for seen in ranks[2]:
+        assert seen["overflow"]["skipped"] == len(seen["overflow"]["losses"]) == 6
+        for name, start in seen["overflow"]["start"].items():
+            assert torch.equal(start, seen["overflow"]["end"][name]), name
+
+
+# --- the micro-batch that fits
+
+
+def test_all_ranks_take_the_micro_batch_that_fits_the_smallest(ranks: Ranks) -> None:
+    """Rank 0 has room for 16 images, rank 1 for 7; 24 are to be divided."""
+    for seen in ranks[2]:
+        assert seen["micro batches"]["agreed"] == 6
+        assert len(seen["micro batches"]["tried"]) <= 6
+        assert "a step of 16 images does not fit" in seen["micro batches"]["refused"]
+
+
+def test_a_small_network_has_room_for_its_whole_share(ranks: Ranks) -> None:
+    assert [seen["micro batches"]["found"] for seen in ranks[2]] == [24, 24]
 
 
 # --- whole weights
@@ -103,7 +174,7 @@ def test_the_weights_are_restored_exactly(ranks: Ranks, stage: int) -> None:
     assert seen["restored scores"] == seen["scores"]
 
 
-@pytest.mark.parametrize(("stage", "share"), [(0, 1.0), (1, 1.0), (3, 0.5)])
+@pytest.mark.parametrize(("stage", "share"), [(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.5)])
 def test_a_rank_averages_what_it_owns(ranks: Ranks, stage: int, share: float) -> None:
     parameters = sum(tensor.numel() for tensor in new_state().values())
     for seen in ranks[2]:

@@ -156,3 +156,36 @@ def test_the_job_names_the_optimizer() -> None:
     model = nn.Linear(2, 2)
     assert type(build_optimizer(model, Recipe(optimizer="sgd"))) is torch.optim.SGD
     assert type(build_optimizer(model, Recipe(optimizer="adamw"))) is torch.optim.AdamW
+
+
+def test_layers_learn_the_slower_the_earlier_they_are() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", image_size=32, num_classes=CLASSES)
+    recipe = Recipe(lr=0.1, layer_decay=0.5, epochs=2)
+    optimizer = build_optimizer(model, recipe)
+    build_schedule(optimizer, recipe, STEPS_PER_EPOCH).step_update(0)
+    rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = dict(model.named_parameters())
+    got = [rate[names[f"blocks.{i}.attn.qkv.weight"]] for i in range(4)]
+    assert got == pytest.approx([got[3] / 8, got[3] / 4, got[3] / 2, got[3]])
+    assert rate[names["patch_embed.proj.2.weight"]] == pytest.approx(got[0] / 2)
+    full = {rate[p] for name, p in names.items() if name.startswith(("head", "method"))}
+    assert full == {max(rate.values())} == {0.1}
+
+
+def test_what_is_frozen_is_not_optimized() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    optimizer = build_optimizer(model, Recipe())
+    assert [p for group in optimizer.param_groups for p in group["params"]] == [model.weight]
+
+
+def test_mixed_images_are_learned_by_their_shares(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    shares = 0.7 * F.one_hot(labels, CLASSES) + 0.3 * F.one_hot(labels.flip(0), CLASSES)
+    objective = Objective(recipe(0.0), bottleneck)
+    _, parts = objective(images, shares, logits, features, 5)
+    expected = 0.7 * F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(logits, labels.flip(0))
+    bound = bottleneck(features, labels, images)
+    torch.testing.assert_close(parts[1:], torch.stack([expected, bound]).detach())
