@@ -70,6 +70,12 @@ def test_frozen_parts_keep_their_weights_and_no_others(ranks: Ranks) -> None:
         assert torch.equal(start, seen["end"][name]) == frozen, name
 
 
+def test_a_compiled_network_has_the_same_losses(ranks: Ranks) -> None:
+    plain = torch.tensor(ranks[1][0]["plain"]["losses"])
+    compiled = torch.tensor(ranks[1][0]["compiled"]["losses"])
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
 # --- batch norm over all workers
 
 
