@@ -203,7 +203,7 @@ class Trainer:
         best, since = self._early_stop.best, self._early_stop.epochs_since
         sentence = (
             f"recipe.early_stop: training ends after epoch {epoch + 1}, "
-            f"since val/top1 has not risen above {best:.2f} % for {since} epochs"
+            f"since the best val/top1, {best:.2f} %, is that of epoch {epoch + 1 - since}"
         )
         return Decided("stopped_after_epoch", str(epoch + 1), sentence)
 
