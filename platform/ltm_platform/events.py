@@ -49,7 +49,14 @@ class Measured(Progress):
     """Figures of the finished network."""
 
 
-Event = Started | Progress
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """Training ended before its time, on all ranks together, and would again: no retry helps."""
+
+    reason: str
+
+
+Event = Started | Progress | GaveUp
 Listener = Callable[[Event], None]
 
 

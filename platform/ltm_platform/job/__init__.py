@@ -1,9 +1,11 @@
 """The job file: what it may say (`sections`), how it is read (`load`), and the value it becomes."""
 
 from ltm_platform.job.batch import BatchPlan
+from ltm_platform.job.change import changes
 from ltm_platform.job.sections import (
     Augment,
     Bottleneck,
+    Checkpoint,
     Cluster,
     Data,
     Engine,
@@ -17,6 +19,7 @@ __all__ = [
     "Augment",
     "BatchPlan",
     "Bottleneck",
+    "Checkpoint",
     "Cluster",
     "Data",
     "Engine",
@@ -24,4 +27,5 @@ __all__ = [
     "Model",
     "Recipe",
     "Tracking",
+    "changes",
 ]
