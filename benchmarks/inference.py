@@ -6,8 +6,9 @@
 Both nets are prepared as for serving: channels-last, batch norms folded into the convolutions
 before them (`--as-trained` does neither). Runs are interleaved, base and merged in turn, so that
 both see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
-the base's MACs over the merged net's: 1 when time follows arithmetic. Memory is the largest
-resident set above that of an idle process, each net in a process of its own (Linux).
+the base's MACs over the merged net's: 1 when time follows arithmetic. "merge %" is the share of the
+pass that goes into masks and merging. Memory is the largest resident set above that of an idle
+process, each net in a process of its own (Linux).
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import ltm
+from ltm.merge import Assigned, Local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BACKBONES = ["mobilevit_xs", "mobilevit_s", "efficientvit_b1", "vit_s", "vit_b", "swin_t", "swin_b"]
 
@@ -61,6 +68,32 @@ def fastest(models: list[nn.Module], images: torch.Tensor, runs: int) -> list[fl
     """The fastest forward pass of each model, in seconds, runs interleaved after one warm-up."""
     times = [[seconds(model, images) for model in models] for _ in range(runs + 1)][1:]
     return [min(column) for column in zip(*times, strict=True)]
+
+
+@torch.inference_mode()
+def merge_share(model: Any, images: torch.Tensor, runs: int) -> float:
+    """Percent of a forward pass that masks and merging take, in the run where it is least."""
+    spent = 0.0
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            nonlocal spent
+            start = time.perf_counter()
+            result = function(*args, **options)
+            spent += time.perf_counter() - start
+            return result
+
+        return run
+
+    shares = []
+    with ExitStack() as stack:
+        for owner, name in ((model.method, "forward"), (Assigned, "__call__"), (Local, "__call__")):
+            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name))))
+        for _ in range(runs):
+            spent = 0.0
+            whole = seconds(model, images)
+            shares.append(100 * spent / whole)
+    return min(shares)
 
 
 def _resident() -> int:
@@ -106,7 +139,8 @@ def main() -> None:
     images = torch.randn(args.batch, 3, 224, 224).to(memory_format=layout)
     print(
         f"{'backbone':<17}{'method':<8}{'ratio':>6}{'GMACs':>8}{'images/s':>10}{'base':>8}"
-        f"{'speed-up':>10}{'of MACs':>9}" + (f"{'MiB':>7}{'base':>7}" if args.memory else "")
+        f"{'speed-up':>10}{'of MACs':>9}{'merge %':>9}"
+        + (f"{'MiB':>7}{'base':>7}" if args.memory else "")
     )
     for backbone in args.backbones:
         base = build(backbone, "none", None, args.as_trained)
@@ -121,6 +155,7 @@ def main() -> None:
                     f"{backbone:<17}{method:<8}{ratio or 'plan':>6}{gmacs:>8.3f}"
                     f"{args.batch / time_:>10.1f}{args.batch / base_time:>8.1f}{speedup:>10.3f}"
                     f"{speedup * gmacs / base_gmacs:>9.3f}"
+                    f"{merge_share(model, images, args.runs):>9.2f}"
                 )
                 if args.memory:
                     for net in ((method, ratio), ("none", None)):

@@ -5,12 +5,10 @@
 Every net has the same size, the same recipe and the same multiply-accumulates: it is
 `vit_nano_patch4_32`, whose 64 tokens become 16 after the attention of its first block. Masks:
 
-    grid, frozen    anchors on an even grid, nothing learned
-    grid            the same, with the learned step
-    content, frozen the most salient tokens by a random direction, nothing learned
+    grid, frozen    anchors on an even grid, weighted by distance; nothing learned
+    grid            the same, with saliency and the learned step
+    content, frozen the most salient tokens by a random direction; nothing learned
     content         a learned saliency chooses the tokens that stay, with the learned step
-    matching        ToMe's matching of the tokens as the start mask, with the learned step
-    tome            ToMe's matching in every block, at the same mean ratio
 
 For each: top-1 on held-out images; IBB on held-out images; the same IBB when the learned step of
 the trained net is taken away ("without step": above the former when the step has learned); images/s
@@ -29,18 +27,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ltm
+import ltm.plan
 
 BACKBONE = "vit_nano_patch4_32"
 STEPS, BATCH, RATE, PAD = 600, 32, 2e-3, 3
 
-MASKS: dict[str, tuple[str, dict[str, str], bool]] = {
-    "grid, frozen": ("ltm", {"anchors": "grid"}, True),
-    "grid": ("ltm", {"anchors": "grid"}, False),
-    "content, frozen": ("ltm", {"anchors": "content"}, True),
-    "content": ("ltm", {"anchors": "content"}, False),
-    "matching, frozen": ("ltm", {"anchors": "matching"}, True),
-    "matching": ("ltm", {"anchors": "matching"}, False),
-    "tome": ("tome", {}, False),
+MASKS: dict[str, tuple[ltm.plan.Kept, bool]] = {
+    "grid, frozen": ((4, 4), True),
+    "grid": ((4, 4), False),
+    "content, frozen": (16, True),
+    "content": (16, False),
 }
 
 
@@ -78,8 +74,11 @@ def crop(images: Tensor) -> Tensor:
 def train(mask: str, images: Tensor, labels: Tensor, seed: int) -> tuple[nn.Module, nn.Module]:
     """The trained model and its bottleneck."""
     torch.manual_seed(seed)
-    method, options, frozen = MASKS[mask]
-    model = ltm.create_model(BACKBONE, method, compression_ratio=0.25, num_classes=10, **options)
+    kept, frozen = MASKS[mask]
+    model = ltm.create_model(BACKBONE, plan={"blocks.0": kept}, num_classes=10)
+    if not isinstance(kept, int):  # as networks have it that need a grid
+        for module in model.method.masks.values():
+            module.project.weight.data[module.rank :].zero_()
     if frozen:
         model.method.requires_grad_(False)
     bottleneck = ltm.StreamingBottleneck(10, model.num_features)

@@ -49,7 +49,7 @@ def create_model(
     pretrained: load timm's weights from its hub.
     checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
     drop_path: stochastic depth rate of the last block, in [0, 1).
-    method_options: what the method takes, such as `anchors="grid"` of ltm.
+    method_options: what the method takes, such as `rank=16` of ltm.
 
     ValueError for a name, number or option that is not possible, with those that are.
     """

@@ -251,7 +251,7 @@ class MergingModel(nn.Module):
                 return max(1, round(first[0] * (1 - lost)))
             if name not in defaults:
                 return None
-            if self.needs_grid or (self.method.keeps_grid and grid is not None):
+            if self.needs_grid:
                 assert grid is not None
                 return grid_for_ratio(ratio, grid, self.smallest_grid)
             return tokens_for_ratio(ratio, tokens)

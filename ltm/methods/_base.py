@@ -30,13 +30,11 @@ class Method(nn.Module):
         section 3), where the backbone has softmax attention over tokens.
     spread: a compression ratio is spent "once", at the backbone's default sites, or an "even"
         part of it at every site, so that the mean kept fraction is the ratio.
-    keeps_grid: a ratio becomes a grid even where the backbone does not need one.
     """
 
     needs_keys: bool = False
     proportional: bool = True
     spread: Spread = "once"
-    keeps_grid: bool = False
 
     @abstractmethod
     def forward(

@@ -11,7 +11,7 @@ Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,11 @@ from torch.nn import functional as F
 
 from ltm.merge import Assigned, Local, Merge
 from ltm.methods._base import Method, full_precision, register_method
-from ltm.methods.tome import match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ltm.plan import Grid, Place, Site
-
-Anchors = Literal["content", "matching", "grid"]
 
 # within a slot, no source is lighter than e^-10 of the heaviest: all keep a gradient
 _MAX_LOGIT = 10.0
@@ -80,7 +77,8 @@ class MaskModule(nn.Module):
     """Merging masks for tokens of one width; one module serves every site of that width.
 
     z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. The start mask S_0
-    comes from `anchors`; then, with m_p = sum_n G_np z_n and `LearnedStep`,
+    has content anchors where a number of tokens is kept, grid anchors where a grid is; then, with
+    m_p = sum_n G_np z_n and `LearnedStep`,
 
         S_np <- S_np + z_n . step_p
 
@@ -88,16 +86,15 @@ class MaskModule(nn.Module):
     to choose anchors, at a random direction.
     """
 
-    def __init__(self, dim: int, anchors: Anchors, rank: int = 16, codes: int = 32) -> None:
+    def __init__(self, dim: int, on_grid: bool, rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         self.dim = dim
-        self.anchors = anchors
         self.rank = rank
         self.project = nn.Linear(dim, rank + 1, bias=False)
         self.step = LearnedStep(rank, codes)
         # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
         nn.init.normal_(self.project.weight, std=dim**-0.5)
-        if anchors != "content":
+        if on_grid:
             nn.init.zeros_(self.project.weight[rank:])
 
     def forward(self, tokens: Tensor, site: Site) -> Merge:
@@ -123,10 +120,7 @@ class MaskModule(nn.Module):
         return Local(index, S.softmax(-1), site.tokens)
 
     def _content(self, h: Tensor, z: Tensor, saliency: Tensor, slots: int) -> Merge:
-        if self.anchors == "matching":
-            slot = match(h.detach(), torch.ones_like(saliency), slots)
-        else:
-            slot = join_most_similar(h, saliency, slots)
+        slot = join_most_similar(h, saliency, slots)
         start = Assigned.normalised(slot, anchored_weight(saliency, slot, slots), slots)
         step = self.step(start(z))
         S = saliency + (z * start.unmerge(step)).sum(-1)
@@ -191,29 +185,17 @@ def _windows(size: int, keep: int, device: torch.device) -> tuple[Tensor, Tensor
 class LearnableTokenMerging(Method):
     """LTM, the method of the paper (arXiv 2407.15219).
 
-    anchors: how the start mask is made where the network needs no grid (plain ViT): "content",
-        "matching" (ToMe's), or "grid", which hierarchical networks always use.
     rank, codes: size of the mask module, see `MaskModule`.
     """
 
-    def __init__(
-        self,
-        places: Mapping[str, Place],
-        anchors: Anchors = "content",
-        rank: int = 16,
-        codes: int = 32,
-    ) -> None:
+    def __init__(self, places: Mapping[str, Place], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
-        if anchors not in get_args(Anchors):
-            raise ValueError(f"anchors is {anchors!r}, allowed are {', '.join(get_args(Anchors))}")
         for name, value in {"rank": rank, "codes": codes}.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}, allowed is a whole number from 1")
-        self.keeps_grid = anchors == "grid"
         self.masks = nn.ModuleDict()
         for dim, needs_grid in sorted(set(places.values())):
-            start: Anchors = "grid" if needs_grid else anchors
-            self.masks[str(dim)] = MaskModule(dim, start, rank, codes)
+            self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)
 
     def forward(
         self,

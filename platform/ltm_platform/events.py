@@ -58,7 +58,14 @@ class Decided:
     sentence: str
 
 
-Event = Started | Progress | Decided
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """Training ended before its time, on all ranks together, and would again: no retry helps."""
+
+    reason: str
+
+
+Event = Started | Progress | GaveUp | Decided
 Listener = Callable[[Event], None]
 
 

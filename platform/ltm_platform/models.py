@@ -13,11 +13,9 @@ from torch import nn
 import ltm
 from ltm.create import load_checkpoint
 from ltm.flops import image_size_of
+from ltm_platform.checkpoints import JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import nearest
 from ltm_platform.job import JobSpec
-
-WEIGHTS_FILE = "model.safetensors"
-JOB_FILE = "job.yaml"
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 NETS: list[tuple[str, int, dict[str, Any]]] = [
     ("vit_nano_patch4_32", 32, {"plan": {"blocks.0": 40, "blocks.2": 12}}),
-    ("vit_nano_patch4_32", 32, {"plan": {"blocks.0": (6, 5)}, "anchors": "grid"}),
+    ("vit_nano_patch4_32", 32, {"plan": {"blocks.0": (6, 5)}}),
     ("swin_nano_patch2_window4_32", 64, {"plan": {"layers.2": (3, 3)}}),
     ("mobilevit_xxs", 64, {"plan": {"stages.2.1": (3, 3), "stages.3.1": (1, 1)}}),
 ]
@@ -20,8 +20,6 @@ NETS: list[tuple[str, int, dict[str, Any]]] = [
 
 def create(backbone: str, size: int, options: dict[str, Any], method: str = "ltm") -> Any:
     torch.manual_seed(0)
-    if method != "ltm":
-        options = {key: value for key, value in options.items() if key != "anchors"}
     return ltm.create_model(backbone, method, image_size=size, num_classes=5, **options)
 
 

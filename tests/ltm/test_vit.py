@@ -7,6 +7,7 @@ from torch import nn
 
 import ltm
 from ltm.merge import Merge
+from ltm.plan import Kept
 
 TINY = "vit_nano_patch4_32"
 
@@ -46,9 +47,9 @@ def test_method_none_is_timms_own_model() -> None:
     assert type(model) is type(timm.create_model(TINY))
 
 
-@pytest.mark.parametrize("anchors", ["content", "grid"])
-def test_merged_tokens_are_convex_combinations(anchors: str) -> None:
-    model = ltm.create_model(TINY, compression_ratio=0.5, anchors=anchors)
+@pytest.mark.parametrize("kept", [32, (8, 4)])
+def test_merged_tokens_are_convex_combinations(kept: Kept) -> None:
+    model = ltm.create_model(TINY, plan={"blocks.0": kept})
     with torch.no_grad():
         model.method.masks["64"].step.omega.normal_()  # type: ignore[union-attr,index]
     (merge,) = merges_of(model, images())

@@ -9,15 +9,23 @@ from ltm_platform.cli import options
 
 @click.command("resume")
 @click.argument("run", metavar="RUN")
+@click.option("--from", "start", metavar="CHECKPOINT", help="An earlier checkpoint, by its name.")
+@options.overrides
 @options.tracking_uri
 @options.verbose
-def command(run: str, tracking_uri: str | None, verbose: bool) -> None:
+def command(
+    run: str,
+    start: str | None,
+    overrides: tuple[str, ...],
+    tracking_uri: str | None,
+    verbose: bool,
+) -> None:
     """Go on with RUN, a run's name, from its last checkpoint.
 
     \b
     Example:
-      ltm-platform resume quickstart-1
+      ltm-platform resume quickstart-1 --set cluster.workers=4
     """
     from ltm_platform.cli.run import go_on
 
-    go_on(run, tracking_uri, verbose=verbose)
+    go_on(run, tracking_uri, start=start, overrides=overrides, verbose=verbose)

@@ -11,24 +11,38 @@ from ltm_platform.cli.capture import captured_output
 from ltm_platform.cli.program import program
 from ltm_platform.cli.screen import Screen
 from ltm_platform.errors import RunError, UserError
-from ltm_platform.job import JobSpec
+from ltm_platform.job import JobSpec, changes
 from ltm_platform.launch.embedded import embedded_ray, this_machine
-from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.folder import GoingOn, RunFolder
+from ltm_platform.launch.history import prepare_to_resume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ltm_platform.preflight import Ready
+
 
 def start(job: JobSpec, command: Sequence[str], *, name: str | None, verbose: bool) -> None:
     """Check the job, give the run a name and train it; ``command`` is what the user typed."""
-    _carry_out(job, command, name=name, verbose=verbose)
+    ready, said = _check(job, verbose=verbose)
+    folder = RunFolder.reserve(ready.job, name)
+    with folder.locked():
+        _carry_out(ready, folder, said, command, verbose=verbose)
 
 
-def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
-    """Train a run that stopped from its last checkpoint to the end.
+def go_on(
+    name: str,
+    uri: str | None,
+    *,
+    start: str | None = None,
+    overrides: Sequence[str] = (),
+    verbose: bool,
+) -> None:
+    """Train a run that stopped from its last checkpoint, or the one named ``start``, to the end.
 
     Raises:
-        UserError: there is no such run, or nothing is left to do.
+        UserError: there is no such run or checkpoint, it is going on or has finished, or an
+            override would make it another run.
     """
     store = tracking.tracking_uri(uri)
     record = tracking.find_run(store, name)
@@ -37,39 +51,46 @@ def go_on(name: str, uri: str | None, *, verbose: bool) -> None:
     folder = RunFolder(Path(record.folder or ""))
     if not record.folder or not folder.job.exists():
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
-    command = (*program(), "submit", str(folder.job))
-    job = JobSpec.load(folder.job).replace("tracking.uri", store)
-    _carry_out(job, command, folder=folder, run_id=record.run_id, verbose=verbose)
+    before = JobSpec.load(folder.job)
+    job = JobSpec.load(folder.job, overrides)
+    changed = changes(before, job)
+    with folder.locked():
+        prepare_to_resume(folder, start)
+        ready, said = _check(job.replace("tracking.uri", store), verbose=verbose)
+        command = (*program(), "submit", str(folder.job))
+        going_on = GoingOn(record.run_id, changed, rewound=start is not None)
+        _carry_out(ready, folder, said, command, going_on=going_on, verbose=verbose)
+
+
+def _check(job: JobSpec, *, verbose: bool) -> tuple[Ready, bytes]:
+    """The job ready to start, and what libraries printed meanwhile: the run has no log yet."""
+    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
+        with captured_output(Path(log.name), echo=verbose):
+            ready = preflight.check(job, this_machine())
+        return ready, Path(log.name).read_bytes()
 
 
 def _carry_out(
-    job: JobSpec,
+    ready: Ready,
+    folder: RunFolder,
+    said: bytes,
     command: Sequence[str],
     *,
-    name: str | None = None,
-    folder: RunFolder | None = None,
-    run_id: str | None = None,
+    going_on: GoingOn | None = None,
     verbose: bool,
 ) -> None:
-    """One run from its checks to its result; what is printed meanwhile goes to the run's log."""
-    machine = this_machine()
-    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as early:
-        with captured_output(Path(early.name), echo=verbose):
-            ready = preflight.check(job, machine)
-        if folder is None:
-            folder = RunFolder.reserve(ready.job, name)
-            folder.job.write_text(ready.job.to_yaml())
-        with folder.log.open("ab") as log:
-            log.write(Path(early.name).read_bytes())
-
+    """One run from its start to its result; what is printed meanwhile goes to the run's log."""
+    folder.job.write_text(ready.job.to_yaml())
+    with folder.log.open("ab") as log:
+        log.write(said)
     with captured_output(folder.log, echo=verbose) as console:
         screen = Screen(console)
         screen.head(ready, folder)
         try:
-            with screen, embedded_ray(machine):
+            with screen, embedded_ray(this_machine()):
                 from ltm_platform.launch.driver import drive
 
-                outcome = drive(ready, folder, screen, run_id=run_id)
+                outcome = drive(ready, folder, screen, going_on=going_on)
         except KeyboardInterrupt:
             screen.stopped(folder)
             raise SystemExit(130) from None

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ltm_platform import paths, tracking
 from ltm_platform.cli.program import program
-from ltm_platform.events import Decided, EpochEnded, Event, Measured, Started
+from ltm_platform.events import Decided, EpochEnded, Event, GaveUp, Measured, Started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,10 +80,13 @@ class Screen:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._started = event
+            epoch, step = divmod(event.steps_done, event.steps_per_epoch)
             if event.steps_done:
-                done = event.steps_done // event.steps_per_epoch
-                self._console.print(f"going on after epoch {done}")
-            self._update(event.steps_done, event.steps_done // event.steps_per_epoch)
+                within = f" and {step} of {event.steps_per_epoch} steps" if step else ""
+                self._console.print(f"going on after epoch {epoch}{within}")
+            self._update(event.steps_done, epoch)
+            return
+        if isinstance(event, GaveUp):
             return
         if isinstance(event, Decided):
             self._note(event.sentence)
@@ -125,9 +128,9 @@ class Screen:
 
     def result(self, ready: Ready, outcome: Outcome, command: Sequence[str]) -> None:
         """The figures to remember, and what to type next after ``command``."""
-        metrics, checkpoints = outcome.metrics, outcome.checkpoints
+        metrics = outcome.metrics
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {checkpoints.best_top1:.2f} %)")
+        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {outcome.best.top1:.2f} %)")
         if "val/ema_top1" in metrics:
             table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
         table.add_row("size", _cost(ready))
@@ -137,8 +140,8 @@ class Screen:
             f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
             f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
-        table.add_row("best checkpoint", paths.shown(checkpoints.best))
-        table.add_row("last checkpoint", paths.shown(checkpoints.last))
+        table.add_row("best checkpoint", paths.shown(outcome.best.path))
+        table.add_row("last checkpoint", paths.shown(outcome.last.path))
         self._console.print()
         self._console.print(table)
         other = "ltm" if ready.job.model.method == "none" else "none"
@@ -164,7 +167,7 @@ class Screen:
 
     def _kept(self, folder: RunFolder) -> None:
         command = shlex.join([*program(), "resume", folder.name])
-        text = f"finished epochs are kept; go on with: {command}"
+        text = f"go on from the last checkpoint with: {command}"
         self._console.print(text, soft_wrap=True)
 
 

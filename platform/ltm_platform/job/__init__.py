@@ -1,9 +1,11 @@
 """The job file: what it may say (`sections`), how it is read (`load`), and the value it becomes."""
 
 from ltm_platform.job.batch import BatchPlan
+from ltm_platform.job.change import changes
 from ltm_platform.job.sections import (
     Augment,
     Bottleneck,
+    Checkpoint,
     Cluster,
     Data,
     Distill,
@@ -19,6 +21,7 @@ __all__ = [
     "Augment",
     "BatchPlan",
     "Bottleneck",
+    "Checkpoint",
     "Cluster",
     "Data",
     "Distill",
@@ -28,4 +31,5 @@ __all__ = [
     "Model",
     "Recipe",
     "Tracking",
+    "changes",
 ]

@@ -309,6 +309,15 @@ class Engine(Section):
         return self
 
 
+class Checkpoint(Section):
+    """What is kept of a run. A checkpoint is written at the end of every epoch, too."""
+
+    every_steps: Count | None = 1000
+    """Optimizer steps between checkpoints within an epoch; null writes none there."""
+    keep: Count = 3
+    """How many checkpoints are kept, the best by validation top-1; the last is kept besides."""
+
+
 class Cluster(Section):
     """What the run asks of the Ray cluster."""
 
@@ -319,8 +328,13 @@ class Cluster(Section):
     """CPUs reserved for each worker, its image decoding processes included."""
     storage: Text | None = None
     """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
-    max_failures: Annotated[int, Field(ge=0)] = 0
-    """How often a failed run restarts from its last checkpoint before it ends as FAILED."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a run that broke (a worker died, hung or raised an error) goes on from its last
+    checkpoint before it ends as FAILED."""
+    max_preemptions: Annotated[int, Field(ge=0)] = 100
+    """How often a run goes on after the cluster took a node away, counted apart."""
+    hang_timeout_s: Annotated[float, Field(ge=1)] = 1800.0
+    """A worker that makes no progress for so many seconds writes its stacks to the log and ends."""
 
 
 class Tracking(Section):

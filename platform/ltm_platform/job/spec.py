@@ -13,6 +13,7 @@ from ltm_platform.job.explain import Explainer, show
 from ltm_platform.job.layer import Origins
 from ltm_platform.job.load import read_job
 from ltm_platform.job.sections import (
+    Checkpoint,
     Cluster,
     Data,
     Engine,
@@ -50,6 +51,8 @@ class JobSpec(Section):
     """How the weights are learned."""
     engine: Engine = Field(default_factory=Engine)
     """DeepSpeed's settings."""
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    """What is kept of a run."""
     cluster: Cluster = Field(default_factory=Cluster)
     """What the run asks of the Ray cluster."""
     tracking: Tracking = Field(default_factory=Tracking)

@@ -7,7 +7,6 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray.train
@@ -15,30 +14,17 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from ltm_platform import paths
+from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
-from ltm_platform.events import Listener, listening
+from ltm_platform.events import Event, GaveUp, Listener, listening
+from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ray.train import Result
-
-    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.launch.folder import GoingOn, RunFolder
     from ltm_platform.preflight import Ready
-
-BEST_METRIC = "val/top1"
-CHECKPOINTS_KEPT = 2
-"""The best and the last; Ray keeps the last in any case."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoints:
-    """Folders of a run's best checkpoint, by validation top-1, and of its last one."""
-
-    best: Path
-    best_top1: float
-    last: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +32,12 @@ class Outcome:
     """A finished run."""
 
     metrics: dict[str, float]
-    checkpoints: Checkpoints
+    best: StoredCheckpoint
+    last: StoredCheckpoint
 
 
 def drive(
-    ready: Ready, folder: RunFolder, listener: Listener, *, run_id: str | None = None
+    ready: Ready, folder: RunFolder, listener: Listener, *, going_on: GoingOn | None = None
 ) -> Outcome:
     """Train a checked job to its end. Ray must be running.
 
@@ -60,19 +47,35 @@ def drive(
     """
     with (
         _sigterm_is_interrupt(),
-        tracked_run(ready.job, folder.name, folder.path, run_id=run_id) as run,
+        tracked_run(
+            ready.job,
+            folder.name,
+            folder.path,
+            run_id=going_on.run_id if going_on else None,
+            repeats=not (going_on and going_on.anew),
+        ) as run,
     ):
+        for key, change in (going_on.changes if going_on else {}).items():
+            run.tag(f"ltm.changed.{key}", change)
         run.log_metrics(_model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
         events = Queue(actor_options={"num_cpus": 0})
+        reasons: list[str] = []
+
+        def note(event: Event) -> None:
+            if isinstance(event, GaveUp):
+                reasons.append(event.reason)
+
         try:
-            with listening(events, run, listener):
+            with listening(events, run, listener, note):
                 _fit(ready, folder, events)
+            if reasons:
+                raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
         finally:
-            checkpoints = stored_checkpoints(folder)
-            if checkpoints:
-                _log_checkpoints(run, checkpoints)
-        assert checkpoints, "training ended without a checkpoint"
-        return Outcome(run.metrics, checkpoints)
+            found = stored(folder)
+            _log_checkpoints(run, found)
+        chosen = best(found)
+        assert chosen, "training ended without a checkpoint"
+        return Outcome(run.metrics, chosen, found[-1])
 
 
 def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
@@ -91,9 +94,12 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=str(folder.path.parent),
-            failure_config=ray.train.FailureConfig(max_failures=job.cluster.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=job.cluster.max_failures,
+                max_preemption_failures=job.cluster.max_preemptions,
+            ),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=CHECKPOINTS_KEPT,
+                num_to_keep=job.checkpoint.keep,
                 checkpoint_score_attribute=BEST_METRIC,
                 checkpoint_score_order="max",
             ),
@@ -138,24 +144,14 @@ def _model_metrics(ready: Ready) -> dict[str, float]:
     }
 
 
-def stored_checkpoints(folder: RunFolder) -> Checkpoints | None:
-    """The checkpoints that a run has stored so far, whatever became of the run."""
-    try:
-        result: Result = ray.train.Result.from_path(folder.path)
-    except RuntimeError:  # Ray's word for a run that reported nothing
-        return None
-    if not result.checkpoint or not result.best_checkpoints:
-        return None
-    best, metrics = max(result.best_checkpoints, key=lambda kept: kept[1][BEST_METRIC])
-    return Checkpoints(Path(best.path), metrics[BEST_METRIC], Path(result.checkpoint.path))
-
-
-def _log_checkpoints(run: TrackedRun, checkpoints: Checkpoints) -> None:
+def _log_checkpoints(run: TrackedRun, found: list[StoredCheckpoint]) -> None:
     """Weights and job go into MLflow; the shards to resume from stay where they are, linked."""
-    for kind, path in (("best", checkpoints.best), ("last", checkpoints.last)):
-        files = [*sorted(path.glob("*.safetensors")), path / "job.yaml"]
-        run.log_files(files, f"checkpoints/{kind}")
-        run.tag(f"ltm.checkpoint_{kind}", str(path))
+    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
+        if checkpoint:
+            path = checkpoint.path
+            files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
+            run.log_files([file for file in files if file.exists()], f"checkpoints/{kind}")
+            run.tag(f"ltm.checkpoint_{kind}", str(path))
 
 
 @contextmanager

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from ltm_platform import paths
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ltm_platform.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GoingOn:
+    """A run that was begun before."""
+
+    run_id: str
+    """Its MLflow run."""
+    changes: Mapping[str, str]
+    """Fields of its job that differ from now on, each with ``old -> new``."""
+    rewound: bool
+    """From an earlier checkpoint than its last."""
+
+    @property
+    def anew(self) -> bool:
+        """Steps that were taken before may come out differently now."""
+        return self.rewound or any(key.startswith("recipe.") for key in self.changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,26 @@ class RunFolder:
             f"a run named {name!r} exists already: go on with it (ltm-platform resume {name}) "
             f"or choose another --name"
         )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time carries out the run; the system frees it however that one ends.
+
+        Raises:
+            UserError: another process has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"the run {self.name!r} is being trained by another process: "
+                f"wait for it or stop that one first"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def name(self) -> str:

@@ -34,6 +34,7 @@ class TrackedRun:
         self.run_id = run_id
         self.metrics: dict[str, float] = {}
         """The latest value of every metric."""
+        self._recorded: dict[str, int] = {}  # the last step of every metric
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Decided):
@@ -42,11 +43,18 @@ class TrackedRun:
             self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:
+        """Record what is new: a run that goes on tells the steps after its checkpoint again."""
         from mlflow.entities import Metric
 
         self.metrics.update(metrics)
-        rows = [Metric(key, value, time_ms, step) for key, value in metrics.items()]
-        self._client.log_batch(self.run_id, metrics=rows)
+        rows = [
+            Metric(key, value, time_ms, step)
+            for key, value in metrics.items()
+            if step > self._recorded.get(key, -1)
+        ]
+        self._recorded.update((row.key, row.step) for row in rows)
+        if rows:
+            self._client.log_batch(self.run_id, metrics=rows)
 
     def tag(self, key: str, value: str) -> None:
         self._client.set_tag(self.run_id, key, value[:TAG_LENGTH])
@@ -64,11 +72,17 @@ class TrackedRun:
             self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
         self._client.log_text(self.run_id, job.to_yaml(), "job.yaml")
 
-    def reopen(self) -> None:
-        """Go on with a run that ended: its metrics are known again, its error is forgotten."""
+    def reopen(self, *, repeats: bool) -> None:
+        """Go on with a run that ended: its metrics are known again, its error is forgotten.
+
+        ``repeats``: what comes again is what is recorded already, and is left out.
+        """
         self._client.update_run(self.run_id, status="RUNNING")
         data = self._client.get_run(self.run_id).data
         self.metrics.update(data.metrics)
+        if repeats:
+            # MLflow's public view of a run leaves out the steps
+            self._recorded.update((metric.key, metric.step) for metric in data._metric_objs)
         if ERROR_TAG in data.tags:
             self._client.delete_tag(self.run_id, ERROR_TAG)
 
@@ -78,9 +92,11 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(
-    job: JobSpec, name: str, folder: Path, *, run_id: str | None = None
+    job: JobSpec, name: str, folder: Path, *, run_id: str | None = None, repeats: bool = True
 ) -> Iterator[TrackedRun]:
     """Record a run, or with ``run_id`` go on recording it; its status at the end is the truth.
+
+    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`.
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
     which is kept as the tag ``ltm.error`` and raised again.
@@ -91,7 +107,7 @@ def tracked_run(
     status = "FINISHED"
     try:
         if run_id:
-            run.reopen()
+            run.reopen(repeats=repeats)
         else:
             run.log_job(job)
         with _system_metrics(uri, run.run_id):

@@ -1,45 +1,167 @@
-"""Checkpoints: everything a run needs to go on, and the plain weights that anyone can load."""
+"""Checkpoints: everything a run needs to go on, and the plain weights that anyone can load.
+
+All is stored whole, by parameter: a run goes on with any number of workers.
+"""
 
 from __future__ import annotations
 
+import json
 import random
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray.train
 import torch
-from safetensors.torch import save_file
+from ray.train import Checkpoint, CheckpointUploadMode
+from safetensors.torch import load_file, save_file
 
-from ltm_platform.training.weights import ShardedEma, gather_weights
+from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, read_manifest, seal
+from ltm_platform.training.early_stop import EarlyStop
+from ltm_platform.training.optimizer_state import (
+    Scalars,
+    gather_optimizer_state,
+    load_optimizer_state,
+)
+from ltm_platform.training.weights import ShardedEma, gather_weights, load_weights
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from torch import nn
+    from torch import Tensor, nn
 
     from ltm_platform.job import JobSpec
 
-ENGINE_TAG = "engine"
-WEIGHTS_FILE = "model.safetensors"
-EMA_FILE = "model_ema.safetensors"
-JOB_FILE = "job.yaml"
-STATE_FILE = "state_rank{rank}.pt"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATISTICS_FILE = "ib_statistics.safetensors"
+PROGRESS_FILE = "progress.json"
+RANDOM_FILE = "random_rank{rank}.pt"
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """How far training has come."""
+class State:
+    """What a rank's training is made of."""
 
-    epochs_done: int = 0
-    steps_done: int = 0
+    engine: DeepSpeedEngine
+    ema: ShardedEma | None
+    statistics: nn.Module
+    """The streaming statistics of the information bottleneck, the same on all ranks."""
+    early_stop: EarlyStop = field(default_factory=lambda: EarlyStop(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A rank's part of a checkpoint in the memory of the CPU; rank 0 has all but the chance."""
+
+    rank: int
+    world_size: int
+    steps_done: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By file name."""
+    texts: dict[str, str]
+    random: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Into ``folder``, which the ranks share."""
+        names = [RANDOM_FILE.format(rank=self.rank), *self.tensors, *self.texts]
+        torch.save(self.random, folder / names[0])
+        for name, tensors in self.tensors.items():
+            save_file(tensors, folder / name)
+        for name, text in self.texts.items():
+            (folder / name).write_text(text)
+        seal(
+            folder,
+            names,
+            rank=self.rank,
+            world_size=self.world_size,
+            steps_done=self.steps_done,
+        )
+
+
+def snapshot(job: JobSpec, state: State, steps_done: int, history: str) -> Snapshot:
+    """Copy the state of training. Collective. ``history`` is what `StepMeter.history` gives."""
+    engine, ema = state.engine, state.ema
+    tensors: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: gather_weights(engine)}
+    if ema:
+        with ema.applied():
+            tensors[EMA_FILE] = gather_weights(engine)
+    tensors[OPTIMIZER_FILE], scalars = gather_optimizer_state(engine)
+    tensors[STATISTICS_FILE] = {
+        name: buffer.cpu().clone() for name, buffer in state.statistics.state_dict().items()
+    }
+    progress = {
+        "optimizer": scalars,
+        "history": history,
+        "early_stop": state.early_stop.state_dict(),
+        "skipped_steps": engine.skipped_steps,
+    }
+    texts = {PROGRESS_FILE: json.dumps(progress), JOB_FILE: job.to_yaml()}
+    first = engine.global_rank == 0
+    return Snapshot(
+        rank=engine.global_rank,
+        world_size=engine.world_size,
+        steps_done=steps_done,
+        tensors=tensors if first else {},
+        texts=texts if first else {},
+        random=_random_state(),
+    )
+
+
+def report(taken: Snapshot, metrics: dict[str, float]) -> None:
+    """Report ``metrics`` with a checkpoint. Collective.
+
+    Training goes on while Ray Train's thread writes into the run's storage; the checkpoint counts
+    from the moment when all ranks have written.
+    """
+
+    def write(_: Checkpoint, name: str) -> Checkpoint:
+        storage = ray.train.get_context().get_storage()
+        path = Path(storage.experiment_fs_path) / name
+        path.mkdir(parents=True, exist_ok=True)
+        taken.write(path)
+        return Checkpoint(str(path), storage.storage_filesystem)
+
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(Path.cwd()),  # a stand-in: `write` makes the real one
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=write,
+        delete_local_checkpoint_after_upload=False,
+    )
+
+
+def restore(folder: Path, state: State) -> tuple[int, str]:
+    """Continue from the checkpoint in ``folder``. Collective.
+
+    On another number of ranks all goes on as it was but the chance of dropout and drop path.
+
+    Returns:
+        Optimizer steps done, and the history of `snapshot`.
+    """
+    engine, manifest = state.engine, read_manifest(folder)
+    progress = json.loads((folder / PROGRESS_FILE).read_text())
+    scalars: Scalars = progress["optimizer"]
+    weights = load_file(folder / WEIGHTS_FILE)
+    if state.ema:
+        state.ema.load_weights(load_file(folder / EMA_FILE))
+    load_weights(engine, weights)
+    load_optimizer_state(engine, weights, load_file(folder / OPTIMIZER_FILE), scalars)
+    engine.global_steps = manifest.steps_done
+    engine.skipped_steps = progress["skipped_steps"]
+    state.early_stop.load_state_dict(progress["early_stop"])
+    state.statistics.load_state_dict(load_file(folder / STATISTICS_FILE))
+    if manifest.world_size == engine.world_size:
+        path = folder / RANDOM_FILE.format(rank=engine.global_rank)
+        _set_random_state(torch.load(path, weights_only=True))
+    return manifest.steps_done, progress["history"]
 
 
 def _random_state() -> dict[str, Any]:
+    """The global generators, in types that load without unpickling objects."""
+    name, key, *rest = np.random.get_state()  # noqa: NPY002 - timm draws from the global generator
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - timm draws from the global generator
+        "numpy": (name, torch.from_numpy(np.asarray(key, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -47,78 +169,8 @@ def _random_state() -> dict[str, Any]:
 
 def _set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    name, key, *rest = state["numpy"]
+    np.random.set_state((name, key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def save(
-    job: JobSpec,
-    engine: DeepSpeedEngine,
-    ema: ShardedEma | None,
-    statistics: nn.Module,
-    position: Position,
-    metrics: dict[str, float],
-) -> None:
-    """Report ``metrics`` with a checkpoint of every rank's state. Collective.
-
-    Ray Train merges the ranks' folders, uploads them and keeps the best and the last.
-    """
-    rank = engine.global_rank
-    with tempfile.TemporaryDirectory(prefix="ltm-checkpoint-") as name:
-        folder = Path(name)
-        engine.save_checkpoint(name, tag=ENGINE_TAG)
-        torch.save(
-            {
-                "position": asdict(position),
-                "world_size": engine.world_size,
-                "random": _random_state(),
-                "statistics": statistics.state_dict(),
-                "ema": ema.state_dict() if ema else None,
-            },
-            folder / STATE_FILE.format(rank=rank),
-        )
-        weights = gather_weights(engine)
-        averaged: dict[str, torch.Tensor] = {}
-        if ema:
-            with ema.applied():
-                averaged = gather_weights(engine)
-        if rank == 0:
-            save_file(weights, folder / WEIGHTS_FILE)
-            if averaged:
-                save_file(averaged, folder / EMA_FILE)
-            (folder / JOB_FILE).write_text(job.to_yaml())
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(name))
-
-
-def restore(engine: DeepSpeedEngine, ema: ShardedEma | None, statistics: nn.Module) -> Position:
-    """Continue from the run's last checkpoint, if it has one. Collective.
-
-    Raises:
-        RuntimeError: the checkpoint was written by another number of workers, or is incomplete.
-    """
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return Position()
-    with checkpoint.as_directory() as name:
-        path = Path(name) / STATE_FILE.format(rank=engine.global_rank)
-        if not path.exists():
-            raise RuntimeError(
-                f"the checkpoint {checkpoint.path} has no state for rank {engine.global_rank}: "
-                f"resume on the number of workers that wrote it"
-            )
-        state = torch.load(path, map_location="cpu", weights_only=False)
-        if state["world_size"] != engine.world_size:
-            raise RuntimeError(
-                f"the checkpoint {checkpoint.path} was written by {state['world_size']} workers, "
-                f"but {engine.world_size} are running: resume on {state['world_size']}"
-            )
-        loaded, _ = engine.load_checkpoint(name, tag=ENGINE_TAG)
-        if loaded is None:
-            raise RuntimeError(f"the checkpoint {checkpoint.path} holds no DeepSpeed state")
-    statistics.load_state_dict(state["statistics"])
-    if ema and state["ema"]:
-        ema.load_state_dict(state["ema"])
-    _set_random_state(state["random"])
-    return Position(**state["position"])

@@ -9,13 +9,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+    from collections.abc import Iterable
 
-    from ltm_platform.data.loader import EvalLoader
+    from deepspeed import DeepSpeedEngine
+    from torch import Tensor
+
+    Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def evaluate(engine: DeepSpeedEngine, loader: EvalLoader) -> dict[str, float]:
+def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch]) -> dict[str, float]:
     """``top1`` and ``top5`` in percent and the mean cross-entropy ``loss``. Collective.
 
     Every image counts once: padding samples, which keep the number of forward passes equal on all
@@ -24,7 +27,7 @@ def evaluate(engine: DeepSpeedEngine, loader: EvalLoader) -> dict[str, float]:
     engine.eval()
     device = engine.device
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, top-1, top-5, loss
-    for images, labels, valid in loader:
+    for images, labels, valid in batches:
         labels, valid = labels.to(device), valid.to(device)
         logits, _ = engine(images.to(device))
         logits = logits.float()

@@ -1,38 +1,86 @@
-"""Step metrics without making the device wait for them."""
+"""What training says while it runs, without making the device wait for it."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections import deque
+from dataclasses import asdict
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ltm_platform.events import SEND_INTERVAL_S, Listener, Progress
 from ltm_platform.training.recipe import Objective
 
+CHECK_STEPS = 10
+KEPT_STEPS = 1000
+
+
+class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake in it
+    """The loss or a weight is no number any more. Raised at the same step on all ranks."""
+
 
 class StepMeter:
-    """Keeps the losses of past steps on the device and sends them together, on rank 0.
+    """Keeps the losses of past steps, of all ranks, on the device, and reads them together.
 
-    Reading a loss stops an asynchronous device until it has caught up, so it is done a few times a
-    second at most, for all steps since the last time.
+    Reading stops an asynchronous device until it has caught up. So rank 0 reads and sends a few
+    times a second at most; and all ranks read every ``CHECK_STEPS`` steps, to stop together when a
+    loss is not finite.
     """
 
     def __init__(self, send: Listener, global_batch: int) -> None:
         self._send = send
         self._global_batch = global_batch
-        self._steps: list[tuple[int, int, float, Tensor]] = []
+        self._unsent: list[tuple[int, int, float, Tensor]] = []
+        self._unchecked: list[tuple[int, Tensor]] = []
+        self._sent: deque[Progress] = deque(maxlen=KEPT_STEPS)
         self._window_start = time.perf_counter()
 
     def step(self, step: int, epoch: int, lr: float, parts: Tensor) -> None:
-        """``parts`` [3] in ``Objective.PARTS`` order, averaged over the global batch."""
-        self._steps.append((step, epoch, lr, parts))
+        """``parts`` [3] of this rank, in ``Objective.PARTS`` order. Collective.
+
+        Raises:
+            Diverged: a part of the loss is not finite.
+        """
+        ranks = parts.new_empty(dist.get_world_size(), len(parts))
+        dist.all_gather_into_tensor(ranks.view(-1), parts)
+        self._unsent.append((step, epoch, lr, ranks.mean(0)))
+        self._unchecked.append((step, ranks))
         elapsed = time.perf_counter() - self._window_start
         if elapsed >= SEND_INTERVAL_S:
-            self._flush({"train/images_per_s": len(self._steps) * self._global_batch / elapsed})
+            self._flush({"train/images_per_s": len(self._unsent) * self._global_batch / elapsed})
+        if step % CHECK_STEPS == 0:
+            self.check()
 
-    def end_epoch(self) -> None:
-        """Send what is left; the epoch's own summary carries its throughput."""
+    def check(self) -> None:
+        """Diverged, if a loss since the last check is not finite. All ranks call it together."""
+        steps, self._unchecked = self._unchecked, []
+        if not steps:
+            return
+        losses = torch.stack([ranks for _, ranks in steps])  # [steps, ranks, parts]
+        bad = (~torch.isfinite(losses)).any(-1).nonzero().tolist()
+        if bad:
+            index, rank = bad[0]
+            parts = zip(Objective.PARTS, losses[index, rank].tolist(), strict=True)
+            listed = ", ".join(f"{name} {value:g}" for name, value in parts)
+            self.send_rest()
+            step = steps[index][0]
+            raise Diverged(f"the loss is not finite at step {step} on rank {rank}: {listed}")
+
+    def history(self) -> str:
+        """The last steps' metrics as JSON, for a checkpoint: a driver that dies loses what it was
+        about to record."""
+        return json.dumps([asdict(progress) for progress in self._sent])
+
+    def replay(self, history: str) -> None:
+        """Send the steps of `history` again; who has them already leaves them out."""
+        for values in json.loads(history):
+            self._tell(Progress(**values))
+
+    def send_rest(self) -> None:
+        """Send what is left; an epoch's own summary carries its throughput."""
         self._flush({})
 
     def restart_clock(self) -> None:
@@ -40,13 +88,17 @@ class StepMeter:
         self._window_start = time.perf_counter()
 
     def _flush(self, rate: dict[str, float]) -> None:
-        if self._steps:
-            values = torch.stack([parts for *_, parts in self._steps]).tolist()
-            for (step, epoch, lr, _), row in zip(self._steps, values, strict=True):
+        if self._unsent:
+            values = torch.stack([parts for *_, parts in self._unsent]).tolist()
+            for (step, epoch, lr, _), row in zip(self._unsent, values, strict=True):
                 metrics = dict(zip(Objective.PARTS, row, strict=True))
-                self._send(Progress(step, epoch, metrics | {"train/lr": lr}))
-            last_step, last_epoch, *_ = self._steps[-1]
+                self._tell(Progress(step, epoch, metrics | {"train/lr": lr}))
+            last_step, last_epoch, *_ = self._unsent[-1]
             if rate:
                 self._send(Progress(last_step, last_epoch, rate))
-        self._steps = []
+        self._unsent = []
         self.restart_clock()
+
+    def _tell(self, progress: Progress) -> None:
+        self._sent.append(progress)
+        self._send(progress)

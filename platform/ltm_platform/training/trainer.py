@@ -12,7 +12,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 import ltm
 from ltm_platform.data import open_dataset
@@ -22,16 +21,21 @@ from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training import checkpoint
 from ltm_platform.training.bench import inference_speed
-from ltm_platform.training.checkpoint import Position
 from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine import build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.meter import StepMeter
+from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter
 from ltm_platform.training.micro_batch import find_micro_batch
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
 from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule, hard_labels
-from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
+from ltm_platform.training.watchdog import Watchdog
+from ltm_platform.training.weights import (
+    ShardedEma,
+    average_buffers,
+    gather_weights,
+    weights_are_finite,
+)
 
 if TYPE_CHECKING:
     from ltm_platform.job import BatchPlan, JobSpec
@@ -54,6 +58,7 @@ class Trainer:
         rank, workers = context.get_world_rank(), context.get_world_size()
         self.job, self._send = job, send
         self._batch = job.batch(workers)
+        self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
         dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
@@ -101,7 +106,8 @@ class Trainer:
         self._mixer = Mixer(job.recipe, self._num_classes)
         self._early_stop = EarlyStop(job.recipe.early_stop)
         self._meter = StepMeter(send, self._batch.global_batch)
-        self._position = Position()
+        self._steps_done = 0
+        self._preempted = False
         # From here on chance (dropout, drop path) differs between ranks.
         seed_everything(job.recipe.seed + rank)
 
@@ -121,61 +127,99 @@ class Trainer:
 
     def restore(self) -> None:
         """Take up the run's last checkpoint, if there is one."""
-        self._position = checkpoint.restore(self._engine, self._ema, self._bottleneck)
+        history = "[]"
+        stored = ray.train.get_checkpoint()
+        if stored:
+            with stored.as_directory() as folder:
+                self._steps_done, history = checkpoint.restore(Path(folder), self._state())
         started = Started(
             epochs=self.job.recipe.epochs,
             steps_per_epoch=len(self._train_loader),
-            steps_done=self._position.steps_done,
+            steps_done=self._steps_done,
             device=str(self._engine.device),
         )
         self._send(started)
+        self._meter.replay(history)
+
+    def _state(self) -> checkpoint.State:
+        return checkpoint.State(self._engine, self._ema, self._bottleneck, self._early_stop)
 
     def train(self) -> None:
-        """All epochs that are left."""
-        for epoch in range(self._position.epochs_done, self.job.recipe.epochs):
-            start = time.perf_counter()
+        """All epochs that are left, the first of them perhaps in part.
+
+        Raises:
+            Diverged: on all ranks, when the loss or a weight is not finite.
+        """
+        done = self._steps_done // len(self._train_loader)
+        for epoch in range(done, self.job.recipe.epochs):
+            start, first_step = time.perf_counter(), self._steps_done
             self._train_epoch(epoch)
             seconds = time.perf_counter() - start
-            images = len(self._train_loader) * self._batch.global_batch
+            images = (self._steps_done - first_step) * self._batch.global_batch
             metrics = {"train/images_per_s": images / seconds} | self._validate()
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
-            self._send(EpochEnded(self._position.steps_done, epoch, metrics))
-            checkpoint.save(
-                self.job, self._engine, self._ema, self._bottleneck, self._position, metrics
-            )
+            self._send(EpochEnded(self._steps_done, epoch, metrics))
+            self._save(metrics)
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
                 break
 
     def _train_epoch(self, epoch: int) -> None:
-        step = self._position.steps_done
-        self._compress(step)
+        start_step = self._steps_done % len(self._train_loader)
         parts = self._new_parts()
+        self._compress()
         self._meter.restart_clock()
-        for index, (images, labels) in enumerate(self._train_loader.epoch(epoch), start=1):
-            self._schedule.step_update(step)
+        batches = self._train_loader.epoch(epoch, start_step)
+        for index, (images, labels) in enumerate(self._watchdog.watched(batches), start=1):
+            self._schedule.step_update(self._steps_done)
             parts += self._micro_step(images, labels, epoch)
             if index % self._batch.accumulation:
                 continue
-            step += 1
-            self._compress(step)
+            self._steps_done += 1
+            self._compress()
             self._bottleneck.sync()
             if self._ema:
                 self._ema.update()
-            dist.all_reduce(parts)
-            parts /= self._batch.accumulation * self._engine.world_size
-            self._meter.step(step, epoch, max(self._engine.get_lr()), parts)
+            lr = max(self._engine.get_lr())
+            self._meter.step(self._steps_done, epoch, lr, parts / self._batch.accumulation)
             parts = self._new_parts()
-        self._meter.end_epoch()
+            if self._checkpoint_is_due():
+                self._save({})
+                self._meter.restart_clock()
+        self._meter.check()
+        self._meter.send_rest()
         if self._plan is not None:
             self._engine.module.model.set_compression(self._plan)
-        self._position = Position(epochs_done=epoch + 1, steps_done=step)
 
-    def _compress(self, step: int) -> None:
+    def _checkpoint_is_due(self) -> bool:
+        """Within an epoch: every so many steps, and once when the cluster takes a node away."""
+        if self._steps_done % len(self._train_loader) == 0:
+            return False  # the epoch's own comes after validation
+        if self._steps_done % CHECK_STEPS == 0 and not self._preempted:
+            self._preempted = ray.train.get_preemption_info() is not None
+            if self._preempted:
+                return True
+        every = self.job.checkpoint.every_steps
+        return every is not None and self._steps_done % every == 0
+
+    def _save(self, metrics: dict[str, float]) -> None:
+        """Store what is fit to go on from, and nothing else."""
+        self._meter.check()
+        if not weights_are_finite(self._engine):
+            raise Diverged(f"a weight is not finite after step {self._steps_done}")
+        self._watchdog.alive()
+        average_buffers(self._engine, self._ema)
+        self._meter.send_rest()
+        history = self._meter.history()
+        taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history)
+        checkpoint.report(taken, metrics)
+
+    def _compress(self) -> None:
         """Elastic training: every step has a ratio of its own, the same on all ranks."""
         if self.job.model.elastic:
-            ratio = ltm.elastic_ratio(self.job.model.elastic, step, self.job.recipe.seed)
+            seed, step = self.job.recipe.seed, self._steps_done
+            ratio = ltm.elastic_ratio(self.job.model.elastic, step, seed)
             self._engine.module.model.set_compression(ratio)
 
     def _new_parts(self) -> torch.Tensor:
@@ -185,7 +229,7 @@ class Trainer:
         """Forward, backward and, at the end of an accumulation, the optimizer's step."""
         device = self._engine.device
         images, labels = images.to(device), labels.to(device)
-        images, labels = self._mixer(images, labels, self._engine.global_steps, epoch)
+        images, labels = self._mixer(images, labels, self._steps_done, epoch)
         logits, features = self._engine(images)
         loss, parts = self._objective(images, labels, logits, features, epoch)
         self._engine.backward(loss)
@@ -209,24 +253,27 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         average_buffers(self._engine, self._ema)
-        metrics = {f"val/{k}": v for k, v in evaluate(self._engine, self._val_loader).items()}
+        metrics = {f"val/{k}": v for k, v in self._evaluate().items()}
         if self._ema:
             with self._ema.applied():
-                metrics["val/ema_top1"] = evaluate(self._engine, self._val_loader)["top1"]
-        summary = self._bottleneck.summary()
-        return metrics | {f"ib/{k}": summary[k] for k in ("mi_input", "mi_label", "loss")}
+                metrics["val/ema_top1"] = self._evaluate()["top1"]
+        return metrics | {f"ib/{k}": v for k, v in self._bottleneck.summary().items()}
+
+    def _evaluate(self) -> dict[str, float]:
+        return evaluate(self._engine, self._watchdog.watched(self._val_loader))
 
     def measure_inference(self) -> None:
         """Rank 0 times the finished network, whole and unsharded."""
+        self._watchdog.alive()
         weights = gather_weights(self._engine)
         if self._engine.global_rank == 0:
             model = create_model(self.job, self._num_classes)
             model.load_state_dict(weights)
             speed = inference_speed(model, input_pixels(model).size, self._engine.device)
             metrics = {f"bench/{k}": v for k, v in speed.items()}
-            last = self._position
-            self._send(Measured(last.steps_done, last.epochs_done - 1, metrics))
+            self._send(Measured(self._steps_done, self.job.recipe.epochs - 1, metrics))
 
     def close(self) -> None:
+        self._watchdog.close()
         self._train_loader.close()
         self._val_loader.close()

@@ -37,6 +37,33 @@ def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     return weights
 
 
+@torch.no_grad()
+def load_weights(engine: DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
+    """Whole weights, as `gather_weights` gives them, into the model of every rank. Collective."""
+    sharded = engine.zero_optimization_stage() == 3
+    model = engine.module.model
+    for name, parameter in model.named_parameters():
+        with GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
+            parameter.copy_(weights[name])
+    for name, buffer in model.named_buffers():
+        if name in weights:
+            buffer.copy_(weights[name])
+
+
+def weights_are_finite(engine: DeepSpeedEngine) -> bool:
+    """Whether no rank holds a weight that is NaN or infinite. Collective."""
+    finite = [torch.isfinite(shard).all() for shard in shards(engine)]
+    broken = (~torch.stack(finite)).any().float()
+    dist.all_reduce(broken)
+    return not broken.item()
+
+
+def shards(engine: DeepSpeedEngine) -> list[Tensor]:
+    """What this rank holds: parameters, whole or sharded, then floating-point buffers."""
+    parameters = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
+    return parameters + _float_buffers(engine)
+
+
 def average_buffers(engine: DeepSpeedEngine, ema: ShardedEma | None) -> None:
     """Running statistics (batch norm) become their mean over ranks, in the EMA too. Collective.
 
@@ -62,13 +89,7 @@ class ShardedEma:
         self._engine = engine
         self.decay = decay
         # In fp32 whatever the weights are in: a step's share of the average is too small for fp16.
-        self._average = [shard.float().clone() for shard in self._shards()]
-
-    def _shards(self) -> list[Tensor]:
-        """Parameters, whole or sharded, then floating-point buffers (running statistics)."""
-        model = self._engine.module
-        shards = [getattr(p, "ds_tensor", p).data for p in model.parameters()]
-        return shards + _float_buffers(self._engine)
+        self._average = [shard.float().clone() for shard in shards(engine)]
 
     def buffers(self) -> list[Tensor]:
         """The averages of the model's floating-point buffers."""
@@ -77,8 +98,8 @@ class ShardedEma:
     @torch.no_grad()
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * weights, after an optimizer step."""
-        shards = [shard.float() for shard in self._shards()]
-        torch._foreach_lerp_(self._average, shards, 1.0 - self.decay)
+        weights = [shard.float() for shard in shards(self._engine)]
+        torch._foreach_lerp_(self._average, weights, 1.0 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -94,15 +115,15 @@ class ShardedEma:
         if self._engine.zero_optimization_stage() == 3:
             # Gathered copies may outlive a forward pass and would hide the exchange.
             self._engine.empty_partition_cache()
-        for average, shard in zip(self._average, self._shards(), strict=True):
+        for average, shard in zip(self._average, shards(self._engine), strict=True):
             swapped = shard.clone()
             shard.copy_(average)
             average.copy_(swapped)
 
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        """This rank's shards."""
-        return {"average": self._average}
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over whole averages, as `gather_weights` gives them when applied. Collective.
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        for average, saved in zip(self._average, state["average"], strict=True):
-            average.copy_(saved)
+        They are whole so that another number of ranks can continue them.
+        """
+        with self.applied():
+            load_weights(self._engine, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from ltm_platform.events import Event, Sender
+from ltm_platform.events import Event, GaveUp, Sender
 from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ def train_worker(config: WorkerConfig) -> None:
     # The driver imports this module too, and must not load DeepSpeed.
     import ray.train
 
+    from ltm_platform.training.meter import Diverged
     from ltm_platform.training.trainer import Trainer
 
     rank = ray.train.get_context().get_world_rank()
     sender = Sender(config["events"])
-    trainer = Trainer(
-        JobSpec.from_dict(config["job"]),
-        cache=config["cache"],
-        send=sender if rank == 0 else _silent,
-    )
+    send = sender if rank == 0 else _silent
+    trainer = Trainer(JobSpec.from_dict(config["job"]), cache=config["cache"], send=send)
     try:
         trainer.restore()
         trainer.train()
         trainer.measure_inference()
+    except Diverged as error:
+        send(GaveUp(str(error)))
     finally:
         sender.flush()
         trainer.close()

@@ -35,7 +35,7 @@ def ranks(
                 log = stack.enter_context((folder / f"log{rank}").open("w+"))
                 process = subprocess.Popen(
                     [sys.executable, str(PROGRAM), str(folder)],
-                    env=os.environ | _environment(rank, workers),
+                    env=os.environ | rank_environment(rank, workers),
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
@@ -50,7 +50,7 @@ def ranks(
     }
 
 
-def _environment(rank: int, workers: int) -> dict[str, str]:
+def rank_environment(rank: int, workers: int) -> dict[str, str]:
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,0 +1,90 @@
+"""The program of one rank: trains, stores checkpoints, or goes on from those of other ranks.
+
+    python resumed.py write|go-on FOLDER
+
+The fixture ``resumed`` runs it, in the environment that Ray Train would give.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks import EMA_DECAY, JOB, Plain
+
+from ltm_platform.checkpoints import check
+from ltm_platform.job import JobSpec
+from ltm_platform.training import checkpoint
+from ltm_platform.training.engine import build_engine, deepspeed_config
+from ltm_platform.training.weights import ShardedEma, gather_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RATES = {"sgd": 0.05, "adamw": 1e-3, "nadamw": 1e-3}
+CASES = (("sgd", 0), ("adamw", 1), ("nadamw", 2), ("adamw", 3))  # optimizer, ZeRO stage
+
+
+class Run(Plain):
+    """A rank's training that checkpoints can be taken of."""
+
+    def __init__(self, job: JobSpec, rank: int, workers: int) -> None:
+        super().__init__(job, rank, workers)
+        config = deepspeed_config(job, self.batch)
+        self.forward = build_engine(self.model, self.optimizer, config)
+        self.ema = ShardedEma(self.forward, EMA_DECAY)
+        self.state = checkpoint.State(self.forward, self.ema, self.bottleneck)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.forward.backward(loss)
+        self.forward.step()
+        if last:
+            self.ema.update()
+
+    def rest(self) -> dict[str, Any]:
+        """The last epoch's losses, and the weights at its end."""
+        losses = list(self.epoch(1))
+        with self.ema.applied():
+            average = gather_weights(self.forward)
+        return {"losses": losses, "weights": gather_weights(self.forward), "average": average}
+
+    def close(self) -> None:
+        super().close()
+        self.forward.destroy()
+
+
+def main(task: str, folder: Path) -> None:
+    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    meeting = folder / f"{task}-{workers}"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+    os.chdir(folder)
+    seen = {}
+    for optimizer, stage in CASES:
+        name = f"{optimizer}, ZeRO {stage}"
+        recipe = JOB["recipe"] | {"optimizer": optimizer, "lr": RATES[optimizer]}
+        job = JobSpec.from_dict(JOB | {"recipe": recipe, "engine": {"zero_stage": stage}})
+        stored = folder / name
+        with closing(Run(job, rank, workers)) as run:
+            if task == "write":
+                stored.mkdir(exist_ok=True)
+                steps = len(list(run.epoch(0)))
+                checkpoint.snapshot(job, run.state, steps, "[]").write(stored)
+            else:
+                check(stored)
+                assert checkpoint.restore(stored, run.state) == (3, "[]")
+            seen[name] = run.rest()
+    if rank == 0:
+        torch.save(seen, folder / f"{task}-{workers}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

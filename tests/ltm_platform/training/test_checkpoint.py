@@ -1,0 +1,114 @@
+"""What a checkpoint keeps: ranks that go on from it, as many or fewer or more, go on alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ltm_platform import checkpoints
+from ltm_platform.errors import UserError
+
+from .conftest import TIMEOUT_S, rank_environment
+from .resumed import CASES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROGRAM = Path(__file__).with_name("resumed.py")
+NAMES = [f"{optimizer}, ZeRO {stage}" for optimizer, stage in CASES]
+
+
+def run(folder: Path, *tasks: tuple[str, int]) -> None:
+    """Ranks of several tasks, each with its number of workers, at once."""
+    with ExitStack() as stack:
+        processes = []
+        for task, workers in tasks:
+            for rank in range(workers):
+                log = stack.enter_context((folder / f"log-{task}-{workers}-{rank}").open("w+"))
+                process = subprocess.Popen(
+                    [sys.executable, str(PROGRAM), task, str(folder)],
+                    env=os.environ | rank_environment(rank, workers),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+                stack.callback(process.kill)
+                processes.append((process, Path(log.name)))
+        for process, path in processes:
+            assert process.wait(TIMEOUT_S) == 0, path.read_text()[-5000:]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    ltm_home: Path,  # noqa: ARG001 - the environment
+) -> Path:
+    """Two ranks have trained two epochs and left a checkpoint of the first; others went on."""
+    path = tmp_path_factory.mktemp("resumed")
+    run(path, ("write", 2))
+    run(path, ("go-on", 1), ("go-on", 2), ("go-on", 4))
+    return path
+
+
+def seen(folder: Path, task: str, workers: int, name: str) -> Mapping[str, Any]:
+    return torch.load(folder / f"{task}-{workers}.pt")[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_ranks_go_on_to_the_bit(folder: Path, name: str) -> None:
+    undisturbed, resumed = seen(folder, "write", 2, name), seen(folder, "go-on", 2, name)
+    assert resumed["losses"] == undisturbed["losses"]
+    for kind in ("weights", "average"):
+        for key, value in undisturbed[kind].items():
+            assert torch.equal(resumed[kind][key], value), f"{kind} {key}"
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_other_numbers_of_ranks_go_on_within_float_noise(
+    folder: Path, name: str, workers: int
+) -> None:
+    undisturbed, resumed = seen(folder, "write", 2, name), seen(folder, "go-on", workers, name)
+    torch.testing.assert_close(resumed["losses"], undisturbed["losses"], rtol=0, atol=5e-6)
+    for kind in ("weights", "average"):
+        torch.testing.assert_close(resumed[kind], undisturbed[kind], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "says"),
+    [
+        ("optimizer.safetensors", lambda path: path.unlink(), "optimizer.safetensors is missing"),
+        (
+            "model.safetensors",
+            lambda path: path.write_bytes(path.read_bytes()[:1000]),
+            "model.safetensors has 1,000 bytes instead of",
+        ),
+        (
+            "random_rank1.pt",
+            lambda path: path.write_bytes(b"X" + path.read_bytes()[1:]),
+            "random_rank1.pt has changed",
+        ),
+        ("manifest_rank1.json", lambda path: path.unlink(), "manifest_rank1.json is missing"),
+        ("manifest_rank0.json", lambda path: path.write_text("{}"), "is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told(
+    folder: Path, tmp_path: Path, file: str, damage: Any, says: str
+) -> None:
+    copy = Path(shutil.copytree(folder / NAMES[0], tmp_path / "checkpoint"))
+    checkpoints.check(copy)
+    damage(copy / file)
+    with pytest.raises(UserError, match=says):
+        checkpoints.check(copy)
+
+
+def test_a_foreign_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a checkpoint of ltm-platform"):
+        checkpoints.check(tmp_path)
