@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform.events import Decided, Event, Progress
+from ltm_platform.events import Decided, Event, Progress, Started
 from ltm_platform.tracking.runs import ERROR_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
 
@@ -35,8 +35,13 @@ class TrackedRun:
         self.metrics: dict[str, float] = {}
         """The latest value of every metric."""
         self._recorded: dict[str, int] = {}  # the last step of every metric
+        self._starts = 0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._starts += 1
+            if self._starts > 1:
+                self.tag("ltm.restarts", str(self._starts - 1))
         if isinstance(event, Decided):
             self.tag(f"ltm.{event.name}", event.value)
         if isinstance(event, Progress):

@@ -23,6 +23,10 @@ Scalars = dict[str, tuple[float, str, str]]
 
 
 GROUP_STEP = "group step"
+MASTER = "master"
+"""The fp32 weights, where the model's own are in half precision."""
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What a dynamic loss scaler of DeepSpeed remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,10 @@ def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], 
     for group in optimizer.param_groups:
         if "step" in group:  # where some of timm's optimizers count
             scalars[GROUP_STEP] = _stored(group["step"])
+    if any(p.dtype != torch.float32 for _, p in trained_parameters(engine)):
+        keys.append(MASTER)
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    scalars |= {key: _stored(getattr(scaler, key)) for key in LOSS_SCALER if hasattr(scaler, key)}
     agreed = [sorted(set(keys))]
     dist.broadcast_object_list(agreed)
 
@@ -109,8 +117,9 @@ def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], 
         for key in agreed[0]:
             whole = torch.zeros(shape.numel(), device=engine.device)
             if fragment:
-                part = optimizer.state[fragment.flat][key].view(-1)[fragment.inside]
-                whole[fragment.part] = part.float()
+                flat = fragment.flat
+                kept = flat.data if key == MASTER else optimizer.state[flat][key]
+                whole[fragment.part] = kept.view(-1)[fragment.inside].float()
             if engine.zero_optimization_stage():
                 dist.all_reduce(whole)
             if engine.global_rank == 0:
@@ -127,13 +136,18 @@ def load_optimizer_state(
 ) -> None:
     """Continue from ``weights``, the whole model's, and what `gather_optimizer_state` gave."""
     optimizer = _torch_optimizer(engine)
-    keys = sorted({name.split("/")[0] for name in state})
+    keys = {name.split("/")[0] for name in state} - {MASTER}
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    for key in LOSS_SCALER:
+        if key in scalars:
+            setattr(scaler, key, type(getattr(scaler, key))(scalars[key][0]))
     for name, parameter in trained_parameters(engine):
         fragment = _fragment(engine, parameter)
         if fragment is None:
             continue
         flat = fragment.flat
-        flat.data.view(-1)[fragment.inside] = weights[name].flatten()[fragment.part].to(flat.device)
+        master = state.get(f"{MASTER}/{name}", weights[name])
+        flat.data.view(-1)[fragment.inside] = master.flatten()[fragment.part].to(flat.device)
         kept = optimizer.state[flat]
         for key in keys:
             if key not in kept:
@@ -141,7 +155,7 @@ def load_optimizer_state(
             part = state[f"{key}/{name}"].flatten()[fragment.part]
             kept[key].view(-1)[fragment.inside] = part.to(flat.device)
         for key, value in scalars.items():
-            if key != GROUP_STEP:
+            if key not in (GROUP_STEP, *LOSS_SCALER):
                 kept[key] = _restored(value, engine)
     for group in optimizer.param_groups:
         if GROUP_STEP in scalars:

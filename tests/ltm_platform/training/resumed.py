@@ -29,22 +29,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATES = {"sgd": 0.05, "adamw": 1e-3, "nadamw": 1e-3}
-CASES = (("sgd", 0), ("adamw", 1), ("nadamw", 2), ("adamw", 3))  # optimizer, ZeRO stage
+# optimizer, ZeRO stage, whether the weights are in half precision beside fp32 masters
+CASES = (
+    ("sgd", 0, False),
+    ("adamw", 1, False),
+    ("adamw", 3, False),
+    ("nadamw", 2, True),
+)
+
+
+def name_of(optimizer: str, stage: int, half: bool) -> str:
+    return f"{optimizer}, ZeRO {stage}" + (", half" if half else "")
 
 
 class Run(Plain):
     """A rank's training that checkpoints can be taken of."""
 
-    def __init__(self, job: JobSpec, rank: int, workers: int) -> None:
+    def __init__(self, job: JobSpec, rank: int, workers: int, *, half: bool) -> None:
         super().__init__(job, rank, workers)
         config = deepspeed_config(job, self.batch)
-        self.forward = build_engine(self.model, self.optimizer, config)
-        self.ema = ShardedEma(self.forward, EMA_DECAY)
-        self.state = checkpoint.State(self.forward, self.ema, self.bottleneck)
+        if half:
+            config["bf16"] = {"enabled": True}
+        self.engine = build_engine(self.model, self.optimizer, config)
+        kind = torch.bfloat16 if half else torch.float32
+        self.forward = lambda images: self.engine(images.to(kind))
+        self.ema = ShardedEma(self.engine, EMA_DECAY)
+        self.state = checkpoint.State(self.engine, self.ema, self.bottleneck)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        self.forward.backward(loss)
-        self.forward.step()
+        self.engine.backward(loss)
+        self.engine.step()
         if last:
             self.ema.update()
 
@@ -52,12 +66,12 @@ class Run(Plain):
         """The last epoch's losses, and the weights at its end."""
         losses = list(self.epoch(1))
         with self.ema.applied():
-            average = gather_weights(self.forward)
-        return {"losses": losses, "weights": gather_weights(self.forward), "average": average}
+            average = gather_weights(self.engine)
+        return {"losses": losses, "weights": gather_weights(self.engine), "average": average}
 
     def close(self) -> None:
         super().close()
-        self.forward.destroy()
+        self.engine.destroy()
 
 
 def main(task: str, folder: Path) -> None:
@@ -67,12 +81,12 @@ def main(task: str, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
     os.chdir(folder)
     seen = {}
-    for optimizer, stage in CASES:
-        name = f"{optimizer}, ZeRO {stage}"
+    for optimizer, stage, half in CASES:
+        name = name_of(optimizer, stage, half)
         recipe = JOB["recipe"] | {"optimizer": optimizer, "lr": RATES[optimizer]}
         job = JobSpec.from_dict(JOB | {"recipe": recipe, "engine": {"zero_stage": stage}})
         stored = folder / name
-        with closing(Run(job, rank, workers)) as run:
+        with closing(Run(job, rank, workers, half=half)) as run:
             if task == "write":
                 stored.mkdir(exist_ok=True)
                 steps = len(list(run.epoch(0)))
