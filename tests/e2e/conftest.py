@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pexpect
 import pytest
+
+from ltm_platform import tracking
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
@@ -77,6 +80,24 @@ def cli(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunRecord]:
+    """The tiny job trained at a ZeRO stage with further settings, once for all tests."""
+
+    @cache
+    def train(stage: int, *overrides: str) -> tracking.RunRecord:
+        name = f"zero-{stage}"
+        settings = [f"engine.zero_stage={stage}", *overrides]
+        words = [word for setting in settings for word in ("--set", setting)]
+        done = cli("submit", str(tiny_job), "--name", name, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = tracking.find_run(store, name)
+        assert run.status == "FINISHED"
+        return run
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,12 @@ def test_an_exception_in_a_rank_fails_the_run(
             Image.new("RGB", (32, 32), (number * 30, 0, 0)).save(tmp_path / label / f"{number}.png")
     (tmp_path / "dog" / "5.png").write_bytes(b"no image")
 
-    overrides = (f"data.path={tmp_path}", "recipe.global_batch=4", "recipe.epochs=8")
+    overrides = (
+        f"data.path={tmp_path}",
+        "recipe.global_batch=4",
+        "recipe.epochs=8",
+        "cluster.max_failures=0",
+    )
     done = cli(
         "submit", str(tiny_job), "--name", "broken", *(x for o in overrides for x in ("--set", o))
     )

@@ -302,12 +302,14 @@ def test_the_head_says_what_runs_where(ready: Ready) -> None:
 
 
 def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(ready: Ready) -> None:
-    from ltm_platform.launch.driver import Checkpoints, Outcome
+    from ltm_platform.launch.driver import Outcome
+    from ltm_platform.launch.history import StoredCheckpoint
 
     plain = Plain()
-    checkpoints = Checkpoints(Path("/runs/[old] digits/best"), 91.5, Path("/runs/x-1/last"))
+    best = StoredCheckpoint(Path("/runs/[old] digits/best"), {"val/top1": 91.5})
+    last = StoredCheckpoint(Path("/runs/x-1/last"), {"val/top1": 87.65})
     command = ["ltm-platform", "submit", "my [first] job.yaml"]
-    plain.screen.result(ready, Outcome(SCORES | SPEED, checkpoints), command)
+    plain.screen.result(ready, Outcome(SCORES | SPEED, best, last), command)
     table, _, after = "\n".join(plain.lines).partition("Next:")
     rows = dict(line.strip().split("  ", 1) for line in table.splitlines() if line.strip())
     rows = {key: value.strip() for key, value in rows.items()}

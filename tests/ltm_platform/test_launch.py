@@ -60,6 +60,14 @@ def test_a_name_is_taken_once(job: JobSpec) -> None:
     assert folder.job.read_text() == "kept"
 
 
+def test_one_process_at_a_time_trains_a_run(job: JobSpec) -> None:
+    folder = RunFolder.reserve(job)
+    with folder.locked(), pytest.raises(UserError, match="another process"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
 def test_the_jobs_storage_holds_its_runs(job: JobSpec, home: Path, tmp_path: Path) -> None:
     storage = tmp_path / "shared/storage"
     folder = RunFolder.reserve(job.replace("cluster.storage", str(storage)))

@@ -1,0 +1,153 @@
+"""What a run survives: however it is hit, it goes on and its loss curve is the undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from ltm_platform import tracking
+from ltm_platform.errors import UserError
+
+from .conftest import COMMAND, TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .conftest import Cli
+
+    Trained = Callable[..., tracking.RunRecord]
+    Curve = dict[int, float]
+
+KEYS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
+POLL_S = 0.2
+
+
+def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
+    """What is recorded, step by step; nothing before the run exists."""
+    try:
+        run = tracking.find_run(store, name)
+    except UserError:
+        return []
+    found = MlflowClient(tracking_uri=store).get_metric_history(run.run_id, key)
+    return [(metric.step, metric.value) for metric in found]
+
+
+def await_step(store: str, name: str, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has recorded a step."""
+    end = time.monotonic() + TIMEOUT_S
+    while max((s for s, _ in history(store, name, "train/loss")), default=0) < step:
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < end
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def submitted(
+    environment: dict[str, str], job: Path, name: str, *overrides: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    words = [word for override in overrides for word in ("--set", override)]
+    command = [*COMMAND, "submit", str(job), "--name", name, *words]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:
+    """Process ids of Ray Train's workers below a run."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return sorted(p.pid for p in found if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+def assert_same_curve(store: str, name: str, undisturbed: str) -> None:
+    """To the bit, and every step once."""
+    for key in KEYS:
+        assert history(store, name, key) == history(store, undisturbed, key), key
+
+
+@pytest.mark.parametrize(("stage", "step"), [(1, 63), (3, 27)])
+def test_a_killed_run_resumes_to_the_same_curve(
+    cli: Cli,
+    environment: dict[str, str],
+    store: str,
+    tiny_job: Path,
+    trained: Trained,
+    stage: int,
+    step: int,
+) -> None:
+    undisturbed, name = trained(stage).name, f"killed-{stage}"
+    overrides = (f"engine.zero_stage={stage}", "checkpoint.every_steps=10")
+    with submitted(environment, tiny_job, name, *overrides) as process:
+        await_step(store, name, step, process)
+        process.kill()
+    done = cli("resume", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
+    assert tracking.find_run(store, name).status == "FINISHED"
+    assert_same_curve(store, name, undisturbed)
+
+
+def test_a_rank_that_dies_or_hangs_costs_nothing_but_time(
+    environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
+) -> None:
+    undisturbed = trained(3).name
+    overrides = (
+        "engine.zero_stage=3",
+        "checkpoint.every_steps=10",
+        "cluster.hang_timeout_s=15",
+    )
+    with submitted(environment, tiny_job, "hit", *overrides) as process:
+        await_step(store, "hit", 13, process)
+        os.kill(training_ranks(process)[1], signal.SIGKILL)
+        await_step(store, "hit", 55, process)
+        os.kill(training_ranks(process)[0], signal.SIGSTOP)
+        assert process.wait(TIMEOUT_S) == 0
+    run = tracking.find_run(store, "hit")
+    assert run.status == "FINISHED"
+    tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+    assert tags["ltm.restarts"] == "2"
+    assert_same_curve(store, "hit", undisturbed)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
+    cli: Cli, store: str, tiny_job: Path, home: Path
+) -> None:
+    overrides = ["recipe.lr=10", "recipe.optimizer=sgd", "recipe.clip_grad=null"]
+    words = [word for override in overrides for word in ("--set", override)]
+    words += ["--set", "recipe.warmup_epochs=2", "--set", "checkpoint.every_steps=2"]
+    done = cli("submit", str(tiny_job), "--name", "diverged", *words)
+    assert done.returncode == 1, done.stdout
+    assert "is not finite" in done.stdout
+    assert "step" in done.stdout
+    assert "ltm-platform resume diverged" in done.stdout
+    run = tracking.find_run(store, "diverged")
+    assert run.status == "FAILED"
+    assert "is not finite" in (run.error or "")
+    assert "ltm.restarts" not in MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+
+    kept = sorted((home / "runs" / "diverged").glob("checkpoint_*/"))
+    assert kept, "the last good checkpoint is gone"
+    earliest = kept[0].name
+    refused = cli("resume", "diverged", "--set", "model.compression_ratio=0.5")
+    assert refused.returncode == 2
+    assert "model.compression_ratio" in refused.stderr
+    lower = ["--set", "recipe.lr=0.01", "--set", "recipe.clip_grad=1"]
+    done = cli("resume", "diverged", "--from", earliest, *lower)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tracking.find_run(store, "diverged")
+    assert run.status == "FINISHED"
+    assert run.error is None
+    tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+    assert tags["ltm.changed.recipe.lr"] == "10.0 -> 0.01"
