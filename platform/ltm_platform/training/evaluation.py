@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from deepspeed import DeepSpeedEngine
     from torch import Tensor
@@ -17,25 +17,37 @@ if TYPE_CHECKING:
     Batch = tuple[Tensor, Tensor, Tensor]
 
 
-@torch.no_grad()
 def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch]) -> dict[str, float]:
-    """``top1`` and ``top5`` in percent and the mean cross-entropy ``loss``. Collective.
-
-    Every image counts once: padding samples, which keep the number of forward passes equal on all
-    ranks, are masked out. With fewer than five classes ``top5`` counts all of them.
-    """
+    """`score` of the network that an engine trains, in evaluation mode. Collective."""
     engine.eval()
-    device = engine.device
+    scores = score(lambda images: engine(images)[0], batches, engine.device)
+    engine.train()
+    return {key: value for key, value in scores.items() if key != "images"}
+
+
+@torch.no_grad()
+def score(
+    logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
+) -> dict[str, float]:
+    """``top1`` and ``top5`` in percent, the mean cross-entropy ``loss``, and ``images``. Collective.
+
+    batches: of an `EvalLoader`. Every image counts once: padding samples, which keep the number of
+    forward passes equal on all ranks, are masked out. With fewer than five classes ``top5`` counts
+    all of them.
+    """
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, top-1, top-5, loss
     for images, labels, valid in batches:
         labels, valid = labels.to(device), valid.to(device)
-        logits, _ = engine(images.to(device))
-        logits = logits.float()
+        logits = logits_of(images.to(device)).float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = (ranked == labels[:, None]) & valid[:, None]
         loss = F.cross_entropy(logits, labels, reduction="none")[valid].sum()
         sums += torch.stack([valid.sum(), hits[:, 0].sum(), hits.sum(), loss]).double()
     dist.all_reduce(sums)
-    engine.train()
     images, top1, top5, loss = sums.tolist()
-    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "loss": loss / images}
+    return {
+        "top1": 100 * top1 / images,
+        "top5": 100 * top5 / images,
+        "loss": loss / images,
+        "images": round(images),
+    }

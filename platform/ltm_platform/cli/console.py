@@ -1,0 +1,16 @@
+"""The console for results."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+WIDTH_OF_FILES = 1000
+"""Where nobody looks, lines are kept whole for scripts that read them."""
+
+
+def results() -> Console:
+    """Standard output: as wide as the terminal, or without line breaks elsewhere."""
+    width = None if sys.stdout.isatty() else WIDTH_OF_FILES
+    return Console(width=width, markup=False, highlight=False)

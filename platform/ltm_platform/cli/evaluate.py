@@ -1,0 +1,102 @@
+"""``ltm-platform evaluate``: the accuracy of stored weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform.cli import options
+
+if TYPE_CHECKING:
+    from ltm_platform.launch.evaluation import Score
+
+
+@click.command("evaluate")
+@click.argument("target", metavar="RUN|CHECKPOINT")
+@click.option("--data", metavar="PATH", help="Other data, as data.path; the run's own if left out.")
+@click.option("--last", is_flag=True, help="The run's last checkpoint instead of its best.")
+@click.option(
+    "--ratio",
+    "ratios",
+    type=float,
+    multiple=True,
+    help="A compression ratio in (0, 1]; may be given several times. The run's own if left out.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; as for cluster.workers.")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, one a line of the table.")
+@options.tracking_uri
+@options.verbose
+def command(
+    target: str,
+    data: str | None,
+    last: bool,
+    ratios: tuple[float, ...],
+    workers: int | None,
+    as_json: bool,
+    tracking_uri: str | None,
+    verbose: bool,
+) -> None:
+    """Measure top-1 and top-5 of a run, or of a checkpoint's folder, on the validation images.
+
+    \b
+    Example:
+      ltm-platform evaluate quickstart-1 --ratio 0.5 --ratio 0.7 --ratio 1
+    """
+    from ltm_platform import paths
+    from ltm_platform.cli.capture import captured_output
+    from ltm_platform.errors import RunError
+    from ltm_platform.launch.embedded import embedded_ray, this_machine
+    from ltm_platform.launch.evaluation import carry_out, prepare
+
+    machine = this_machine()
+    evaluation = prepare(
+        target,
+        data=data,
+        last=last,
+        ratios=ratios,
+        workers=workers,
+        uri=tracking_uri,
+        resources=machine,
+    )
+    paths.home().mkdir(parents=True, exist_ok=True)
+    log = paths.home() / "evaluate.log"
+    try:
+        with captured_output(log, echo=verbose), embedded_ray(machine):
+            scores = carry_out(evaluation)
+    except RunError as error:
+        click.echo(f"failed: {error}\nthe log is {paths.shown(log)}", err=True)
+        raise SystemExit(1) from None
+    if as_json:
+        click.echo(json.dumps([asdict(score) for score in scores], indent=2))
+    else:
+        _print_table(scores, f"{evaluation.checkpoint.name} on {evaluation.dataset.name}")
+
+
+def _print_table(scores: list[Score], title: str) -> None:
+    from rich.table import Table
+
+    from ltm_platform.cli.console import results
+
+    table = Table(
+        *("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "images"),
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for score in scores:
+        table.add_row(
+            score.kind,
+            "its own" if score.ratio is None else f"{score.ratio:g}",
+            f"{score.gmacs:.3g}",
+            f"{score.top1:.2f}",
+            f"{score.top5:.2f}",
+            f"{score.loss:.4f}",
+            f"{score.images:,}",
+        )
+    results().print(table)

@@ -1,0 +1,175 @@
+"""Measure the accuracy of stored weights, on all workers."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltm_platform import paths, tracking
+from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, check, holds_manifest
+from ltm_platform.errors import RunError, UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import best, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_platform.data import Dataset
+    from ltm_platform.preflight import Resources
+
+KINDS = {WEIGHTS_FILE: "weights", EMA_FILE: "EMA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is to be measured, all of it checked."""
+
+    checkpoint: Path
+    job: JobSpec
+    """Of the checkpoint, with the data and the workers of this evaluation."""
+    dataset: Dataset
+    use_gpu: bool
+    ratios: tuple[float | None, ...]
+    """Compression ratios; None is the network's own plan."""
+    gmacs: tuple[float, ...]
+    """Of one image at each ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy over the whole validation set."""
+
+    kind: str
+    """``weights`` or ``EMA``."""
+    ratio: float | None
+    gmacs: float
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+def prepare(
+    target: str,
+    *,
+    data: str | None,
+    last: bool,
+    ratios: Sequence[float],
+    workers: int | None,
+    uri: str | None,
+    resources: Resources,
+) -> Evaluation:
+    """Find the weights of a run, or in a checkpoint's folder, and see that they fit the data.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, or data or a ratio that does not fit.
+    """
+    from ltm_platform.preflight import check_data, with_absolute_paths, with_workers
+
+    checkpoint = _find(target, last=last, uri=uri)
+    job = JobSpec.load(checkpoint / JOB_FILE)
+    if data is not None:
+        job = job.replace("data.path", data)
+    job, use_gpu = with_workers(job.replace("cluster.workers", workers or "auto"), resources)
+    dataset = check_data(job)
+    wanted = tuple(ratios) or (None,)
+    return Evaluation(
+        checkpoint=checkpoint,
+        job=with_absolute_paths(job),
+        dataset=dataset,
+        use_gpu=use_gpu,
+        ratios=wanted,
+        gmacs=_gmacs(job, checkpoint, len(dataset.classes), wanted),
+    )
+
+
+def _find(target: str, *, last: bool, uri: str | None) -> Path:
+    """The folder of a checkpoint: itself, or the best or the last of a run."""
+    folder = Path(target).expanduser()
+    if (folder / WEIGHTS_FILE).is_file() and (folder / JOB_FILE).is_file():
+        found = folder
+    elif folder.is_dir():
+        raise UserError(
+            f"{target} is not a checkpoint of ltm-platform: "
+            f"it holds no {WEIGHTS_FILE} with a {JOB_FILE}"
+        )
+    else:
+        record = tracking.find_run(tracking.tracking_uri(uri), target)
+        checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
+        chosen = (checkpoints[-1] if last else best(checkpoints)) if checkpoints else None
+        if chosen is None:
+            raise UserError(f"the run {target!r} has no validated checkpoint in {record.folder}")
+        found = chosen.path
+    if holds_manifest(found):
+        check(found)
+    return found.resolve()
+
+
+def _gmacs(
+    job: JobSpec, checkpoint: Path, num_classes: int, ratios: Sequence[float | None]
+) -> tuple[float, ...]:
+    """Build the network once with its weights, and count it at every ratio."""
+    import ltm
+    from ltm_platform.models import create_model, input_pixels, load_weights
+
+    if job.model.method == "none" and ratios != (None,):
+        raise UserError(f"{checkpoint} is a network without merging: it has one ratio, 1")
+    try:
+        model = create_model(job, num_classes)
+        load_weights(model, checkpoint)
+        counts = []
+        for ratio in ratios:
+            if ratio is not None:
+                model.set_compression(ratio)
+            counts.append(ltm.count(model, input_pixels(model).size).gmacs)
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error}") from None
+    return tuple(counts)
+
+
+def carry_out(evaluation: Evaluation) -> list[Score]:
+    """Every image once, at every ratio, for the weights and for their moving average.
+
+    Ray must be running.
+
+    Raises:
+        RunError: a rank failed.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
+
+    job = evaluation.job
+    config = ScoringConfig(
+        job=job.to_dict(),
+        cache=str(paths.cache()),
+        checkpoint=str(evaluation.checkpoint),
+        files=[name for name in KINDS if (evaluation.checkpoint / name).is_file()],
+        ratios=list(evaluation.ratios),
+    )
+    with tempfile.TemporaryDirectory(prefix="ltm-evaluate-") as storage:
+        trainer = TorchTrainer(
+            score_checkpoint,
+            train_loop_config=dict(config),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=int(job.cluster.workers),
+                use_gpu=evaluation.use_gpu,
+                resources_per_worker={"CPU": job.cluster.cpus_per_worker},
+            ),
+            run_config=ray.train.RunConfig(name="evaluate", storage_path=storage),
+        )
+        try:
+            rows = trainer.fit().return_value
+        except ray.train.WorkerGroupError as error:
+            raise RunError(first_cause(error.worker_failures)) from error
+        except ray.train.TrainingFailedError as error:
+            raise RunError(str(error)) from error
+    gmacs = dict(zip(evaluation.ratios, evaluation.gmacs, strict=True))
+    return [
+        Score(KINDS[row["file"]], row["ratio"], gmacs[row["ratio"]], **row["scores"])
+        for row in rows
+    ]
