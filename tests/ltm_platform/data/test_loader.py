@@ -21,6 +21,7 @@ from ltm_platform.data.transforms import Augment, eval_transform, train_transfor
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from conftest import Tree
@@ -53,16 +54,21 @@ def step_samples(
     source: Source, epoch: int, step: int, *, world_size: int = 1, workers: int = 0
 ) -> list[bytes]:
     """All images of one global batch over all ranks as bytes, sorted."""
-    samples = []
+    found = []
     for rank in range(world_size):
         with closing(loader(source, rank=rank, world_size=world_size, workers=workers)) as part:
-            micro_batches = islice(part.epoch(epoch, step), GLOBAL_BATCH // (4 * world_size))
-            samples += [
-                bytes([label]) + image.numpy().tobytes()
-                for images, labels in micro_batches
-                for image, label in zip(images, labels.tolist(), strict=True)
-            ]
-    return sorted(samples)
+            steps = part.epoch(epoch, start=step)
+            found += samples(islice(steps, GLOBAL_BATCH // (4 * world_size)))
+    return sorted(found)
+
+
+def samples(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]:
+    """Each image with its label as bytes."""
+    return [
+        bytes([label]) + image.numpy().tobytes()
+        for images, labels in batches
+        for image, label in zip(images, labels.tolist(), strict=True)
+    ]
 
 
 # Step 43 of epoch 1 spans two passes over the 1,438 images.
@@ -73,6 +79,23 @@ def test_world_size_and_workers_change_no_sample(digits: Dataset, epoch: int, st
     for world_size, workers in [(2, 0), (4, 0), (1, 1), (1, 2), (2, 2)]:
         got = step_samples(digits.train, epoch, step, world_size=world_size, workers=workers)
         assert got == expected, (world_size, workers)
+
+
+def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
+    digits: Dataset,
+) -> None:
+    source = digits_subset(digits, 3 * GLOBAL_BATCH + 5)
+    undisturbed = [step_samples(source, 1, step) for step in range(3)]
+    with closing(loader(source, world_size=1, workers=1)) as before:
+        done = list(islice(before.epoch(1), GLOBAL_BATCH // 4))
+    assert sum(len(labels) for _, labels in done) == GLOBAL_BATCH
+    # One step was done on one rank; four go on.
+    ranks = [list(loader(source, rank=r, world_size=4).epoch(1, start=1)) for r in range(4)]
+    assert [len(rest) for rest in ranks] == [2 * GLOBAL_BATCH // (4 * 4)] * 4
+    for step in (1, 2):
+        images = slice((step - 1) * 2, step * 2)
+        assert sorted(samples(b for rest in ranks for b in rest[images])) == undisturbed[step]
+    assert list(loader(source).epoch(1, start=3)) == []
 
 
 def test_yields_float_images_and_labels(digits: Dataset) -> None:
