@@ -198,7 +198,7 @@ def _check_recipe(job: JobSpec) -> None:
 
 def _with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
-    if job.data.path != "digits":
+    if job.data.path != "digits" and "://" not in job.data.path:
         job = job.replace("data.path", str(Path(job.data.path).expanduser().resolve()))
     if job.cluster.storage:
         job = job.replace("cluster.storage", str(Path(job.cluster.storage).expanduser().resolve()))

@@ -5,6 +5,7 @@ import random
 import sys
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from conftest import Tree
 
@@ -231,7 +231,7 @@ def test_the_main_module_is_not_run_again(
 def digits_subset(digits: Dataset, images: int) -> Source:
     """The first ``images`` digits."""
     assert isinstance(digits.train, ParquetSource)
-    folder = digits.train.folder.parent / f"first-{images}"
+    folder = Path(digits.train.folder.path).parent / f"first-{images}"
     records = [
         Record(data, label, f"{index}")
         for index, (data, label) in enumerate(digits.train.read(range(images)))
