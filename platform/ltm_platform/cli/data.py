@@ -92,7 +92,8 @@ def import_(
     )
     click.echo(f"{destination}: {counts} images, {len(made.classes):,} classes")
     if made.skipped:
-        click.echo(f"{made.skipped:,} images were left out, see {made.report}")
+        what = "image was" if made.skipped == 1 else "images were"
+        click.echo(f"{made.skipped:,} {what} left out, see {made.report}")
 
 
 @command.command("check")
