@@ -76,7 +76,8 @@ def test_left_out_images_are_told(run: Callable[..., Answer], pets: Path) -> Non
     [
         (["imprt", "pets", "shards"], ["'data imprt'", "'import'"]),
         (["import", "pts", "shards"], ["pts not found"]),
-        (["import", "pets", "pets"], ["is not empty"]),
+        (["import", "pets", "pets"], ["pets lies in pets"]),
+        (["import", "pets", "pets/shards"], ["pets/shards lies in pets"]),
         (["import", "foo://pets", "shards"], ["foo://pets", "s3://"]),
         (["import", "pets", "shards", "--allow-bad", "2"], ["--allow-bad", "0<=x<=1"]),
         (["import", "pets", "/proc/shards"], ["/proc/shards", "Cannot create directory"]),

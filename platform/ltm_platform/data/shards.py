@@ -48,7 +48,7 @@ _NAME = re.compile(r"\d{5}-of-(\d{5})\.parquet")
 # A reader keeps at most these in memory: about 32 MiB of images and 12 MiB of footers.
 _CACHED_GROUPS = 32
 _OPEN_FILES = 64
-_FOOTERS_AT_ONCE = 16
+_FILES_AT_ONCE = 16
 
 
 class Record(NamedTuple):
@@ -191,6 +191,10 @@ def update_checksum(digest: hashlib._Hash, record: Record) -> None:
     digest.update(record.image)
 
 
+Columns = tuple[pa.Array, pa.Array]
+"""Images and labels of a row group."""
+
+
 class ParquetSource:
     """The images of one split, read from its shards (see `Source`).
 
@@ -227,7 +231,7 @@ class ParquetSource:
 
     def _footers(self) -> Iterator[tuple[Place, Footer]]:
         # Threads, since a store far away takes its time for every file.
-        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             yield from zip(self._files, threads.map(read_footer, self._files), strict=True)
 
     def _open_lazily(self) -> None:
@@ -260,11 +264,28 @@ class ParquetSource:
         groups = np.searchsorted(self._start, wanted, side="right") - 1
         rows = wanted - self._start[groups]
         records: list[tuple[bytes, int]] = [(b"", -1)] * len(wanted)
-        for position in np.argsort(groups, kind="stable"):
-            images, labels = self._group(int(groups[position]))
-            row = int(rows[position])
-            records[position] = (images[row].as_py(), labels[row].as_py())
+        for group, (images, labels) in self._groups(np.unique(groups)):
+            for position in np.flatnonzero(groups == group):
+                row = int(rows[position])
+                records[position] = (images[row].as_py(), labels[row].as_py())
         return records
+
+    def _groups(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Columns]]:
+        if self.folder.is_local:
+            for number in numbers.tolist():
+                yield number, self._group(number)
+            return
+
+        def load(part: npt.NDArray[np.int64]) -> list[tuple[int, Columns]]:
+            return [(number, self._group(number)) for number in part.tolist()]
+
+        # Many requests at once, since each takes its time, but one thread a file.
+        by_file = np.split(numbers, np.flatnonzero(np.diff(self._file_of[numbers])) + 1)
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            for found in threads.map(
+                lambda part: [(n, self._group(n)) for n in part.tolist()], by_file
+            ):
+                yield from found
 
     def locate(self, index: int) -> str:
         """The image in words, by its key and the shard that holds it."""
@@ -273,7 +294,7 @@ class ParquetSource:
         key = keys[index - int(self._start[group])].as_py()
         return f"image {key!r} of {self._files[self._file_of[group]]}"
 
-    def _read_group(self, group: int) -> tuple[pa.Array, pa.Array]:
+    def _read_group(self, group: int) -> Columns:
         images, labels = self._columns(group, ["image", "label"])
         return images, labels
 

@@ -138,6 +138,11 @@ def test_a_compressed_tar_and_one_cut_short_are_explained(tree: Path, tmp_path: 
     pack(tree, tmp_path / "images.tar.gz", mode="w:gz")
     with pytest.raises(UserError, match="must be decompressed first"):
         import_images(str(tmp_path / "images.tar.gz"), str(tmp_path / "out"))
+    pack(tree, tmp_path / "images.tar")
+    whole = (tmp_path / "images.tar").read_bytes()
+    (tmp_path / "short.tar").write_bytes(whole[: len(whole) // 2 + 700])
+    with pytest.raises(UserError, match=r"short\.tar"):
+        import_images(str(tmp_path / "short.tar"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -195,7 +200,11 @@ def test_without_a_validation_part_the_images_are_split(tree: Path, tmp_path: Pa
 
 def spoil(tree: Path) -> None:
     whole = encoded(0)
-    for name, data in (("cut", whole[:-30]), ("text", b"text"), ("empty", b"")):
+    # A header that promises 12,000 x 12,000 pixels.
+    bomb = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(bomb, "png")
+    bad = {"cut": whole[:-30], "text": b"text", "empty": b"", "bomb": bomb.getvalue()}
+    for name, data in bad.items():
         (tree / f"train/bee/{name}.png").write_bytes(data)
 
 
@@ -214,6 +223,7 @@ def test_bad_images_are_left_out_and_reported(tree: Path, tmp_path: Path) -> Non
     assert reasons["train/bee/text.png"] == "not a known image format"
     assert reasons["train/bee/empty.png"] == "empty"
     assert "truncated" in reasons["train/bee/cut.png"]
+    assert "exceeds limit" in reasons["train/bee/bomb.png"]
     assert len(images(tmp_path / "out", "train")) == 36
 
 
@@ -328,6 +338,6 @@ def test_the_footer_tells_what_was_left_out(tree: Path, tmp_path: Path) -> None:
     import_images(str(tree), str(tmp_path / "out"), allow_bad=0.5)
     _, about = read_footer(place(tmp_path / "out/train/00000-of-00001.parquet"))
     assert [key for key, _ in about["skipped"]] == [
-        f"train/bee/{name}.png" for name in ("cut", "empty", "text")
+        f"train/bee/{name}.png" for name in ("bomb", "cut", "empty", "text")
     ]
     assert about["counts"] == [12, 12, 12]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import sys
 from contextlib import closing
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
+from ltm_platform.data.folder import FolderSource
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.shards import ParquetSource, Record, write_shards
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
@@ -226,6 +228,23 @@ def test_the_main_module_is_not_run_again(
         next(train.epoch(0))
     assert sys.modules["__main__"] is main
     assert not trace.exists()
+
+
+def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
+    def size(source: Source) -> int:
+        return len(pickle.dumps(source))
+
+    paths, labels = [f"class/{n:024d}.jpg" for n in range(20_000)], np.zeros(20_000, np.int64)
+    folder = FolderSource(tmp_path, paths, labels, ("class",))
+    # The path itself, its end and the label: 65 MB of ImageNet.
+    assert size(folder) < 20_000 * (len(paths[0]) + 16) + 10_000
+    records = [Record(b"image", 0, path) for path in paths]
+    shards = [
+        ParquetSource(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
+        for count in (10_000, 20_000)
+    ]
+    # Of every row group, never of every image.
+    assert size(shards[1]) - size(shards[0]) < 10_000
 
 
 def digits_subset(digits: Dataset, images: int) -> Source:

@@ -82,6 +82,8 @@ def import_images(
         UserError: nothing to import, nowhere to write, or too much that cannot be used.
     """
     target = place(destination)
+    if f"{target.path}/".startswith(f"{place(source).path.rstrip('/')}/"):
+        raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
     try:
         originals = with_validation(open_originals(source), val_fraction)
         tasks = list(_plan(originals, target, shard_bytes))

@@ -68,8 +68,9 @@ def check_image(data: bytes) -> None:
         raise BadImageError(f"larger than {LARGEST_BYTES >> 20} MiB")
     try:
         with warnings.catch_warnings():
-            # Bad metadata and large pictures are no reason to complain: pixels are what counts.
+            # Odd metadata is no reason to complain, but a picture that fills the memory is.
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.open(io.BytesIO(data)).convert("RGB")
     except UnidentifiedImageError:
         raise BadImageError("not a known image format") from None
