@@ -20,6 +20,7 @@ import io
 import tempfile
 import time
 from contextlib import ExitStack, closing
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,7 +171,7 @@ def share_of_training(root: Path, args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     waited = whole = 0.0
     with closing(ours(source, AUGMENTS[args.augment], args)) as loader:
-        batches = loader.epoch(0)
+        batches = chain.from_iterable(map(loader.epoch, count()))
         next(batches)  # starts the processes
         for _ in range(args.steps):
             start = time.perf_counter()

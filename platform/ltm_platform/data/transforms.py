@@ -77,9 +77,9 @@ def train_transform(
         allow_black_posters(step)
     if resize == "pillow":
         return Compose([crop, *flip, *colour, to_tensor, normalise, *erase])
-    if colour:  # timm's are written for Pillow
-        colour = [_to_pillow, *colour]
-    return Compose([_Crop(crop), *flip, *colour, _Normalise(mean, std), *erase])
+    # timm's changes of colour and shape are written for Pillow.
+    between = [_to_pillow, *flip, *colour] if colour else flip
+    return Compose([_Crop(crop), *between, _Normalise(mean, std), *erase])
 
 
 def eval_transform(
