@@ -51,6 +51,11 @@ def seal(
     _path(folder, rank).write_text(json.dumps(asdict(manifest)))
 
 
+def holds_manifest(folder: Path) -> bool:
+    """Whether the files in ``folder`` can be checked; weights copied elsewhere cannot."""
+    return _path(folder, 0).exists()
+
+
 def read_manifest(folder: Path, rank: int = 0) -> Manifest:
     """UserError when ``folder`` is no checkpoint of ours, or of another format."""
     try:

@@ -63,6 +63,15 @@ def load_start(model: nn.Module, job: JobSpec) -> bool:
     return _load(model, Path(job.model.checkpoint), new_classifier=True)
 
 
+def load_weights(model: nn.Module, path: Path) -> None:
+    """All the weights of a file, or of a checkpoint's folder, into their own network.
+
+    Raises:
+        ValueError: there are no such weights, or they are of another network or other classes.
+    """
+    _load(model, path)
+
+
 def freeze(model: nn.Module, patterns: list[str]) -> None:
     """No gradient for the parameters that ``patterns`` name: themselves, or what they are part of.
 

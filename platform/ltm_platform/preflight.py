@@ -50,13 +50,13 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     """
     _check_tracking(job)
     _check_storage(job)
-    job, use_gpu = _with_workers(job, resources)
+    job, use_gpu = with_workers(job, resources)
     check_names(job)
-    dataset = _open_dataset(job)
+    dataset = check_data(job)
     job, notices = _with_fitting_batch(job, dataset)
     _check_recipe(job)
     _check_precision(job, use_gpu=use_gpu)
-    job = _with_absolute_paths(job)
+    job = with_absolute_paths(job)
     job, cost, base_cost, notes = _with_model(job, len(dataset.classes))
     _check_teacher(job, len(dataset.classes))
     return Ready(
@@ -124,7 +124,7 @@ def _check_storage(job: JobSpec) -> None:
         )
 
 
-def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
+def with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     """Settle ``cluster.workers`` and see that there is room for them."""
     use_gpu = resources.gpus >= 1
     cpus = job.cluster.cpus_per_worker
@@ -153,7 +153,7 @@ def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     return job, use_gpu
 
 
-def _open_dataset(job: JobSpec) -> Dataset:
+def check_data(job: JobSpec) -> Dataset:
     from ltm_platform.data import open_dataset
 
     try:
@@ -213,14 +213,14 @@ def _check_precision(job: JobSpec, *, use_gpu: bool) -> None:
         raise job.error(key, f"{key} is 'fp16', which needs GPUs: use 'bf16' or 'fp32' here")
 
 
-def _with_absolute_paths(job: JobSpec) -> JobSpec:
+def with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
     paths_of = {
         "cluster.storage": job.cluster.storage,
         "model.checkpoint": job.model.checkpoint,
         "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
     }
-    if job.data.path != "digits":
+    if job.data.path != "digits" and "://" not in job.data.path:
         paths_of["data.path"] = job.data.path
     teacher = job.recipe.distill.teacher
     if teacher and Path(teacher).expanduser().is_dir():

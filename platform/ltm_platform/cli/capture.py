@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from rich.console import Console
 
+from ltm_platform.cli.console import WIDTH_OF_FILES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -52,7 +54,7 @@ def captured_output(log: Path, *, echo: bool) -> Iterator[Console]:
 def _width(descriptor: int) -> int:
     """A terminal's width; where nobody looks, lines are kept whole for scripts that read them."""
     if not os.isatty(descriptor):
-        return 1000
+        return WIDTH_OF_FILES
     return os.get_terminal_size(descriptor).columns or 80
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -19,10 +18,10 @@ def command() -> None:
     Example:
       ltm-platform models
     """
-    from rich.console import Console
     from rich.table import Table
 
     import ltm
+    from ltm_platform.cli.console import results
 
     table = Table(
         *("backbone", "pixels", "method", "params M", "paper"),
@@ -37,7 +36,7 @@ def command() -> None:
     for published, base, merged in ltm.table():
         table.add_row(*_cells(published, "none", base, published.base_gmacs))
         table.add_row(*_cells(published, "ltm", merged, published.gmacs))
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
+    results().print(table)
 
 
 def _cells(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -60,8 +59,9 @@ def _as_dict(run: RunRecord) -> dict:
 
 
 def _print_table(runs: list[RunRecord]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from ltm_platform.cli.console import results
 
     table = Table("run", "state", "method", *COLUMNS, box=None, pad_edge=False)
     table.columns[0].no_wrap = True
@@ -73,5 +73,4 @@ def _print_table(runs: list[RunRecord]) -> None:
             for key, shape in COLUMNS.values()
         ]
         table.add_row(run.name, run.status, run.params.get("model.method", ""), *cells)
-    # Where nobody looks, lines are kept whole for scripts that read them.
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
+    results().print(table)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ltm_platform.data.digits import open_digits
 from ltm_platform.data.folder import open_folder
-from ltm_platform.data.shards import ParquetSource, holds_shards
+from ltm_platform.data.place import is_address, place
+from ltm_platform.data.shards import UNFINISHED, ParquetSource, holds_shards
 from ltm_platform.data.source import Source
 from ltm_platform.errors import UserError, nearest
 
@@ -39,7 +40,8 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
     """The data set that ``path`` names.
 
     Args:
-        path: the word ``digits``, a folder of shards, or a folder tree of images.
+        path: the word ``digits``, a folder of shards, here or at an address such as
+            ``s3://bucket/folder``, or a local folder tree of images.
         cache: folder where ``digits`` is written once.
         val_fraction: share of a tree without its own ``val/`` that becomes the validation part.
 
@@ -51,20 +53,31 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
     if path == "digits":
         train, val = open_digits(cache)
         return Dataset(path, train, val, train.classes)
-    # Absolute, because the processes that read do not run in this folder.
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
+    folder = place(path)
+    if not folder.is_folder():
         raise UserError(_missing(path))
+    if (folder / UNFINISHED).exists():
+        raise UserError(
+            f"the import into {path} was not finished: give the same "
+            "'ltm-platform data import' command again, and it goes on."
+        )
     if holds_shards(folder):
         train, val = ParquetSource(folder / "train"), ParquetSource(folder / "val")
         if train.classes != val.classes:
             raise UserError(f"{folder / 'train'} and {folder / 'val'} have different classes.")
+    elif folder.is_local:
+        train, val = open_folder(Path(folder.path), val_fraction)
     else:
-        train, val = open_folder(folder, val_fraction)
+        raise UserError(
+            f"{path} holds no shards: image files are trained on from a local folder alone; "
+            f"'ltm-platform data import {path} FOLDER' makes shards of them."
+        )
     return Dataset(path, train, val, train.classes)
 
 
 def _missing(path: str) -> str:
+    if is_address(path):
+        return f"{path} not found: there is no such folder in that store."
     given = Path(path).expanduser()
     where = "" if given.is_absolute() else f" in {Path.cwd()}"
     what = f"{path}{where} is not a folder" if given.exists() else f"{path} not found{where}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import get_worker_info
 
 from ltm_platform.errors import UserError
 
@@ -51,19 +52,22 @@ class Decoder:
         try:
             records = self._source.read(batch.indices)
             with _own_random_state():
-                images = [
-                    self._image(data, int(index), int(number))
-                    for (data, _), index, number in zip(
-                        records, batch.indices, batch.passes, strict=True
-                    )
-                ]
+                images = _gather(
+                    len(records),
+                    (
+                        self._image(data, int(index), int(number))
+                        for (data, _), index, number in zip(
+                            records, batch.indices, batch.passes, strict=True
+                        )
+                    ),
+                )
         except UserError as error:
             return Failure(str(error))
-        return torch.stack(images), torch.tensor([label for _, label in records])
+        return images, torch.tensor([label for _, label in records])
 
     def _image(self, data: bytes, index: int, number: int) -> torch.Tensor:
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
+            image = decode_rgb(data)
         except UnidentifiedImageError:
             raise UserError(
                 f"{self._source.locate(index)} cannot be decoded: not a known image format."
@@ -72,6 +76,38 @@ class Decoder:
             raise UserError(f"{self._source.locate(index)} cannot be decoded: {error}.") from error
         _seed_everything(self._seed, number, index)
         return self._transform(image)
+
+
+def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
+    """``count`` images of one shape as [count, 3, H, W].
+
+    In a decode process they go straight into the shared memory in which they will travel, since
+    torch would copy a whole batch there.
+    """
+    first = next(images)
+    shape, bytes_ = (count, *first.shape), count * first.nbytes
+    if get_worker_info() is None:
+        batch = first.new_empty(shape)
+    else:
+        storage = first.untyped_storage()._new_shared(bytes_, device=first.device)
+        batch = first.new(storage).view(shape)
+    batch[0] = first
+    for number, image in enumerate(images, start=1):
+        batch[number] = image
+    return batch
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """The image in RGB.
+
+    Raises:
+        UnidentifiedImageError: not an image.
+        Exception: damaged; the message says how.
+    """
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    # Even to the same mode `convert` copies.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _seed_everything(seed: int, number: int, index: int) -> None:

@@ -68,20 +68,21 @@ class Loader:
     def __len__(self) -> int:
         return self._order.steps
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Decoded]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Decoded]:
         """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.
 
-        There are ``accumulation`` of them a step, from ``start_step`` on. The epoch may be left
-        before its end; begin the next one only then.
+        There are ``accumulation`` of them an optimizer step. ``start`` is the number of steps, that
+        is of global batches, already done of this epoch, on however many ranks. The epoch may be
+        left before its end; begin the next one only then.
 
         Raises:
             UserError: an image cannot be read or decoded; names it and its source.
         """
-        return self._pool.decode(self._micro_batches(epoch, start_step))
+        return self._pool.decode(self._micro_batches(epoch, start))
 
-    def _micro_batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+    def _micro_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         stride = self._micro_batch * self._world_size
-        for batch in self._order.epoch(epoch, start_step):
+        for batch in self._order.epoch(epoch, start):
             for first in range(self._rank * self._micro_batch, len(batch.indices), stride):
                 yield batch[first : first + self._micro_batch]
 

@@ -46,10 +46,11 @@ class Order:
         """Global batches, that is optimizer steps, an epoch."""
         return self.images // self.global_batch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The global batches of ``epoch`` from ``start_step`` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The global batches of ``epoch`` but for the first ``start``."""
+        assert 0 <= start <= self.steps
         permutation = lru_cache(2)(self._permutation)
-        for step in range(start_step, self.steps):
+        for step in range(start, self.steps):
             first = (epoch * self.steps + step) * self.global_batch
             position = np.arange(first, first + self.global_batch)
             passes, offset = np.divmod(position, self.images)

@@ -3,8 +3,9 @@
 A split is a folder ``<split>/00000-of-00004.parquet ...``. Columns: ``image`` (binary, the
 encoded file as it was), ``label`` (int64), ``key`` (string, names the image in messages). The
 footer's key ``ltm`` holds JSON: format version, split, class names, images per class in this
-shard and a SHA-256 of its content. Row groups hold about 1 MiB so that reading one image at
-random costs little more than the image; nothing is compressed again.
+shard, a SHA-256 of its content, and the images that an import left out with the reason. Row groups
+hold about 1 MiB so that reading one image at random costs little more than the image; nothing is
+compressed again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,10 +24,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ltm_platform.data.place import Place, place
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ltm_platform.data.source import Indices
@@ -36,13 +39,16 @@ SHARD_BYTES = 64 << 20
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 64
 
-_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("key", pa.string())])
+SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("key", pa.string())])
+UNFINISHED = "unfinished.json"
+"""Stands beside the splits while an import is writing them."""
 _METADATA_KEY = b"ltm"
 _NAME = re.compile(r"\d{5}-of-(\d{5})\.parquet")
 
 # A reader keeps at most these in memory: about 32 MiB of images and 12 MiB of footers.
 _CACHED_GROUPS = 32
 _OPEN_FILES = 64
+_FILES_AT_ONCE = 16
 
 
 class Record(NamedTuple):
@@ -78,13 +84,13 @@ def write_shards(
     temporary.mkdir(parents=True)
     try:
         shards = 0
-        writer: _ShardWriter | None = None
+        writer: ShardWriter | None = None
         for record in records:
             if not 0 <= record.label < len(classes):
                 raise ValueError(f"label {record.label} of {record.key!r} is not a class")
             if writer is None:
                 path = temporary / f"{shards:05d}.parquet"
-                writer = _ShardWriter(path, split, classes, group_bytes, group_rows)
+                writer = ShardWriter(path, split, classes, group_bytes, group_rows)
                 shards += 1
             writer.add(record)
             if writer.bytes_written >= shard_bytes:
@@ -96,7 +102,7 @@ def write_shards(
             raise ValueError(f"there are no records to write into {target}")
         for number in range(shards):
             path = temporary / f"{number:05d}.parquet"
-            path.rename(temporary / f"{number:05d}-of-{shards:05d}.parquet")
+            path.rename(temporary / shard_name(number, shards))
         _publish(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,15 +123,20 @@ def _publish(temporary: Path, target: Path) -> None:
             ) from None
 
 
-class _ShardWriter:
-    """One Parquet file, written row group by row group."""
+class ShardWriter:
+    """One Parquet file, written row group by row group to a path or an open stream."""
 
     def __init__(
-        self, path: Path, split: str, classes: Sequence[str], group_bytes: int, group_rows: int
+        self,
+        where: Path | pa.NativeFile,
+        split: str,
+        classes: Sequence[str],
+        group_bytes: int = GROUP_BYTES,
+        group_rows: int = GROUP_ROWS,
     ) -> None:
         # Statistics and dictionaries are of no use here and would double the footer.
         self._file = pq.ParquetWriter(
-            path, _SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+            where, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
         )
         self._split = split
         self._classes = list(classes)
@@ -145,17 +156,18 @@ class _ShardWriter:
         self._pending_bytes += size
         self.bytes_written += size
         self._counts[record.label] += 1
-        _update(self._hash, record)
+        update_checksum(self._hash, record)
         if len(self._pending) >= self._group_rows:
             self._flush()
 
     def _flush(self) -> None:
         columns = list(zip(*self._pending, strict=True))
-        self._file.write_table(pa.table(columns, schema=_SCHEMA))
+        self._file.write_table(pa.table(columns, schema=SCHEMA))
         self._pending = []
         self._pending_bytes = 0
 
-    def close(self) -> None:
+    def close(self, skipped: Sequence[tuple[str, str]] = ()) -> None:
+        """Write the footer. ``skipped`` are keys of images left out, and why."""
         if self._pending:
             self._flush()
         about = {
@@ -164,17 +176,23 @@ class _ShardWriter:
             "classes": self._classes,
             "counts": self._counts,
             "checksum": self._hash.hexdigest(),
+            "skipped": list(skipped),
         }
         self._file.add_key_value_metadata({_METADATA_KEY: json.dumps(about).encode()})
         self._file.close()
 
 
-def _update(digest: hashlib._Hash, record: Record) -> None:
+def update_checksum(digest: hashlib._Hash, record: Record) -> None:
+    """Add ``record`` to the SHA-256 of its shard."""
     key = record.key.encode()
     # Lengths first: without them two different records could hash alike.
     digest.update(f"{record.label},{len(key)},{len(record.image)};".encode())
     digest.update(key)
     digest.update(record.image)
+
+
+Columns = tuple[pa.Array, pa.Array]
+"""Images and labels of a row group."""
 
 
 class ParquetSource:
@@ -186,16 +204,15 @@ class ParquetSource:
         UserError: no shards, a shard missing, damaged or of another format.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = _complete(folder)
+    def __init__(self, folder: Path | Place) -> None:
+        self.folder = folder if isinstance(folder, Place) else place(folder)
+        self._files = _complete(self.folder)
         rows: list[int] = []
         file_of: list[int] = []
         counts: npt.NDArray[np.int64] | None = None
         checksum = hashlib.sha256()
-        for number, path in enumerate(self._files):
-            footer, about = _footer(path)
-            if counts is None or number == 0:
+        for number, (path, (footer, about)) in enumerate(self._footers()):
+            if counts is None:
                 self.classes: tuple[str, ...] = tuple(about["classes"])
                 counts = np.zeros(len(self.classes), dtype=np.int64)
             elif tuple(about["classes"]) != self.classes:
@@ -211,6 +228,11 @@ class ParquetSource:
         self._file_of = np.asarray(file_of)
         self._first_group = np.searchsorted(self._file_of, np.arange(len(self._files)))
         self._open_lazily()
+
+    def _footers(self) -> Iterator[tuple[Place, Footer]]:
+        # Threads, since a store far away takes its time for every file.
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            yield from zip(self._files, threads.map(read_footer, self._files), strict=True)
 
     def _open_lazily(self) -> None:
         self._open = lru_cache(_OPEN_FILES)(self._open_file)
@@ -230,7 +252,10 @@ class ParquetSource:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """Labels of all images, [len(self)]; the first use reads one column of every shard."""
-        return np.concatenate([pq.ParquetFile(f).read(["label"])["label"] for f in self._files])
+        columns = [
+            self._open_file(n).read(["label"])["label"].to_numpy() for n in range(len(self._files))
+        ]
+        return np.concatenate(columns)
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
         """Encoded bytes and label of each index, in the order asked; a row group is read once."""
@@ -239,11 +264,28 @@ class ParquetSource:
         groups = np.searchsorted(self._start, wanted, side="right") - 1
         rows = wanted - self._start[groups]
         records: list[tuple[bytes, int]] = [(b"", -1)] * len(wanted)
-        for position in np.argsort(groups, kind="stable"):
-            images, labels = self._group(int(groups[position]))
-            row = int(rows[position])
-            records[position] = (images[row].as_py(), labels[row].as_py())
+        for group, (images, labels) in self._groups(np.unique(groups)):
+            for position in np.flatnonzero(groups == group):
+                row = int(rows[position])
+                records[position] = (images[row].as_py(), labels[row].as_py())
         return records
+
+    def _groups(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Columns]]:
+        if self.folder.is_local:
+            for number in numbers.tolist():
+                yield number, self._group(number)
+            return
+
+        def load(part: npt.NDArray[np.int64]) -> list[tuple[int, Columns]]:
+            return [(number, self._group(number)) for number in part.tolist()]
+
+        # Many requests at once, since each takes its time, but one thread a file.
+        by_file = np.split(numbers, np.flatnonzero(np.diff(self._file_of[numbers])) + 1)
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            for found in threads.map(
+                lambda part: [(n, self._group(n)) for n in part.tolist()], by_file
+            ):
+                yield from found
 
     def locate(self, index: int) -> str:
         """The image in words, by its key and the shard that holds it."""
@@ -252,7 +294,7 @@ class ParquetSource:
         key = keys[index - int(self._start[group])].as_py()
         return f"image {key!r} of {self._files[self._file_of[group]]}"
 
-    def _read_group(self, group: int) -> tuple[pa.Array, pa.Array]:
+    def _read_group(self, group: int) -> Columns:
         images, labels = self._columns(group, ["image", "label"])
         return images, labels
 
@@ -268,40 +310,52 @@ class ParquetSource:
         return [table[name].combine_chunks() for name in names]
 
     def _open_file(self, number: int) -> pq.ParquetFile:
-        return pq.ParquetFile(self._files[number])
+        file = self._files[number]
+        return pq.ParquetFile(file.path, filesystem=file.filesystem)
 
 
-def holds_shards(folder: Path) -> bool:
+def holds_shards(folder: Place) -> bool:
     """Whether ``folder`` is a data set in this format rather than a tree of image files."""
-    return any(True for split in ("train", "val") for _ in (folder / split).glob("*.parquet"))
+    return any(
+        name.endswith(".parquet")
+        for split in ("train", "val")
+        for name, _ in (folder / split).files()
+    )
 
 
-def _complete(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.glob("*.parquet") if _NAME.fullmatch(path.name))
-    if not files:
+def shard_name(number: int, count: int) -> str:
+    return f"{number:05d}-of-{count:05d}.parquet"
+
+
+def _complete(folder: Place) -> list[Place]:
+    names = [name for name, _ in folder.files() if _NAME.fullmatch(name)]
+    if not names:
         raise UserError(f"{folder} holds no shards (00000-of-00001.parquet and so on).")
-    expected = int(files[0].stem.rsplit("-", 1)[1])
-    names = {path.name for path in files}
+    expected = int(names[0].removesuffix(".parquet").rsplit("-", 1)[1])
     for number in range(expected):
-        name = f"{number:05d}-of-{expected:05d}.parquet"
-        if name not in names:
-            raise UserError(f"{folder / name} is missing: the data set is not complete.")
-    if len(files) != expected:
-        raise UserError(f"{folder} holds {len(files)} shards where {expected} belong together.")
-    return files
+        if shard_name(number, expected) not in names:
+            missing = folder / shard_name(number, expected)
+            raise UserError(f"{missing} is missing: the data set is not complete.")
+    if len(names) != expected:
+        raise UserError(f"{folder} holds {len(names)} shards where {expected} belong together.")
+    return [folder / name for name in names]
 
 
-def _footer(path: Path) -> tuple[pq.FileMetaData, dict[str, Any]]:
+Footer = tuple[pq.FileMetaData, dict[str, Any]]
+
+
+def read_footer(file: Place) -> Footer:
+    """What Parquet and what this format say of one shard; UserError if it is none."""
     try:
-        footer = pq.read_metadata(path)
+        footer = pq.read_metadata(file.path, filesystem=file.filesystem)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
+        raise UserError(f"{file} is damaged: {error}.") from error
     raw = (footer.metadata or {}).get(_METADATA_KEY)
     if raw is None:
-        raise UserError(f"{path} is Parquet, but not a shard that ltm-platform wrote.")
+        raise UserError(f"{file} is Parquet, but not a shard that ltm-platform wrote.")
     about = json.loads(raw)
     if about["version"] != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format {about['version']}; this version reads {FORMAT_VERSION}."
+            f"{file} has format {about['version']}; this version reads {FORMAT_VERSION}."
         )
     return footer, about

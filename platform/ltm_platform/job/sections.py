@@ -131,7 +131,8 @@ class Data(Section):
 
     path: Text
     """The word `digits` (the UCI digits that scikit-learn ships) or a folder: an image tree with
-    one subfolder a class, optionally under train/ and val/, or our Parquet shards."""
+    one subfolder a class, optionally under train/ and val/, or our Parquet shards, which may also
+    lie in an object store: s3://bucket/folder, gs://bucket/folder."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the source has no validation split."""
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 1

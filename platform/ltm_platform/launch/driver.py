@@ -17,6 +17,7 @@ from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
 from ltm_platform.events import Event, GaveUp, Listener, listening
+from ltm_platform.launch.failures import first_cause
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.tracking import TrackedRun, tracked_run
 
@@ -111,26 +112,9 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         # Ray ends the process once it has taken an interrupt and stopped the workers.
         raise KeyboardInterrupt from None
     except ray.train.WorkerGroupError as error:
-        raise RunError(_first_cause(error.worker_failures)) from error
+        raise RunError(first_cause(error.worker_failures)) from error
     except ray.train.TrainingFailedError as error:
         raise RunError(str(error)) from error
-
-
-def _first_cause(failures: dict[int, Exception]) -> str:
-    """The rank that broke and its exception in one line, without Ray's wrapping and traceback.
-
-    When a rank is gone the others fail too, in the collective that they wait in.
-    """
-
-    def line(error: BaseException) -> str:
-        cause = getattr(error, "cause", None) or error
-        return f"{type(cause).__name__}: {cause}".splitlines()[0]
-
-    lines = {rank: line(error) for rank, error in sorted(failures.items())}
-    consequences = ("peer", "NCCL", "gloo")
-    causes = [r for r, text in lines.items() if not any(word in text for word in consequences)]
-    rank = (causes or list(lines))[0]
-    return f"rank {rank}: {lines[rank]}"
 
 
 def _model_metrics(ready: Ready) -> dict[str, float]:

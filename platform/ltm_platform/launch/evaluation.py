@@ -11,6 +11,7 @@ from ltm_platform import paths, tracking
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, check, holds_manifest
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec
+from ltm_platform.launch.failures import first_cause
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import best, stored
 

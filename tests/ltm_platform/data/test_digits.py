@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,5 @@ def test_are_written_once(tmp_path: Path) -> None:
 
 def test_a_part_lost_from_the_cache_is_written_again(tmp_path: Path) -> None:
     _, val = open_digits(tmp_path)
-    for file in val.folder.iterdir():
-        file.unlink()
-    val.folder.rmdir()
+    shutil.rmtree(val.folder.path)
     assert open_digits(tmp_path)[1].checksum == val.checksum

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import sys
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,14 @@ import torch
 from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
+from ltm_platform.data.folder import FolderSource
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.shards import ParquetSource, Record, write_shards
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from conftest import Tree
 
@@ -53,16 +56,21 @@ def step_samples(
     source: Source, epoch: int, step: int, *, world_size: int = 1, workers: int = 0
 ) -> list[bytes]:
     """All images of one global batch over all ranks as bytes, sorted."""
-    samples = []
+    found = []
     for rank in range(world_size):
         with closing(loader(source, rank=rank, world_size=world_size, workers=workers)) as part:
-            micro_batches = islice(part.epoch(epoch, step), GLOBAL_BATCH // (4 * world_size))
-            samples += [
-                bytes([label]) + image.numpy().tobytes()
-                for images, labels in micro_batches
-                for image, label in zip(images, labels.tolist(), strict=True)
-            ]
-    return sorted(samples)
+            steps = part.epoch(epoch, start=step)
+            found += samples(islice(steps, GLOBAL_BATCH // (4 * world_size)))
+    return sorted(found)
+
+
+def samples(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]:
+    """Each image with its label as bytes."""
+    return [
+        bytes([label]) + image.numpy().tobytes()
+        for images, labels in batches
+        for image, label in zip(images, labels.tolist(), strict=True)
+    ]
 
 
 # Step 43 of epoch 1 spans two passes over the 1,438 images.
@@ -73,6 +81,23 @@ def test_world_size_and_workers_change_no_sample(digits: Dataset, epoch: int, st
     for world_size, workers in [(2, 0), (4, 0), (1, 1), (1, 2), (2, 2)]:
         got = step_samples(digits.train, epoch, step, world_size=world_size, workers=workers)
         assert got == expected, (world_size, workers)
+
+
+def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
+    digits: Dataset,
+) -> None:
+    source = digits_subset(digits, 3 * GLOBAL_BATCH + 5)
+    undisturbed = [step_samples(source, 1, step) for step in range(3)]
+    with closing(loader(source, world_size=1, workers=1)) as before:
+        done = list(islice(before.epoch(1), GLOBAL_BATCH // 4))
+    assert sum(len(labels) for _, labels in done) == GLOBAL_BATCH
+    # One step was done on one rank; four go on.
+    ranks = [list(loader(source, rank=r, world_size=4).epoch(1, start=1)) for r in range(4)]
+    assert [len(rest) for rest in ranks] == [2 * GLOBAL_BATCH // (4 * 4)] * 4
+    for step in (1, 2):
+        images = slice((step - 1) * 2, step * 2)
+        assert sorted(samples(b for rest in ranks for b in rest[images])) == undisturbed[step]
+    assert list(loader(source).epoch(1, start=3)) == []
 
 
 def test_yields_float_images_and_labels(digits: Dataset) -> None:
@@ -205,10 +230,27 @@ def test_the_main_module_is_not_run_again(
     assert not trace.exists()
 
 
+def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
+    def size(source: Source) -> int:
+        return len(pickle.dumps(source))
+
+    paths, labels = [f"class/{n:024d}.jpg" for n in range(20_000)], np.zeros(20_000, np.int64)
+    folder = FolderSource(tmp_path, paths, labels, ("class",))
+    # The path itself, its end and the label: 65 MB of ImageNet.
+    assert size(folder) < 20_000 * (len(paths[0]) + 16) + 10_000
+    records = [Record(b"image", 0, path) for path in paths]
+    shards = [
+        ParquetSource(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
+        for count in (10_000, 20_000)
+    ]
+    # Of every row group, never of every image.
+    assert size(shards[1]) - size(shards[0]) < 10_000
+
+
 def digits_subset(digits: Dataset, images: int) -> Source:
     """The first ``images`` digits."""
     assert isinstance(digits.train, ParquetSource)
-    folder = digits.train.folder.parent / f"first-{images}"
+    folder = Path(digits.train.folder.path).parent / f"first-{images}"
     records = [
         Record(data, label, f"{index}")
         for index, (data, label) in enumerate(digits.train.read(range(images)))

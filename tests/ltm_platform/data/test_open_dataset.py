@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -97,6 +98,32 @@ def test_folder_of_shards(tmp_path: Path) -> None:
     write_shards(tmp_path, "val", records[:2], ["no", "yes"])
     data = open_tree(tmp_path)
     assert (len(data.train), len(data.val), data.classes) == (6, 2, ("no", "yes"))
+
+
+def test_shards_in_a_store_are_opened_by_address(tmp_path: Path) -> None:
+    records = [Record(bytes([i]), i % 2, str(i)) for i in range(6)]
+    for split in ("train", "val"):
+        write_shards(tmp_path, split, records, ["no", "yes"], shard_bytes=2)
+    # A filesystem other than pyarrow's local one.
+    for address in (f"fsspec+file://{tmp_path}", f"file://{tmp_path}"):
+        data = open_dataset(address, cache=tmp_path, val_fraction=0.1)
+        train = pickle.loads(pickle.dumps(data.train))
+        wanted = [5, 0, 3, 3, 4]
+        assert train.read(wanted) == [(bytes([i]), i % 2) for i in wanted]
+        assert train.labels.tolist() == [0, 1] * 3
+        assert train.locate(3).startswith(f"image '3' of {address}/train/0000")
+
+
+def test_addresses_that_lead_nowhere_are_explained(tmp_path: Path) -> None:
+    def message(address: str) -> str:
+        with pytest.raises(UserError) as caught:
+            open_dataset(address, cache=tmp_path, val_fraction=0.1)
+        return str(caught.value)
+
+    assert message(f"fsspec+file://{tmp_path}/no").endswith("no such folder in that store.")
+    assert "Unrecognized filesystem type" in message("foo://bucket")
+    (tmp_path / "train").mkdir()
+    assert "data import fsspec+file://" in message(f"fsspec+file://{tmp_path}")
 
 
 def test_shards_of_other_classes_are_refused(tmp_path: Path) -> None:

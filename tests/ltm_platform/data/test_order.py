@@ -27,8 +27,8 @@ def test_passes_are_counted() -> None:
 def test_an_epoch_can_begin_anywhere() -> None:
     order = Order(images=1000, global_batch=64, seed=0)
     whole = [b.indices.tolist() for b in order.epoch(7)]
-    assert [b.indices.tolist() for b in order.epoch(7, start_step=11)] == whole[11:]
-    assert list(order.epoch(7, start_step=order.steps)) == []
+    assert [b.indices.tolist() for b in order.epoch(7, start=11)] == whole[11:]
+    assert list(order.epoch(7, start=order.steps)) == []
 
 
 def test_seeds_differ() -> None:

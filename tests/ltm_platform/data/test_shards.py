@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CLASSES = ["ant", "bee", "cat"]
 
@@ -120,7 +120,7 @@ def test_a_missing_a_damaged_and_a_foreign_shard_are_named(tmp_path: Path) -> No
 
 def test_a_shard_that_vanishes_while_training_is_named(tmp_path: Path) -> None:
     source = ParquetSource(write(tmp_path))
-    last = sorted(source.folder.iterdir())[-1]
+    last = sorted(Path(source.folder.path).iterdir())[-1]
     last.unlink()
     with pytest.raises(UserError, match=f"{last.name} cannot be read"):
         source.read([99])

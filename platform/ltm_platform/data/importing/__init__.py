@@ -1,0 +1,218 @@
+"""Images of elsewhere become our shards.
+
+What becomes which shard is planned from the listing alone, so every shard is the work of one
+process and the same whoever does it. ``unfinished.json`` stands in the destination until all are
+there, and ``report.json`` then: counts, and what was left out and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltm_platform.data.importing.originals import Entry, Originals, with_validation
+from ltm_platform.data.importing.table import open_table, parquet_files
+from ltm_platform.data.importing.tree import open_archive, open_folder
+from ltm_platform.data.importing.work import Task, write_shard
+from ltm_platform.data.place import Place, place
+from ltm_platform.data.shards import (
+    FORMAT_VERSION,
+    SHARD_BYTES,
+    UNFINISHED,
+    holds_shards,
+    read_footer,
+    shard_name,
+)
+from ltm_platform.data.spread import spread
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
+
+REPORT = "report.json"
+ALLOWED_BAD = 0.01
+
+
+def _unheard(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import made: images of each split, classes, and where the report is."""
+
+    images: dict[str, int]
+    classes: tuple[str, ...]
+    skipped: int
+    report: Place
+
+
+def import_images(
+    source: str,
+    destination: str,
+    *,
+    val_fraction: float = 0.2,
+    allow_bad: float = ALLOWED_BAD,
+    processes: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    listener: Callable[[int, int], None] = _unheard,
+) -> Imported:
+    """Make shards of a folder tree, a tar of one, or Parquet files of images.
+
+    Shards that are there already, after a kill or Ctrl-C, are not written again. The same
+    images give the same bytes, however many processes write them.
+
+    Args:
+        source: path or address of what is read.
+        destination: folder to write, new or empty or from an import of the same source.
+        val_fraction: share of the images for validation, if the source has no part for it.
+        allow_bad: share of the images that may be unusable; they are left out and reported.
+        processes: how many write at once.
+        shard_bytes: about how many bytes of images make a shard.
+        listener: is told images done and in all.
+
+    Raises:
+        UserError: nothing to import, nowhere to write, or too much that cannot be used.
+    """
+    target = place(destination)
+    if f"{target.path}/".startswith(f"{place(source).path.rstrip('/')}/"):
+        raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
+    try:
+        originals = with_validation(open_originals(source), val_fraction)
+        tasks = list(_plan(originals, target, shard_bytes))
+        plan = _fingerprint(originals, shard_bytes)
+        _claim(target, plan, source)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{source} cannot be imported into {destination}: {why}.") from error
+    total = sum(len(task.entries) for task in tasks)
+    limit = math.floor(allow_bad * total)
+    done = skipped = 0
+    try:
+        there = {
+            split: {name for name, _ in (target / split).files()} for split in originals.splits
+        }
+        waiting = []
+        for task in tasks:
+            if task.file.name not in there[task.split]:
+                waiting.append(task)
+                continue
+            skipped += len(read_footer(task.file)[1]["skipped"])
+            done += len(task.entries)
+        listener(done, total)
+        with closing(spread(write_shard, waiting, min(processes, len(waiting)))) as shards:
+            for shard in shards:
+                done, skipped = done + shard.entries, skipped + shard.skipped
+                listener(done, total)
+                if skipped > limit:
+                    break
+        report = _report(tasks, originals, plan)
+        (target / REPORT).write(json.dumps(report, indent=1, ensure_ascii=False).encode())
+        if skipped > limit:
+            raise _too_many(skipped, done, total, allow_bad, target, report)
+        (target / UNFINISHED).delete()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that wrote into {destination} died, mostly of too little memory. What is "
+            "finished is kept: the same command goes on from there."
+        ) from error
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(
+            f"{destination} cannot be written: {why}. What is finished is kept: the same command "
+            "goes on from there."
+        ) from error
+    return Imported(report["images"], originals.classes, skipped, target / REPORT)
+
+
+def open_originals(source: str) -> Originals:
+    """What ``source`` holds. UserError if it is not there or holds no images."""
+    where = place(source)
+    if where.is_file():
+        return open_table(where) if where.name.endswith(".parquet") else open_archive(where)
+    if not where.is_folder():
+        raise UserError(f"{source} not found: there is no such file or folder.")
+    if holds_shards(where) and (where / REPORT).exists():
+        raise UserError(f"{source} holds shards already: it can be trained on as it is.")
+    return open_table(where) if parquet_files(where) else open_folder(where)
+
+
+def _plan(originals: Originals, target: Place, shard_bytes: int) -> Iterator[Task]:
+    for split, entries in originals.splits.items():
+        parts = list(_cut(entries, shard_bytes))
+        for number, part in enumerate(parts):
+            file = target / split / shard_name(number, len(parts))
+            yield Task(file, split, tuple(part), originals.classes, originals.reader)
+
+
+def _cut(entries: list[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if part and size + entry.size > shard_bytes:
+            yield part
+            part, size = [], 0
+        part.append(entry)
+        size += entry.size
+    yield part
+
+
+def _fingerprint(originals: Originals, shard_bytes: int) -> str:
+    """Of everything that decides what is written into which shard."""
+    digest = hashlib.sha256(f"{FORMAT_VERSION},{shard_bytes};".encode())
+    digest.update(json.dumps(originals.classes).encode())
+    for split, entries in originals.splits.items():
+        digest.update(split.encode())
+        for entry in entries:
+            digest.update(f"{entry.label},{entry.size},{entry.key};".encode())
+    return digest.hexdigest()
+
+
+def _claim(target: Place, plan: str, source: str) -> None:
+    """Take the destination for this import, or take it up where the last one stopped."""
+    for name in (UNFINISHED, REPORT):
+        if (target / name).exists():
+            if json.loads((target / name).read()).get("plan") != plan:
+                raise UserError(
+                    f"{target} holds an import of other images than {source} has now: "
+                    "choose another folder, or remove it."
+                )
+            break
+    else:
+        if target.is_file() or target.files(recursive=True):
+            raise UserError(f"{target} is not empty: choose a new folder.")
+    (target / UNFINISHED).write(json.dumps({"plan": plan}).encode())
+
+
+def _report(tasks: list[Task], originals: Originals, plan: str) -> dict[str, Any]:
+    skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.refused)]
+    images = dict.fromkeys(originals.splits, 0)
+    for task in tasks:
+        if task.file.exists():
+            _, about = read_footer(task.file)
+            images[task.split] += sum(about["counts"])
+            skipped += [{"image": key, "reason": reason} for key, reason in about["skipped"]]
+    return {
+        "plan": plan,
+        "images": images,
+        "classes": len(originals.classes),
+        "skipped": skipped,
+    }
+
+
+def _too_many(
+    skipped: int, done: int, total: int, allowed: float, target: Place, report: dict[str, Any]
+) -> UserError:
+    first = next(s for s in report["skipped"])
+    return UserError(
+        f"{skipped:,} of the first {done:,} images (of {total:,}) cannot be used, such as "
+        f"{first['image']} ({first['reason']}), but at most {allowed:.2%} may be bad: "
+        f"{target / REPORT} lists them, and --allow-bad takes a larger share."
+    )

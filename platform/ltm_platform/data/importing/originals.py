@@ -1,0 +1,65 @@
+"""What an import reads: encoded images with a class, listed before any is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ltm_platform.data.split import stratified_split
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
+LARGEST_BYTES = 64 << 20
+
+
+class BadImageError(Exception):
+    """An image cannot be had; the message says why, without the image's name."""
+
+
+class Entry(NamedTuple):
+    """One image: its name in messages, its class, about how many bytes, and where it lies, as its
+    reader has it."""
+
+    key: str
+    label: int
+    size: int
+    where: Any
+
+
+class Reader(Protocol):
+    """Gives the bytes of entries; travels to the processes that write."""
+
+    def read(self, entries: Sequence[Entry]) -> Iterator[bytes | BadImageError]:
+        """The encoded bytes of each entry in turn, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A data set as it was found. ``refused`` are members that are no images of it, and why."""
+
+    reader: Reader
+    classes: tuple[str, ...]
+    splits: dict[str, list[Entry]]
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+def with_validation(originals: Originals, val_fraction: float) -> Originals:
+    """Split the training part where there is no other, as a folder tree is split for training."""
+    if "val" in originals.splits:
+        return originals
+    entries = originals.splits["train"]
+    labels = np.array([entry.label for entry in entries])
+    parts = stratified_split(labels, [entry.key for entry in entries], val_fraction)
+    if not len(parts[1]):
+        raise UserError(
+            "one image a class leaves none for validation: at least one class needs two."
+        )
+    splits = {
+        name: [entries[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)
+    }
+    return Originals(originals.reader, originals.classes, splits, originals.refused)

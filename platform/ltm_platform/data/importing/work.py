@@ -1,0 +1,78 @@
+"""One shard of an import: read, look at every image, write."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from ltm_platform.data.importing.originals import LARGEST_BYTES, BadImageError
+from ltm_platform.data.shards import Record, ShardWriter
+
+if TYPE_CHECKING:
+    from ltm_platform.data.importing.originals import Entry, Reader
+    from ltm_platform.data.place import Place
+
+
+@dataclass(frozen=True)
+class Task:
+    """What shard ``file`` is made of."""
+
+    file: Place
+    split: str
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    reader: Reader
+
+
+class Done(NamedTuple):
+    """A shard that is there: entries it was made of, and how many of them were left out."""
+
+    split: str
+    entries: int
+    skipped: int
+
+
+def write_shard(task: Task) -> Done:
+    """Write one shard, whole or not at all. The same task gives the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    skipped: list[tuple[str, str]] = []
+    sink = pa.BufferOutputStream()
+    writer = ShardWriter(sink, task.split, task.classes)
+    for entry, data in zip(task.entries, task.reader.read(task.entries), strict=True):
+        try:
+            if isinstance(data, BadImageError):
+                raise data
+            check_image(data)
+        except BadImageError as reason:
+            skipped.append((entry.key, str(reason)))
+        else:
+            writer.add(Record(data, entry.label, entry.key))
+    writer.close(skipped)
+    task.file.write(sink.getvalue())
+    return Done(task.split, len(task.entries), len(skipped))
+
+
+def check_image(data: bytes) -> None:
+    """Decode the image. `BadImageError` says what is wrong with it."""
+    if not data:
+        raise BadImageError("empty")
+    if len(data) > LARGEST_BYTES:
+        raise BadImageError(f"larger than {LARGEST_BYTES >> 20} MiB")
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata is no reason to complain, but a picture that fills the memory is.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.open(io.BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        raise BadImageError("not a known image format") from None
+    except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
+        raise BadImageError(f"cannot be decoded: {error}") from error

@@ -1,0 +1,105 @@
+"""``ltm-platform data`` as a user types it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from PIL import Image
+
+from ltm_platform.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Answer(NamedTuple):
+    code: int | str | None
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> Answer:
+        code: int | str | None = 0
+        try:
+            main(["data", *args])
+        except SystemExit as end:
+            code = end.code
+        return Answer(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    root = tmp_path / "pets"
+    for name, shade in (("cat", 10), ("dog", 240)):
+        (root / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (9, 9), shade + number).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.usefixtures("pets")
+def test_import_check_and_show_in_turn(run: Callable[..., Answer], tmp_path: Path) -> None:
+    made = run("import", "pets", "shards", "--processes", "1")
+    assert made == (0, "shards: 8 training and 2 validation images, 2 classes\n", "")
+    checked = run("check", "shards", "--decode-all", "--processes", "1")
+    assert checked.out == "shards: 10 images in 2 shards are in order; 10 of them were decoded\n"
+    shown = run("show", "shards", "--sheet", "sheet.png")
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert lines[1:3] == [["cat", "4", "1"], ["dog", "4", "1"]]
+    assert Image.open(tmp_path / "sheet.png").size[0] > 0
+
+
+def test_left_out_images_are_told(run: Callable[..., Answer], pets: Path) -> None:
+    (pets / "cat/bad.png").write_bytes(b"text")
+    refused = run("import", "pets", "shards", "--processes", "1")
+    assert refused.code == 2
+    assert len(refused.err.splitlines()) == 1
+    assert "cat/bad.png (not a known image format)" in refused.err
+    allowed = run("import", "pets", "shards", "--processes", "1", "--allow-bad", "0.2")
+    assert allowed.code == 0
+    assert "1 image was left out" in allowed.out
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["imprt", "pets", "shards"], ["'data imprt'", "'import'"]),
+        (["import", "pts", "shards"], ["pts not found"]),
+        (["import", "pets", "pets"], ["pets lies in pets"]),
+        (["import", "pets", "pets/shards"], ["pets/shards lies in pets"]),
+        (["import", "foo://pets", "shards"], ["foo://pets", "s3://"]),
+        (["import", "pets", "shards", "--allow-bad", "2"], ["--allow-bad", "0<=x<=1"]),
+        (["import", "pets", "/proc/shards"], ["/proc/shards", "Cannot create directory"]),
+        (["check", "pets"], ["holds no shards"]),
+        (["show", "pts"], ["pts not found"]),
+        (["show", "pets", "--sheet", "nowhere/sheet.png"], ["--sheet nowhere/sheet.png"]),
+        (["show", "pets", "--sheet", "sheet.xyz"], ["--sheet sheet.xyz", "xyz"]),
+    ],
+)
+def test_mistakes_cost_one_sentence(
+    run: Callable[..., Answer], tmp_path: Path, args: list[str], words: list[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    answer = run(*args)
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert all(word in line for word in words), line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["import", "check", "show"])
+def test_every_help_has_an_example(run: Callable[..., Answer], command: str) -> None:
+    answer = run(command, "--help")
+    example = answer.out.partition("Example:\n")[2].splitlines()[0]
+    assert example.strip().startswith(f"ltm-platform data {command} ")
