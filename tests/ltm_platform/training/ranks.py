@@ -260,7 +260,7 @@ def train(job: JobSpec, rank: int, workers: int) -> dict[str, Any]:
         evaluated = gather_weights(engine)
         seen: dict[str, Any] = {
             "weights": weights,
-            "average elements": sum(shard.numel() for shard in ema.state_dict()["average"]),
+            "average elements": sum(shard.numel() for shard in ema._average),
             "scores": evaluate(engine, val_loader),
         }
         if job.engine.zero_stage < 3:
