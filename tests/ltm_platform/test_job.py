@@ -41,7 +41,7 @@ def test_defaults_fill_a_job_that_says_only_what_it_must() -> None:
     assert (job.recipe.ib.weight, job.recipe.ib.warmup, job.recipe.ib.beta) == (0.1, 0.3, 5.0)
     assert job.recipe.augment.crop_scale == (0.08, 1.0)
     assert (job.engine.zero_stage, job.engine.precision) == (1, "fp32")
-    assert (job.cluster.workers, job.cluster.max_failures) == ("auto", 0)
+    assert (job.cluster.workers, job.cluster.max_failures) == ("auto", 2)
     assert job.tracking.experiment == "ltm-platform"
 
 

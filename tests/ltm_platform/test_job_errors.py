@@ -22,7 +22,7 @@ RECIPE_FIELDS = (
     "label_smoothing, layer_decay, lr, micro_batch, min_lr, mix, optimizer, seed, sync_bn, "
     "warmup_epochs, weight_decay"
 )
-JOB_FIELDS = "cluster, data, engine, extends, model, name, recipe, tracking"
+JOB_FIELDS = "checkpoint, cluster, data, engine, extends, model, name, recipe, tracking"
 BUNDLED = f"(bundled jobs: {', '.join(sorted(file.stem for file in bundled_folder().glob('*')))})"
 
 

@@ -103,13 +103,13 @@ def test_synchronised_layers_equal_torchs_on_the_whole_batch(
 def test_fp16_learns_as_fp32_does(ranks: Ranks, stage: int) -> None:
     seen = ranks[2][0][f"fp16 {stage}"]
     full = torch.tensor(ranks[2][0][f"zero {stage}"]["losses"])
-    torch.testing.assert_close(torch.tensor(seen["losses"]), full, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(torch.tensor(seen["losses"]), full[:3], rtol=2e-2, atol=2e-2)
     assert seen["skipped"] == 0
 
 
 def test_steps_that_overflow_are_skipped_and_counted(ranks: Ranks) -> None:
     for seen in ranks[2]:
-        assert seen["overflow"]["skipped"] == len(seen["overflow"]["losses"]) == 6
+        assert seen["overflow"]["skipped"] == len(seen["overflow"]["losses"]) == 3
         for name, start in seen["overflow"]["start"].items():
             assert torch.equal(start, seen["overflow"]["end"][name]), name
 
