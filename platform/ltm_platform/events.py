@@ -27,6 +27,7 @@ class Started:
     steps_per_epoch: int
     steps_done: int
     device: str
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     _check_teacher(job, len(dataset.classes))
     return Ready(
         job=job,
-        batch=job.batch(int(job.cluster.workers)),
+        batch=job.batch(_workers_now(job, resources, use_gpu=use_gpu)),
         use_gpu=use_gpu,
         dataset=dataset,
         cost=cost,
@@ -125,13 +125,13 @@ def _check_storage(job: JobSpec) -> None:
 
 
 def with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
-    """Settle ``cluster.workers`` and see that there is room for them."""
+    """Settle ``cluster.workers`` and see that there is room for them, of a range for the fewest."""
     use_gpu = resources.gpus >= 1
     cpus = job.cluster.cpus_per_worker
     if job.cluster.workers == "auto":
         workers = int(resources.gpus) if use_gpu else min(2, int(resources.cpus // cpus)) or 1
         job = job.replace("cluster.workers", workers)
-    workers = int(job.cluster.workers)
+    workers, _ = job.cluster.worker_range
     if use_gpu and workers > resources.gpus:
         raise job.error(
             "cluster.workers",
@@ -153,6 +153,12 @@ def with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     return job, use_gpu
 
 
+def _workers_now(job: JobSpec, resources: Resources, *, use_gpu: bool) -> int:
+    """As many workers as the job wants and there is room for."""
+    room = resources.cpus // job.cluster.cpus_per_worker
+    return int(min(job.cluster.worker_range[1], room, resources.gpus if use_gpu else room))
+
+
 def check_data(job: JobSpec) -> Dataset:
     from ltm_platform.data import open_dataset
 
@@ -164,7 +170,7 @@ def check_data(job: JobSpec) -> Dataset:
 
 def _with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:
     """A training set smaller than one global batch is trained on as one batch, and it is said."""
-    workers, images = int(job.cluster.workers), len(dataset.train)
+    workers, images = job.cluster.worker_range[1], len(dataset.train)
     if images >= job.recipe.global_batch:
         return job, ()
     if images < workers:
@@ -199,7 +205,7 @@ def _check_recipe(job: JobSpec) -> None:
         raise job.error(
             key, f"{key} is {value!r}, but must be timm's notation such as rand-m9-mstd0.5"
         ) from None
-    micro_batch = job.batch(int(job.cluster.workers)).micro_batch
+    micro_batch = job.batch(job.cluster.worker_range[1]).micro_batch
     if job.recipe.mix.enabled and micro_batch % 2:
         key = "recipe.micro_batch" if job.recipe.micro_batch else "recipe.global_batch"
         raise job.error(

@@ -258,7 +258,7 @@ SPEED = {"bench/latency_ms": 3.25, "bench/images_per_s": 987.0}
 
 def training(epochs: int, *, steps_done: int = 0) -> list[Event]:
     """Three steps an epoch."""
-    events: list[Event] = [Started(epochs, 3, steps_done, "cpu")]
+    events: list[Event] = [Started(epochs, 3, steps_done, "cpu", 2)]
     for epoch in range(steps_done // 3, epochs):
         last = 3 * (epoch + 1)
         events += [Progress(step, epoch, FIGURES) for step in range(last - 2, last + 1)]

@@ -126,7 +126,7 @@ def test_events_become_metrics_at_their_steps(
     job: JobSpec, store: str, client: MlflowClient
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(epochs=1, steps_per_epoch=2, steps_done=0, device="cpu"))
+        run(Started(epochs=1, steps_per_epoch=2, steps_done=0, device="cpu", workers=2))
         run(Progress(1, 0, {"train/loss": 2.0, "train/lr": 0.1}, time_ms=1001))
         run(Progress(2, 0, {"train/loss": 1.0, "train/lr": 0.2}, time_ms=1002))
         run(EpochEnded(2, 0, {"val/top1": 75.0}, time_ms=1003))

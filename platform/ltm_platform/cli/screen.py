@@ -83,7 +83,9 @@ class Screen:
             epoch, step = divmod(event.steps_done, event.steps_per_epoch)
             if event.steps_done:
                 within = f" and {step} of {event.steps_per_epoch} steps" if step else ""
-                self._console.print(f"going on after epoch {epoch}{within}")
+                self._console.print(
+                    f"going on after epoch {epoch}{within} with {event.workers} workers"
+                )
             self._update(event.steps_done, epoch)
             return
         if isinstance(event, GaveUp):

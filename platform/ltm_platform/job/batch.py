@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,27 @@ def plan_batch(global_batch: int, micro_batch: int | None, workers: int) -> Batc
         raise ValueError(_explain(global_batch, micro_batch, workers))
     micro = micro_batch or global_batch // workers
     return BatchPlan(global_batch, micro, global_batch // (micro * workers), workers)
+
+
+def plan_batches(
+    global_batch: int, micro_batch: int | None, workers: tuple[int, int]
+) -> list[BatchPlan]:
+    """`plan_batch` for every number of workers from the fewest to the most."""
+    fewest, most = workers
+    if fewest == most:
+        return [plan_batch(global_batch, micro_batch, most)]
+    counts = range(fewest, most + 1)
+    step = math.lcm(*counts) * (micro_batch or 1)
+    if global_batch % step:
+        micro = "" if micro_batch is None else f" in micro-batches of {micro_batch}"
+        below = global_batch // step * step
+        allowed = " or ".join(str(batch) for batch in (below, below + step) if batch)
+        raise ValueError(
+            f"recipe.global_batch is {global_batch}, which does not divide{micro} by every number "
+            f"of workers from {fewest} to {most}; use a global batch of {allowed}, "
+            f"or a fixed number of workers"
+        )
+    return [plan_batch(global_batch, micro_batch, count) for count in counts]
 
 
 def _explain(global_batch: int, micro_batch: int | None, workers: int) -> str:

@@ -66,6 +66,7 @@ KeptFraction = Annotated[float, Field(gt=0, le=1)]
 KeptRange = Annotated[
     tuple[KeptFraction, KeptFraction], Field(strict=False), AfterValidator(_ordered)
 ]
+WorkerRange = Annotated[tuple[Count, Count], Field(strict=False), AfterValidator(_ordered)]
 Plan = dict[str, Count | Annotated[tuple[Count, Count], Field(strict=False)]]
 Options = Annotated[
     dict[str, Any],
@@ -322,9 +323,11 @@ class Checkpoint(Section):
 class Cluster(Section):
     """What the run asks of the Ray cluster."""
 
-    workers: Count | Literal["auto"] = "auto"
+    workers: Count | WorkerRange | Literal["auto"] = "auto"
     """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
-    most 2."""
+    most 2. With [fewest, most] the run goes on with what is there, and the global batch stays."""
+    resize_interval_s: Positive = 60.0
+    """How often a run with a range of workers looks for more of them."""
     cpus_per_worker: Positive = 1.0
     """CPUs reserved for each worker, its image decoding processes included."""
     storage: Text | None = None
@@ -336,6 +339,13 @@ class Cluster(Section):
     """How often a run goes on after the cluster took a node away, counted apart."""
     hang_timeout_s: Annotated[float, Field(ge=1)] = 1800.0
     """A worker that makes no progress for so many seconds writes its stacks to the log and ends."""
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers; one, as far as the job knows, where they are ``auto``."""
+        if isinstance(self.workers, tuple):
+            return self.workers
+        return (1, 1) if self.workers == "auto" else (self.workers, self.workers)
 
 
 class Tracking(Section):

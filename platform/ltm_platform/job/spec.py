@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.job.batch import BatchPlan, plan_batch
+from ltm_platform.job.batch import BatchPlan, plan_batch, plan_batches
 from ltm_platform.job.explain import Explainer, show
 from ltm_platform.job.layer import Origins
 from ltm_platform.job.load import read_job
@@ -96,9 +96,8 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> JobSpec:
         # With "auto" the workers are known later, but a micro-batch must fit at least one of them.
-        workers = 1 if self.cluster.workers == "auto" else self.cluster.workers
         try:
-            plan_batch(self.recipe.global_batch, self._micro_batch, workers)
+            plan_batches(self.recipe.global_batch, self._micro_batch, self.cluster.worker_range)
         except ValueError as error:
             raise conflict(str(error), *_BATCH_KEYS) from None
         return self

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
@@ -59,7 +61,7 @@ def drive(
         for key, change in (going_on.changes if going_on else {}).items():
             run.tag(f"ltm.changed.{key}", change)
         run.log_metrics(_model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
-        events = Queue(actor_options={"num_cpus": 0})
+        events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
         reasons: list[str] = []
 
         def note(event: Event) -> None:
@@ -88,7 +90,8 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         train_worker,
         train_loop_config=dict(config),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=ready.batch.workers,
+            num_workers=_num_workers(ready),
+            elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
             use_gpu=ready.use_gpu,
             resources_per_worker={"CPU": job.cluster.cpus_per_worker},
         ),
@@ -115,6 +118,16 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         raise RunError(first_cause(error.worker_failures)) from error
     except ray.train.TrainingFailedError as error:
         raise RunError(str(error)) from error
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node, so that no other node's end takes it away."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _num_workers(ready: Ready) -> int | tuple[int, int]:
+    workers = ready.job.cluster.workers
+    return workers if isinstance(workers, tuple) else ready.batch.workers
 
 
 def _model_metrics(ready: Ready) -> dict[str, float]:

@@ -157,7 +157,7 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
             score_checkpoint,
             train_loop_config=dict(config),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=int(job.cluster.workers),
+                num_workers=job.cluster.worker_range[1],
                 use_gpu=evaluation.use_gpu,
                 resources_per_worker={"CPU": job.cluster.cpus_per_worker},
             ),

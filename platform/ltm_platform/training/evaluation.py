@@ -29,7 +29,7 @@ def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch]) -> dict[str, flo
 def score(
     logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
 ) -> dict[str, float]:
-    """``top1`` and ``top5`` in percent, the mean cross-entropy ``loss``, and ``images``. Collective.
+    """``top1`` and ``top5`` in percent, mean cross-entropy ``loss``, ``images``. Collective.
 
     batches: of an `EvalLoader`. Every image counts once: padding samples, which keep the number of
     forward passes equal on all ranks, are masked out. With fewer than five classes ``top5`` counts

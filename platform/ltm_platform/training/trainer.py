@@ -137,6 +137,7 @@ class Trainer:
             steps_per_epoch=len(self._train_loader),
             steps_done=self._steps_done,
             device=str(self._engine.device),
+            workers=self._engine.world_size,
         )
         self._send(started)
         self._meter.replay(history)

@@ -1,0 +1,103 @@
+"""A run on two nodes of this machine, one of which goes and comes back.
+
+    python nodes.py JOB NAME lose|drain
+
+``lose`` takes the second node away without a word, and adds another later; ``drain`` announces the
+end of the node before it ends it, as a cloud does with preempted machines. Prints the beginnings of
+training as JSON, one a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+
+from ltm_platform import preflight
+from ltm_platform.events import Started
+from ltm_platform.job import JobSpec
+from ltm_platform.launch.driver import drive
+from ltm_platform.launch.embedded import ENVIRONMENT
+from ltm_platform.launch.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ltm_platform.events import Event
+
+PREEMPTED = 2  # ray's DrainNodeReason
+FAR = 10**12
+
+
+class Saboteur:
+    """Listens to the run, and hits it at given steps."""
+
+    def __init__(self, cluster: Cluster, task: str) -> None:
+        self._cluster = cluster
+        self._task = task
+        self._second = cluster.add_node(num_cpus=1)
+        self._strike_at = 13
+        self._remove_at = FAR
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            print(json.dumps(asdict(event)), flush=True)
+            self._began(event)
+        elif hasattr(event, "step"):
+            self._stepped(event.step)
+
+    def _began(self, event: Started) -> None:
+        if event.workers == 1:
+            if self._task == "drain":
+                self._end()
+            self._second = self._cluster.add_node(num_cpus=1)
+        elif event.steps_done:
+            self._end()
+
+    def _stepped(self, step: int) -> None:
+        if step >= self._strike_at:
+            self._strike_at = FAR
+            if self._task == "drain":
+                self._drain()
+                self._remove_at = step + 25
+            else:
+                self._cluster.remove_node(self._second)
+        if step >= self._remove_at:
+            self._remove_at = FAR
+            self._cluster.remove_node(self._second)
+
+    def _drain(self) -> None:
+        client = GcsClient(address=self._cluster.address)
+        node = bytes.fromhex(self._second.node_id).hex()
+        accepted, reason = client.drain_node(node, PREEMPTED, "spot node goes", FAR)
+        assert accepted, reason
+
+    def _end(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def main(path: str, name: str, task: str) -> None:
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    saboteur = Saboteur(cluster, task)
+    ray.init(address=cluster.address)
+    job = JobSpec.load(path, ["cluster.workers=[1,2]", "cluster.resize_interval_s=2"])
+    ready = preflight.check(job, preflight.Resources(cpus=2, gpus=0))
+    folder = RunFolder.reserve(ready.job, name)
+    try:
+        drive(ready, folder, saboteur)
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
