@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROGRAM = Path(__file__).with_name("ranks.py")
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 
 Seen = dict[str, Any]
 
