@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
+from ray._common.test_utils import wait_for_condition
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
@@ -30,6 +33,8 @@ from ltm_platform.launch.folder import RunFolder
 if TYPE_CHECKING:
     from ltm_platform.events import Event
 
+START_TIMEOUT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+"""Ray's minute is long when a node that is gone still counts for some seconds."""
 PREEMPTED = 2  # ray's DrainNodeReason
 FAR = 10**12
 
@@ -40,7 +45,7 @@ class Saboteur:
     def __init__(self, cluster: Cluster, task: str) -> None:
         self._cluster = cluster
         self._task = task
-        self._second = cluster.add_node(num_cpus=1)
+        self._second = self._start_node()
         self._strike_at = 13
         self._remove_at = FAR
 
@@ -55,7 +60,7 @@ class Saboteur:
         if event.workers == 1:
             if self._task == "drain":
                 self._end()
-            self._second = self._cluster.add_node(num_cpus=1)
+            self._second = self._start_node()
         elif event.steps_done:
             self._end()
 
@@ -66,15 +71,27 @@ class Saboteur:
                 self._drain()
                 self._remove_at = step + 25
             else:
-                self._cluster.remove_node(self._second)
+                self.close()
         if step >= self._remove_at:
             self._remove_at = FAR
-            self._cluster.remove_node(self._second)
+            self.close()
+
+    def _start_node(self) -> subprocess.Popen[bytes]:
+        """A node of one CPU, a process group of its own."""
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+        command += ["--address", self._cluster.address, "--num-cpus", "1"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def close(self) -> None:
+        """The second node ends, all of it at once."""
+        os.killpg(self._second.pid, signal.SIGKILL)
+        self._second.wait()
 
     def _drain(self) -> None:
+        head = ray.get_runtime_context().get_node_id()
+        (node,) = (n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != head)
         client = GcsClient(address=self._cluster.address)
-        node = bytes.fromhex(self._second.node_id).hex()
-        accepted, reason = client.drain_node(node, PREEMPTED, "spot node goes", FAR)
+        accepted, reason = client.drain_node(node, PREEMPTED, "a spot node goes", FAR)
         assert accepted, reason
 
     def _end(self) -> None:
@@ -82,11 +99,12 @@ class Saboteur:
 
 
 def main(path: str, name: str, task: str) -> None:
-    for key, value in ENVIRONMENT.items():
+    for key, value in (ENVIRONMENT | START_TIMEOUT).items():
         os.environ.setdefault(key, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    saboteur = Saboteur(cluster, task)
     ray.init(address=cluster.address)
+    saboteur = Saboteur(cluster, task)
+    wait_for_condition(lambda: ray.cluster_resources().get("CPU") == 2, timeout=60)
     job = JobSpec.load(path, ["cluster.workers=[1,2]", "cluster.resize_interval_s=2"])
     ready = preflight.check(job, preflight.Resources(cpus=2, gpus=0))
     folder = RunFolder.reserve(ready.job, name)
@@ -95,6 +113,7 @@ def main(path: str, name: str, task: str) -> None:
     except KeyboardInterrupt:
         print("ended", flush=True)
     finally:
+        saboteur.close()
         ray.shutdown()
         cluster.shutdown()
 
