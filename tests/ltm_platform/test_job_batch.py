@@ -6,6 +6,7 @@ import pytest
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import BatchPlan, JobSpec
+from ltm_platform.job.batch import plan_batches
 
 
 def job(*overrides: str) -> JobSpec:
@@ -69,3 +70,19 @@ def test_the_advice_is_right(workers: int, micro_batch: str) -> None:
             spec.batch(int(count))
     else:
         assert 48 % (workers * (4 if micro_batch == "4" else 1)) == 0
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_every_number_of_workers_of_a_range_keeps_the_global_batch(micro: int | None) -> None:
+    plans = plan_batches(48, micro, (1, 4))
+    assert [plan.workers for plan in plans] == [1, 2, 3, 4]
+    for plan in plans:
+        assert plan.micro_batch * plan.accumulation * plan.workers == 48
+
+
+def test_a_range_that_the_batch_does_not_divide_by_is_told_what_would() -> None:
+    with pytest.raises(ValueError, match="every number of workers from 2 to 4") as error:
+        plan_batches(32, None, (2, 4))
+    assert "use a global batch of 24 or 36" in str(error.value)
+    with pytest.raises(ValueError, match="in micro-batches of 8"):
+        plan_batches(32, 8, (2, 4))
