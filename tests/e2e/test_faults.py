@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 from mlflow import MlflowClient
 
 from ltm_platform import tracking
@@ -77,48 +76,47 @@ def assert_same_curve(store: str, name: str, undisturbed: str) -> None:
         assert history(store, name, key) == history(store, undisturbed, key), key
 
 
-@pytest.mark.parametrize(("stage", "step"), [(1, 63), (3, 27)])
 def test_a_killed_run_resumes_to_the_same_curve(
-    cli: Cli,
-    environment: dict[str, str],
-    store: str,
-    tiny_job: Path,
-    trained: Trained,
-    stage: int,
-    step: int,
+    cli: Cli, environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
 ) -> None:
-    undisturbed, name = trained(stage).name, f"killed-{stage}"
-    overrides = (f"engine.zero_stage={stage}", "checkpoint.every_steps=10")
-    with submitted(environment, tiny_job, name, *overrides) as process:
-        await_step(store, name, step, process)
+    undisturbed = trained(1).name
+    overrides = ("engine.zero_stage=1", "checkpoint.every_steps=10")
+    with submitted(environment, tiny_job, "killed", *overrides) as process:
+        await_step(store, "killed", 63, process)
         process.kill()
-    done = cli("resume", name)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after epoch" in done.stdout
-    assert tracking.find_run(store, name).status == "FINISHED"
-    assert_same_curve(store, name, undisturbed)
+    resume(cli, store, "killed")
+    assert_same_curve(store, "killed", undisturbed)
 
 
-def test_a_rank_that_dies_or_hangs_costs_nothing_but_time(
-    environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
+def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
+    cli: Cli, environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
 ) -> None:
     undisturbed = trained(3).name
     overrides = (
         "engine.zero_stage=3",
         "checkpoint.every_steps=10",
-        "cluster.hang_timeout_s=40",
+        "cluster.hang_timeout_s=30",
+        "cluster.max_failures=5",  # of a busy machine, not all are ours
     )
     with submitted(environment, tiny_job, "hit", *overrides) as process:
         await_step(store, "hit", 13, process)
         os.kill(training_ranks(process)[1], signal.SIGKILL)
-        await_step(store, "hit", 55, process)
+        await_step(store, "hit", 35, process)
         os.kill(training_ranks(process)[0], signal.SIGSTOP)
-        assert process.wait(TIMEOUT_S) == 0
+        await_step(store, "hit", 66, process)
+        process.kill()
     run = tracking.find_run(store, "hit")
-    assert run.status == "FINISHED"
     tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
     assert int(tags["ltm.restarts"]) >= 2
+    resume(cli, store, "hit")
     assert_same_curve(store, "hit", undisturbed)
+
+
+def resume(cli: Cli, store: str, name: str) -> None:
+    done = cli("resume", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
+    assert tracking.find_run(store, name).status == "FINISHED"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
