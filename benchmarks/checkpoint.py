@@ -4,10 +4,10 @@
 
 One worker of Ray Train trains on noise with DeepSpeed and an EMA, and saves now and then. "stall"
 is the time that the training thread spends in a save: weights checked, state copied, checkpoint
-reported. "write" is the time that Ray Train's thread needs meanwhile to store it. Medians.
-"of an epoch" is the share that stalls take of an epoch of ImageNet-1k at the measured step, saved
-at the default interval: `every_steps` and each epoch's end. The last line is the step at which that
-share would be 1 %, on a machine that trains faster but copies no faster.
+reported; "report" is the last of these. "write" is the time that Ray Train's thread needs meanwhile
+to store it. Medians. "of an epoch" is the share that stalls take of an epoch of ImageNet-1k at
+the measured step, saved at the default interval: `every_steps` and each epoch's end. The last line
+is the step at which that share would be 1 %, on a machine that trains faster but copies no faster.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import statistics
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from ltm_platform.cli.capture import captured_output
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.embedded import embedded_ray, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 IMAGES = 1_281_167  # ImageNet-1k
 CLASSES = 1000
@@ -55,7 +56,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     size = input_pixels(model).size
     images = torch.randn(job.recipe.global_batch, 3, size, size, device=engine.device)
     labels = torch.randint(CLASSES, (len(images),), device=engine.device)
-    seen: dict[str, Any] = {"step": [], "stall": [], "write": []}
+    seen: dict[str, Any] = {"step": [], "stall": [], "report": [], "write": []}
     written = threading.Event()
     write = checkpoint.Snapshot.write
 
@@ -77,7 +78,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
         weights_are_finite(engine)
         average_buffers(engine, ema)
         taken = checkpoint.snapshot(job, state, number, "[]")
-        checkpoint.report(taken, {})
+        timed("report", checkpoint.report, taken, {})
 
     def timed(name: str, function: Callable[..., object], *args: Any) -> None:
         start = time.perf_counter()
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--zero-stage", type=int, default=1)
     parser.add_argument("--saves", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="between saves")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray says")
     args = parser.parse_args()
     job = JobSpec.from_dict(
         {
@@ -112,7 +114,11 @@ def main() -> None:
         }
     )
     machine = this_machine()
-    with tempfile.TemporaryDirectory(prefix="ltm-checkpoint-") as storage, embedded_ray(machine):
+    with (
+        tempfile.TemporaryDirectory(prefix="ltm-checkpoint-") as storage,
+        captured_output(Path(storage) / "ray.log", echo=args.verbose),
+        embedded_ray(machine),
+    ):
         import ray.train
         from ray.train.torch import TorchTrainer
 
@@ -130,7 +136,8 @@ def main() -> None:
             ),
         )
         seen = trainer.fit().return_value
-    step, stall, write = (statistics.median(seen[name]) for name in ("step", "stall", "write"))
+    names = ("step", "stall", "report", "write")
+    step, stall, report, write = (statistics.median(seen[name]) for name in names)
     steps = IMAGES // args.batch
     every = job.checkpoint.every_steps
     assert every
@@ -139,6 +146,7 @@ def main() -> None:
     print(f"{setting}, load {os.getloadavg()[0]:.1f}")
     print(f"step        {step:8.3f} s")
     print(f"stall       {stall:8.3f} s  ({min(seen['stall']):.3f} to {max(seen['stall']):.3f})")
+    print(f"  report    {report:8.3f} s  ({min(seen['report']):.3f} to {max(seen['report']):.3f})")
     print(f"write       {write:8.3f} s  {seen['bytes'] / 1e6:.0f} MB")
     print(
         f"of an epoch {100 * saves * stall / (steps * step):8.4f} %  {saves} saves, {steps} steps"

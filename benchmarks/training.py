@@ -7,7 +7,8 @@ Both train the same backbone on the same JPEGs, generated first, at the same bat
 threads, decode processes, transforms, optimizer and EMA; timm_loop.py is the plain one, with gloo
 or NCCL. submit also runs the IB loss with its statistics and writes a checkpoint every epoch. A
 round is one run each of submit without merging, timm and submit with LTM, and the fastest epoch
-counts, without the first one. Validation is in none of the figures.
+counts, without the first one. submit's runs from the end of the validation before to its last loss,
+as they stand in MLflow, so the stall of a checkpoint is in it.
 
 "base" and "LTM" are submit's images/s, "base/timm" wants to be 1 or more, and "of MACs" is LTM/base
 divided by the base's MACs over LTM's: 1 when time follows arithmetic.
@@ -82,15 +83,15 @@ def submit(
     call(["cli.py", "submit", str(file), "--name", name], home, args.threads)
     store = f"sqlite:///{home / 'mlflow.db'}"
     run = find_run(store, name)
-    # An epoch's own figure is the last at its last step.
-    history = connect(store).get_metric_history(run.run_id, "train/images_per_s")
-    steps = args.images // args.batch
-    epochs = {
-        metric.step: metric.value
-        for metric in sorted(history, key=lambda metric: metric.timestamp)
-        if metric.step % steps == 0 and metric.step > steps
-    }
-    return max(epochs.values()), run.metrics["model/gmacs"], run.metrics["model/gmacs_base"]
+    client, steps = connect(store), args.images // args.batch
+
+    def seconds(metric: str) -> dict[int, float]:
+        history = client.get_metric_history(run.run_id, metric)
+        return {point.step: point.timestamp / 1000 for point in history}
+
+    told, validated = seconds("train/loss"), seconds("val/top1")
+    fastest = min(told[step] - validated[step - steps] for step in validated if step > steps)
+    return args.images / fastest, run.metrics["model/gmacs"], run.metrics["model/gmacs_base"]
 
 
 def plain(args: argparse.Namespace, home: Path, workers: int) -> float:

@@ -12,7 +12,14 @@ import pytest
 from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Measured, Progress, Started
 from ltm_platform.job import JobSpec
-from ltm_platform.tracking import RunRecord, find_run, list_runs, tracked_run, tracking_uri
+from ltm_platform.tracking import (
+    RunRecord,
+    connect_meanwhile,
+    find_run,
+    list_runs,
+    tracked_run,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,6 +82,23 @@ def test_a_folder_is_refused(uri: str) -> None:
         tracking_uri(uri)
     assert repr(uri) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_store_is_there_once_it_was_connected_meanwhile(tmp_path: Path) -> None:
+    connect_meanwhile(f"sqlite:///{tmp_path / 'mlflow.db'}").join()
+    assert (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_store_that_cannot_be_opened_is_told_by_the_run_alone(
+    tmp_path: Path, job: JobSpec
+) -> None:
+    (tmp_path / "file").touch()
+    uri = f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"
+    connect_meanwhile(uri).join()
+    unreachable = job.replace("tracking.uri", uri)
+    with pytest.raises(OSError, match="file"), tracked_run(unreachable, "digits-1", FOLDER):
+        pass
 
 
 # --- the status at the end

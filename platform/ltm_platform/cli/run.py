@@ -86,8 +86,10 @@ def _carry_out(
     with captured_output(folder.log, echo=verbose) as console:
         screen = Screen(console)
         screen.head(ready, folder)
+        connecting = tracking.connect_meanwhile(tracking.tracking_uri(ready.job.tracking.uri))
         try:
             with screen, embedded_ray(this_machine()):
+                connecting.join()
                 from ltm_platform.launch.driver import drive
 
                 outcome = drive(ready, folder, screen, going_on=going_on)

@@ -28,12 +28,18 @@ _GRACE_SECONDS = 0.5
 _PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
 
 
+def start_fork_server() -> None:
+    """Begin the imports of the decode processes; the earlier, the sooner the first image."""
+    forkserver.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
+
+
 class DecodePool:
     """Decodes batches in order, in ``workers`` processes that live until `close`, or here if 0.
 
     The processes come from a fork server: the process that trains has threads (Ray's gRPC, gloo,
-    CUDA) and must not be forked itself. The server starts with the pool and imports while the
-    caller builds its model.
+    CUDA) and must not be forked itself. The server starts with the pool, or before it, and
+    imports while the caller builds its model.
     """
 
     def __init__(self, decoder: Decoder, workers: int) -> None:
@@ -45,8 +51,7 @@ class DecodePool:
         self._loader: DataLoader[Any] | None = None
         self._results: Generator[Decoded | Failure, None, None]
         if workers:
-            forkserver.set_forkserver_preload(_PRELOAD)
-            forkserver.ensure_running()
+            start_fork_server()
             self._loader = DataLoader(
                 decoder,  # type: ignore[arg-type]  # indexed by batches, not by integers
                 sampler=self._schedule,

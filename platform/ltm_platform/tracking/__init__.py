@@ -5,13 +5,14 @@ No other part of the platform knows MLflow.
 
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import RunRecord, find_run, list_runs
-from ltm_platform.tracking.store import check_reachable, tracking_uri
+from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
 from ltm_platform.tracking.ui import serving_ui
 
 __all__ = [
     "RunRecord",
     "TrackedRun",
     "check_reachable",
+    "connect_meanwhile",
     "find_run",
     "list_runs",
     "serving_ui",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -51,6 +53,21 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def connect_meanwhile(uri: str) -> threading.Thread:
+    """Import MLflow and open the store in a thread, since both take seconds; wait with ``join``.
+
+    What goes wrong there goes wrong again, and is told, when a run is opened.
+    """
+
+    def connect_quietly() -> None:
+        with suppress(Exception):
+            connect(uri)
+
+    thread = threading.Thread(target=connect_quietly, name="open-store", daemon=True)
+    thread.start()
+    return thread
 
 
 def check_reachable(uri: str) -> None:

@@ -28,13 +28,19 @@ def train_worker(config: WorkerConfig) -> None:
     # The driver imports this module too, and must not load DeepSpeed.
     import ray.train
 
+    from ltm_platform.data.processes import start_fork_server
+
+    job = JobSpec.from_dict(config["job"])
+    if job.data.loader_workers:
+        start_fork_server()  # it imports while this process does
+
     from ltm_platform.training.meter import Diverged
     from ltm_platform.training.trainer import Trainer
 
     rank = ray.train.get_context().get_world_rank()
     sender = Sender(config["events"])
     send = sender if rank == 0 else _silent
-    trainer = Trainer(JobSpec.from_dict(config["job"]), cache=config["cache"], send=send)
+    trainer = Trainer(job, cache=config["cache"], send=send)
     try:
         trainer.restore()
         trainer.train()
