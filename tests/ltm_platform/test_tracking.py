@@ -14,6 +14,7 @@ from ltm_platform.events import EpochEnded, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
     RunRecord,
+    TrackedRun,
     connect_meanwhile,
     find_run,
     list_runs,
@@ -160,6 +161,56 @@ def test_events_become_metrics_at_their_steps(
     latest = {"train/loss": 1.0, "train/lr": 0.2, "val/top1": 75.0, "bench/latency_ms": 4.0}
     assert run.metrics == latest
     assert latest.items() <= only_run(store).metrics.items()
+
+
+def test_two_rates_at_the_last_step_of_an_epoch_are_both_kept(
+    job: JobSpec, store: str, client: MlflowClient
+) -> None:
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        run(Started(epochs=1, steps_per_epoch=2, steps_done=0, device="cpu", workers=2))
+        run(Progress(2, 0, {"train/images_per_s": 10.0}, time_ms=1001))
+        run(EpochEnded(2, 0, {"train/images_per_s": 20.0}, time_ms=1002))
+    rates = [value for _, value, _ in history(client, run.run_id, "train/images_per_s")]
+    assert rates == [10.0, 20.0]
+    assert only_run(store).metrics["train/images_per_s"] == 20.0
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_steps_told_again_after_a_restart_are_recorded_once(
+    job: JobSpec, client: MlflowClient, resumed: bool
+) -> None:
+    def begin(run: TrackedRun, steps_done: int) -> None:
+        run(Started(1, 9, steps_done=steps_done, device="cpu", workers=2))
+
+    def steps(run: TrackedRun, first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            run(Progress(step, 0, {"train/loss": 1.0 / step}, time_ms=step))
+
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        begin(run, 0)
+        steps(run, 1, 5)
+        if not resumed:
+            begin(run, 3)
+            steps(run, 2, 7)
+    if resumed:
+        with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id) as run:
+            begin(run, 3)
+            steps(run, 2, 7)
+    found = [step for step, *_ in history(client, run.run_id, "train/loss")]
+    assert found == [1, 2, 3, 4, 5, 6, 7]
+    restarts = client.get_run(run.run_id).data.tags.get("ltm.restarts")
+    assert restarts == (None if resumed else "1")
+
+
+def test_a_run_that_goes_on_in_another_way_records_its_steps_anew(
+    job: JobSpec, client: MlflowClient
+) -> None:
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        run(Progress(5, 0, {"train/loss": 9.0}, time_ms=1))
+    with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id, repeats=False) as run:
+        run(Started(1, 9, steps_done=3, device="cpu", workers=2))
+        run(Progress(4, 0, {"train/loss": 2.0}, time_ms=2))
+    assert [step for step, *_ in history(client, run.run_id, "train/loss")] == [4, 5]
 
 
 def test_params_are_the_resolved_job(job: JobSpec, store: str) -> None:

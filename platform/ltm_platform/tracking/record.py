@@ -35,11 +35,13 @@ class TrackedRun:
         self.metrics: dict[str, float] = {}
         """The latest value of every metric."""
         self._recorded: dict[str, int] = {}  # the last step of every metric
+        self._before: dict[str, int] = {}  # the same, when training last began
         self._starts = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._starts += 1
+            self._before = dict(self._recorded)
             if self._starts > 1:
                 self.tag("ltm.restarts", str(self._starts - 1))
         if isinstance(event, Decided):
@@ -55,7 +57,7 @@ class TrackedRun:
         rows = [
             Metric(key, value, time_ms, step)
             for key, value in metrics.items()
-            if step > self._recorded.get(key, -1)
+            if step > self._before.get(key, -1)
         ]
         self._recorded.update((row.key, row.step) for row in rows)
         if rows:
