@@ -69,7 +69,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: there are no such weights, or they are of another network or other classes.
     """
-    _load(model, path)
+    if _load(model, path, new_classifier=True):
+        raise ValueError(
+            f"checkpoint is {str(path)!r}, whose classifier is not for the number of classes of "
+            f"the data"
+        )
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:

@@ -50,7 +50,7 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     """
     _check_tracking(job)
     _check_storage(job)
-    job, use_gpu = with_workers(job, resources)
+    job, use_gpu = _with_workers(job, resources)
     check_names(job)
     dataset = check_data(job)
     job, notices = _with_fitting_batch(job, dataset)
@@ -124,7 +124,7 @@ def _check_storage(job: JobSpec) -> None:
         )
 
 
-def with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
+def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     """Settle ``cluster.workers`` and see that there is room for them, of a range for the fewest."""
     use_gpu = resources.gpus >= 1
     cpus = job.cluster.cpus_per_worker

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="A compression ratio in (0, 1]; may be given several times. The run's own if left out.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; as for cluster.workers.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes; one a GPU, or at most two on the CPU, if left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, one a line of the table.")
 @options.tracking_uri
 @options.verbose

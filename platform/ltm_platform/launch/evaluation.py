@@ -30,8 +30,9 @@ class Evaluation:
 
     checkpoint: Path
     job: JobSpec
-    """Of the checkpoint, with the data and the workers of this evaluation."""
+    """Of the checkpoint, with the data of this evaluation."""
     dataset: Dataset
+    workers: int
     use_gpu: bool
     ratios: tuple[float | None, ...]
     """Compression ratios; None is the network's own plan."""
@@ -68,19 +69,23 @@ def prepare(
     Raises:
         UserError: no such run or checkpoint, a damaged one, or data or a ratio that does not fit.
     """
-    from ltm_platform.preflight import check_data, with_absolute_paths, with_workers
+    from ltm_platform.preflight import check_data, with_absolute_paths
 
     checkpoint = _find(target, last=last, uri=uri)
     job = JobSpec.load(checkpoint / JOB_FILE)
     if data is not None:
         job = job.replace("data.path", data)
-    job, use_gpu = with_workers(job.replace("cluster.workers", workers or "auto"), resources)
+    use_gpu = resources.gpus >= 1
+    room = int(resources.gpus if use_gpu else resources.cpus // job.cluster.cpus_per_worker)
+    if workers is not None and workers > room:
+        raise UserError(f"--workers is {workers}, but there is room for {room} here")
     dataset = check_data(job)
     wanted = tuple(ratios) or (None,)
     return Evaluation(
         checkpoint=checkpoint,
         job=with_absolute_paths(job),
         dataset=dataset,
+        workers=workers or (room if use_gpu else min(2, max(1, room))),
         use_gpu=use_gpu,
         ratios=wanted,
         gmacs=_gmacs(job, checkpoint, len(dataset.classes), wanted),
@@ -127,7 +132,7 @@ def _gmacs(
                 model.set_compression(ratio)
             counts.append(ltm.count(model, input_pixels(model).size).gmacs)
     except ValueError as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+        raise UserError(f"{paths.shown(checkpoint)}: {error}") from None
     return tuple(counts)
 
 
@@ -157,7 +162,7 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
             score_checkpoint,
             train_loop_config=dict(config),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=job.cluster.worker_range[1],
+                num_workers=evaluation.workers,
                 use_gpu=evaluation.use_gpu,
                 resources_per_worker={"CPU": job.cluster.cpus_per_worker},
             ),
