@@ -3,8 +3,8 @@
     python nodes.py JOB NAME lose|drain
 
 ``lose`` takes the second node away without a word, and adds another later; ``drain`` announces the
-end of the node before it ends it, as a cloud does with preempted machines. Prints the beginnings of
-training as JSON, one a line.
+end of the node, as a cloud does with preempted machines, and ends it once the run has saved. Prints
+the beginnings of training as JSON, one a line.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ltm_platform.job import JobSpec
 from ltm_platform.launch.driver import drive
 from ltm_platform.launch.embedded import ENVIRONMENT
 from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import stored
 
 if TYPE_CHECKING:
     from ltm_platform.events import Event
@@ -42,12 +43,13 @@ FAR = 10**12
 class Saboteur:
     """Listens to the run, and hits it at given steps."""
 
-    def __init__(self, cluster: Cluster, task: str) -> None:
+    def __init__(self, cluster: Cluster, folder: RunFolder, task: str) -> None:
         self._cluster = cluster
+        self._folder = folder
         self._task = task
+        self._draining = False
         self._second = self._start_node()
         self._strike_at = 13
-        self._remove_at = FAR
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -69,11 +71,11 @@ class Saboteur:
             self._strike_at = FAR
             if self._task == "drain":
                 self._drain()
-                self._remove_at = step + 25
+                self._draining = True
             else:
                 self.close()
-        if step >= self._remove_at:
-            self._remove_at = FAR
+        if self._draining and any(one.top1 is None for one in stored(self._folder)):
+            self._draining = False
             self.close()
 
     def _start_node(self) -> subprocess.Popen[bytes]:
@@ -103,11 +105,11 @@ def main(path: str, name: str, task: str) -> None:
         os.environ.setdefault(key, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     ray.init(address=cluster.address)
-    saboteur = Saboteur(cluster, task)
-    wait_for_condition(lambda: ray.cluster_resources().get("CPU") == 2, timeout=60)
     job = JobSpec.load(path, ["cluster.workers=[1,2]", "cluster.resize_interval_s=2"])
     ready = preflight.check(job, preflight.Resources(cpus=2, gpus=0))
     folder = RunFolder.reserve(ready.job, name)
+    saboteur = Saboteur(cluster, folder, task)
+    wait_for_condition(lambda: ray.cluster_resources().get("CPU") == 2, timeout=60)
     try:
         drive(ready, folder, saboteur)
     except KeyboardInterrupt:

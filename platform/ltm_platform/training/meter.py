@@ -22,6 +22,12 @@ class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake
     """The loss or a weight is no number any more. Raised at the same step on all ranks."""
 
 
+def describe_parts(values: list[float]) -> str:
+    """The parts of a loss, ``Objective.PARTS``, in words."""
+    named = zip(Objective.PARTS, values, strict=True)
+    return ", ".join(f"{name} {value:g}" for name, value in named)
+
+
 class StepMeter:
     """Keeps the losses of past steps, of all ranks, on the device, and reads them together.
 
@@ -63,8 +69,7 @@ class StepMeter:
         bad = (~torch.isfinite(losses)).any(-1).nonzero().tolist()
         if bad:
             index, rank = bad[0]
-            parts = zip(Objective.PARTS, losses[index, rank].tolist(), strict=True)
-            listed = ", ".join(f"{name} {value:g}" for name, value in parts)
+            listed = describe_parts(losses[index, rank].tolist())
             self.send_rest()
             step = steps[index][0]
             raise Diverged(f"the loss is not finite at step {step} on rank {rank}: {listed}")

@@ -24,7 +24,7 @@ from ltm_platform.training.bench import inference_speed
 from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine import build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter
+from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter, describe_parts
 from ltm_platform.training.micro_batch import find_micro_batch
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
@@ -184,6 +184,7 @@ class Trainer:
                 self._ema.update()
             lr = max(self._engine.get_lr())
             self._meter.step(self._steps_done, epoch, lr, parts / self._batch.accumulation)
+            self._check_gradient(parts / self._batch.accumulation)
             parts = self._new_parts()
             if self._checkpoint_is_due():
                 self._save({})
@@ -237,6 +238,16 @@ class Trainer:
         self._engine.step()
         self._bottleneck.update(features.detach(), hard_labels(labels), images)
         return parts
+
+    def _check_gradient(self, parts: torch.Tensor) -> None:
+        """Outside of fp16, whose scale is found by trying, no gradient may overflow.
+
+        DeepSpeed leaves out a step whose gradient is not finite, in every precision, and goes on.
+        """
+        if self.job.engine.precision != "fp16" and self._engine.skipped_steps:
+            self._meter.send_rest()
+            listed = describe_parts(parts.tolist())
+            raise Diverged(f"the gradient is not finite at step {self._steps_done}: {listed}")
 
     def _skipped_steps(self) -> dict[str, float]:
         """Steps since the start of training that overflowed in fp16 and changed nothing."""
