@@ -285,7 +285,7 @@ def test_a_run_that_goes_on_says_from_where() -> None:
         for event in training(epochs=3, steps_done=3):
             plain.screen(event)
     going_on, *epochs = [line for line in plain.lines if line]
-    assert going_on == "going on after epoch 1"
+    assert going_on == "going on after epoch 1 with 2 workers"
     assert [line.split()[1] for line in epochs] == ["2/3", "3/3"]
 
 

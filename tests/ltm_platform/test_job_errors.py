@@ -164,7 +164,8 @@ def test_every_error_has_a_line_of_its_own() -> None:
         f"(allowed: {RECIPE_FIELDS})",
         "jobs/x.yaml:9: engine.zero_stage is 4, but must be from 0 to 3",
         "--set cluster.workers=0: cluster.workers is 0, "
-        "but must be a whole number of at least 1 or 'auto'",
+        "but must be a whole number of at least 1 or a list of 2 items, "
+        "each a whole number of at least 1 or 'auto'",
     ]
 
 
@@ -191,7 +192,8 @@ def test_every_error_has_a_line_of_its_own() -> None:
         ),
         (
             "cluster.workers=atuo",
-            "'atuo', but must be a whole number of at least 1 or 'auto'; did you mean 'auto'?",
+            "'atuo', but must be a whole number of at least 1 or a list of 2 items, "
+            "each a whole number of at least 1 or 'auto'; did you mean 'auto'?",
         ),
         (
             "recipe.augment.crop_scale=[0.1]",
@@ -243,7 +245,8 @@ def test_a_missing_field_points_at_its_section() -> None:
         "name of the backbone, e.g. vit_base_patch16_224",
         "jobs/x.yaml: data.path is missing, but every job needs it: the word `digits` (the UCI "
         "digits that scikit-learn ships) or a folder: an image tree with one subfolder a class, "
-        "optionally under train/ and val/, or our Parquet shards",
+        "optionally under train/ and val/, or our Parquet shards, which may also lie in an object "
+        "store: s3://bucket/folder, gs://bucket/folder",
     ]
 
 
