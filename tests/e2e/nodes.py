@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 START_TIMEOUT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 """Ray's minute is long when a node that is gone still counts for some seconds."""
 PREEMPTED = 2  # ray's DrainNodeReason
+NOTICE_S = 120.0
 FAR = 10**12
 
 
@@ -93,7 +95,8 @@ class Saboteur:
         head = ray.get_runtime_context().get_node_id()
         (node,) = (n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != head)
         client = GcsClient(address=self._cluster.address)
-        accepted, reason = client.drain_node(node, PREEMPTED, "a spot node goes", FAR)
+        deadline_ms = int(1000 * (time.time() + NOTICE_S))
+        accepted, reason = client.drain_node(node, PREEMPTED, "a spot node goes", deadline_ms)
         assert accepted, reason
 
     def _end(self) -> None:
