@@ -25,6 +25,12 @@ class Resources:
     cpus: float
     gpus: float
 
+    def auto_workers(self, cpus_per_worker: float) -> int:
+        """What ``cluster.workers: auto`` means here."""
+        if self.gpus >= 1:
+            return int(self.gpus)
+        return min(2, int(self.cpus // cpus_per_worker)) or 1
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -129,8 +135,7 @@ def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
     use_gpu = resources.gpus >= 1
     cpus = job.cluster.cpus_per_worker
     if job.cluster.workers == "auto":
-        workers = int(resources.gpus) if use_gpu else min(2, int(resources.cpus // cpus)) or 1
-        job = job.replace("cluster.workers", workers)
+        job = job.replace("cluster.workers", resources.auto_workers(cpus))
     workers, _ = job.cluster.worker_range
     if use_gpu and workers > resources.gpus:
         raise job.error(

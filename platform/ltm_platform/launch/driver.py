@@ -19,7 +19,7 @@ from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
 from ltm_platform.events import Event, GaveUp, Listener, listening
-from ltm_platform.launch.failures import first_cause
+from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.tracking import TrackedRun, tracked_run
 
@@ -110,14 +110,11 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with told_in_a_sentence():
+            trainer.fit()
     except SystemExit:
         # Ray ends the process once it has taken an interrupt and stopped the workers.
         raise KeyboardInterrupt from None
-    except ray.train.WorkerGroupError as error:
-        raise RunError(first_cause(error.worker_failures)) from error
-    except ray.train.TrainingFailedError as error:
-        raise RunError(str(error)) from error
 
 
 def _here() -> NodeAffinitySchedulingStrategy:
@@ -142,7 +139,7 @@ def _model_metrics(ready: Ready) -> dict[str, float]:
 
 
 def _log_checkpoints(run: TrackedRun, found: list[StoredCheckpoint]) -> None:
-    """Weights and job go into MLflow; the shards to resume from stay where they are, linked."""
+    """Weights and job go into MLflow; what else resuming needs stays where it is, linked."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
             path = checkpoint.path

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import paths, tracking
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, check, holds_manifest
-from ltm_platform.errors import RunError, UserError
+from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.failures import first_cause
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import best, stored
 
@@ -76,7 +75,8 @@ def prepare(
     if data is not None:
         job = job.replace("data.path", data)
     use_gpu = resources.gpus >= 1
-    room = int(resources.gpus if use_gpu else resources.cpus // job.cluster.cpus_per_worker)
+    cpus = job.cluster.cpus_per_worker
+    room = int(resources.gpus if use_gpu else resources.cpus // cpus)
     if workers is not None and workers > room:
         raise UserError(f"--workers is {workers}, but there is room for {room} here")
     dataset = check_data(job)
@@ -85,7 +85,7 @@ def prepare(
         checkpoint=checkpoint,
         job=with_absolute_paths(job),
         dataset=dataset,
-        workers=workers or (room if use_gpu else min(2, max(1, room))),
+        workers=workers or resources.auto_workers(cpus),
         use_gpu=use_gpu,
         ratios=wanted,
         gmacs=_gmacs(job, checkpoint, len(dataset.classes), wanted),
@@ -147,6 +147,7 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from ltm_platform.launch.failures import told_in_a_sentence
     from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
 
     job = evaluation.job
@@ -168,12 +169,8 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
             ),
             run_config=ray.train.RunConfig(name="evaluate", storage_path=storage),
         )
-        try:
+        with told_in_a_sentence():
             rows = trainer.fit().return_value
-        except ray.train.WorkerGroupError as error:
-            raise RunError(first_cause(error.worker_failures)) from error
-        except ray.train.TrainingFailedError as error:
-            raise RunError(str(error)) from error
     gmacs = dict(zip(evaluation.ratios, evaluation.gmacs, strict=True))
     return [
         Score(KINDS[row["file"]], row["ratio"], gmacs[row["ratio"]], **row["scores"])

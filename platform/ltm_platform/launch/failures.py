@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-def first_cause(failures: dict[int, Exception]) -> str:
+import ray.train
+
+from ltm_platform.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """What Ray Train raises in the block, as RunError."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        raise RunError(_first_cause(error.worker_failures)) from error
+    except ray.train.TrainingFailedError as error:
+        raise RunError(str(error)) from error
+
+
+def _first_cause(failures: dict[int, Exception]) -> str:
     """The rank that broke and its exception in one line, without Ray's wrapping and traceback.
 
     When a rank is gone the others fail too, in the collective that they wait in.

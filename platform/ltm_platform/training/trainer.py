@@ -187,6 +187,7 @@ class Trainer:
             self._check_gradient(parts / self._batch.accumulation)
             parts = self._new_parts()
             if self._checkpoint_is_due():
+                average_buffers(self._engine, self._ema)
                 self._save({})
                 self._meter.restart_clock()
         self._meter.check()
@@ -206,12 +207,11 @@ class Trainer:
         return every is not None and self._steps_done % every == 0
 
     def _save(self, metrics: dict[str, float]) -> None:
-        """Store what is fit to go on from, and nothing else."""
+        """Store what is fit to go on from, and nothing else. Buffers are averaged before."""
         self._meter.check()
         if not weights_are_finite(self._engine):
             raise Diverged(f"a weight is not finite after step {self._steps_done}")
         self._watchdog.alive()
-        average_buffers(self._engine, self._ema)
         self._meter.send_rest()
         history = self._meter.history()
         taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history)

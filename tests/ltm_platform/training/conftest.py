@@ -13,7 +13,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 TIMEOUT_S = 600
@@ -28,13 +28,25 @@ def ranks(
 ) -> Mapping[int, list[Seen]]:
     """What ``ranks.py`` saw, by the number of workers and the rank."""
     folders = {workers: tmp_path_factory.mktemp(f"{workers}-workers") for workers in (1, 2, 4)}
+    run_ranks(
+        (workers, [str(PROGRAM), str(folder)], folder / "log")
+        for workers, folder in folders.items()
+    )
+    return {
+        workers: [torch.load(folder / f"rank{rank}.pt") for rank in range(workers)]
+        for workers, folder in folders.items()
+    }
+
+
+def run_ranks(groups: Iterable[tuple[int, list[str], Path]]) -> None:
+    """Groups of ranks at once: how many, the program that each runs, and its log's beginning."""
     with ExitStack() as stack:
         processes = []
-        for workers, folder in folders.items():
+        for workers, program, log_stem in groups:
             for rank in range(workers):
-                log = stack.enter_context((folder / f"log{rank}").open("w+"))
+                log = stack.enter_context(Path(f"{log_stem}{rank}").open("w+"))
                 process = subprocess.Popen(
-                    [sys.executable, str(PROGRAM), str(folder)],
+                    [sys.executable, *program],
                     env=os.environ | rank_environment(rank, workers),
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -44,10 +56,6 @@ def ranks(
         for process, path in processes:
             code = process.wait(TIMEOUT_S)
             assert code == 0, path.read_text()[-5000:]
-    return {
-        workers: [torch.load(folder / f"rank{rank}.pt") for rank in range(workers)]
-        for workers, folder in folders.items()
-    }
 
 
 def rank_environment(rank: int, workers: int) -> dict[str, str]:

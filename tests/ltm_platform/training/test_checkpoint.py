@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +13,7 @@ from safetensors.torch import load_file
 from ltm_platform import checkpoints
 from ltm_platform.errors import UserError
 
-from .conftest import TIMEOUT_S, rank_environment
+from .conftest import run_ranks
 from .resumed import CASES, name_of
 
 if TYPE_CHECKING:
@@ -30,21 +26,10 @@ EXACT = [name_of(*case) for case in CASES if not case[-1]]
 
 def run(folder: Path, *tasks: tuple[str, int]) -> None:
     """Ranks of several tasks, each with its number of workers, at once."""
-    with ExitStack() as stack:
-        processes = []
-        for task, workers in tasks:
-            for rank in range(workers):
-                log = stack.enter_context((folder / f"log-{task}-{workers}-{rank}").open("w+"))
-                process = subprocess.Popen(
-                    [sys.executable, str(PROGRAM), task, str(folder)],
-                    env=os.environ | rank_environment(rank, workers),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-                stack.callback(process.kill)
-                processes.append((process, Path(log.name)))
-        for process, path in processes:
-            assert process.wait(TIMEOUT_S) == 0, path.read_text()[-5000:]
+    run_ranks(
+        (workers, [str(PROGRAM), task, str(folder)], folder / f"log-{task}-{workers}-")
+        for task, workers in tasks
+    )
 
 
 @pytest.fixture(scope="module")
