@@ -3,8 +3,8 @@
     python nodes.py JOB NAME lose|drain
 
 ``lose`` takes the second node away without a word, and adds another later; ``drain`` announces the
-end of the node, as a cloud does with preempted machines, and ends it once the run has saved. Prints
-the beginnings of training as JSON, one a line.
+end of the node, as a cloud does with preempted machines, and ends it once the run has saved within
+an epoch. XX
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 START_TIMEOUT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 """Ray's minute is long when a node that is gone still counts for some seconds."""
 PREEMPTED = 2  # ray's DrainNodeReason
-NOTICE_S = 120.0
+NOTICE_S = 600.0
 FAR = 10**12
+
+
+def tell(seen: object) -> None:
+    print(json.dumps(seen), flush=True)
 
 
 class Saboteur:
@@ -55,7 +59,7 @@ class Saboteur:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
-            print(json.dumps(asdict(event)), flush=True)
+            tell(asdict(event))
             self._began(event)
         elif hasattr(event, "step"):
             self._stepped(event.step)
@@ -78,6 +82,7 @@ class Saboteur:
                 self.close()
         if self._draining and any(one.top1 is None for one in stored(self._folder)):
             self._draining = False
+            tell("saved within an epoch")
             self.close()
 
     def _start_node(self) -> subprocess.Popen[bytes]:
@@ -116,7 +121,7 @@ def main(path: str, name: str, task: str) -> None:
     try:
         drive(ready, folder, saboteur)
     except KeyboardInterrupt:
-        print("ended", flush=True)
+        tell("ended")
     finally:
         saboteur.close()
         ray.shutdown()
