@@ -44,10 +44,13 @@ PUBLISHED = (
 )
 
 
-def cost_of(backbone: str, method: str = "ltm", image_size: int | None = None) -> Count:
+def cost_of(
+    backbone: str, method: str = "ltm", image_size: int | None = None, *, num_classes: int = 1000
+) -> Count:
     """What a network costs by its default plan, without memory for its weights."""
     with torch.device("meta"):
-        return count(create_model(backbone, method, image_size=image_size), image_size)
+        model = create_model(backbone, method, image_size=image_size, num_classes=num_classes)
+        return count(model, image_size)
 
 
 def table() -> list[tuple[Published, Count, Count]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,6 +96,15 @@ def check(folder: Path) -> Manifest:
                 continue
             raise UserError(f"the checkpoint {folder} is damaged: {problem}")
     return first
+
+
+def job_of(checkpoint: Path) -> JobSpec:
+    """The job that a checkpoint was trained by, to build its network again.
+
+    The first weights are left out: the checkpoint's own take their place.
+    """
+    job = JobSpec.load(checkpoint / JOB_FILE)
+    return job.replace("model.pretrained", False).replace("model.checkpoint", None)
 
 
 def _crc32(path: Path) -> int:

@@ -14,7 +14,22 @@ from ltm_platform.errors import UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("submit", "resume", "evaluate", "validate", "runs", "ui", "models", "data")
+COMMANDS = (
+    "submit",
+    "resume",
+    "validate",
+    "runs",
+    "compare",
+    "table",
+    "evaluate",
+    "pareto",
+    "predict",
+    "export",
+    "reconcile",
+    "ui",
+    "models",
+    "data",
+)
 
 
 class _Commands(click.Group):

@@ -14,3 +14,10 @@ def results() -> Console:
     """Standard output: as wide as the terminal, or without line breaks elsewhere."""
     width = None if sys.stdout.isatty() else WIDTH_OF_FILES
     return Console(width=width, markup=False, highlight=False)
+
+
+def cell(value: float | str | None, shape: str = "{:.5g}") -> str:
+    """A table's cell: numbers in their ``shape``, nothing for what is not there."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return shape.format(value)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("target", metavar="RUN|CHECKPOINT")
+@options.target
 @click.option("--data", metavar="PATH", help="Other data, as data.path; the run's own if left out.")
-@click.option("--last", is_flag=True, help="The run's last checkpoint instead of its best.")
+@options.last
 @click.option(
     "--ratio",
     "ratios",
@@ -49,13 +49,10 @@ def command(
     Example:
       ltm-platform evaluate quickstart-1 --ratio 0.5 --ratio 0.7 --ratio 1
     """
-    from ltm_platform import paths
-    from ltm_platform.cli.capture import captured_output
-    from ltm_platform.errors import RunError
-    from ltm_platform.launch.embedded import embedded_ray, this_machine
-    from ltm_platform.launch.evaluation import carry_out, prepare
+    from ltm_platform.cli.scoring import scores_of
+    from ltm_platform.launch.embedded import this_machine
+    from ltm_platform.launch.evaluation import prepare
 
-    machine = this_machine()
     evaluation = prepare(
         target,
         data=data,
@@ -63,16 +60,9 @@ def command(
         ratios=ratios,
         workers=workers,
         uri=tracking_uri,
-        resources=machine,
+        resources=this_machine(),
     )
-    paths.home().mkdir(parents=True, exist_ok=True)
-    log = paths.home() / "evaluate.log"
-    try:
-        with captured_output(log, echo=verbose), embedded_ray(machine):
-            scores = carry_out(evaluation)
-    except RunError as error:
-        click.echo(f"failed: {error}\nthe log is {paths.shown(log)}", err=True)
-        raise SystemExit(1) from None
+    scores = scores_of(evaluation, log_name="evaluate.log", verbose=verbose)
     if as_json:
         click.echo(json.dumps([asdict(score) for score in scores], indent=2))
     else:

@@ -20,3 +20,9 @@ tracking_uri = click.option(
     metavar="URI",
     help="The MLflow store; MLFLOW_TRACKING_URI or this user's own store if left out.",
 )
+target = click.argument("target", metavar="RUN|CHECKPOINT")
+last = click.option("--last", is_flag=True, help="The run's last checkpoint instead of its best.")
+ema = click.option("--ema", is_flag=True, help="The moving average of the weights instead of them.")
+ratio = click.option(
+    "--ratio", type=float, help="A compression ratio in (0, 1]; the run's own if left out."
+)

@@ -10,6 +10,8 @@ import click
 from ltm_platform.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltm_platform.tracking import RunRecord
 
 COLUMNS = {
@@ -19,29 +21,73 @@ COLUMNS = {
     "params M": ("model/params_m", "{:.3g}"),
     "images/s": ("train/images_per_s", "{:,.0f}"),
 }
+SHOWN = {"name", "status", "model.method", *(key for key, _ in COLUMNS.values())}
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED", "SCHEDULED")
 
 
 @click.command("runs")
-@options.tracking_uri
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(STATUSES, case_sensitive=False),
+    multiple=True,
+    help="Only runs in this state; may be given several times.",
+)
+@click.option("--experiment", metavar="NAME", help="Only runs of this MLflow experiment.")
+@click.option("--job", metavar="NAME", help="Only runs of this job; * stands for anything.")
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    multiple=True,
+    help="Only runs for which this is true: a metric or a field of the job, one of "
+    "=, !=, >, <, >=, <= and a value, e.g. 'val/top1>90'; may be given several times.",
+)
+@click.option("--sort", metavar="KEY", help="A metric or field; -KEY has the largest first.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many runs.")
 @click.option(
     "--json", "as_json", is_flag=True, help="A list of objects: name, status, params, metrics."
 )
-def command(tracking_uri: str | None, as_json: bool) -> None:
+@options.tracking_uri
+def command(
+    statuses: tuple[str, ...],
+    experiment: str | None,
+    job: str | None,
+    where: tuple[str, ...],
+    sort: str | None,
+    limit: int | None,
+    as_json: bool,
+    tracking_uri: str | None,
+) -> None:
     """List runs, the newest first, with their state and metrics.
 
     \b
     Example:
+      ltm-platform runs --where 'val/top1>90' --where model.method=ltm --sort -val/top1
       ltm-platform runs --json | jq '.[0].metrics["val/top1"]'
     """
     from ltm_platform import tracking
+    from ltm_platform.report.selection import Condition, select
 
-    runs = tracking.list_runs(tracking.tracking_uri(tracking_uri))
+    conditions = [Condition.parse(text) for text in where]
+    if experiment is not None:
+        conditions.append(Condition("experiment", "=", experiment))
+    if job is not None:
+        conditions.append(Condition("job", "=", job))
+    everything = tracking.list_runs(tracking.tracking_uri(tracking_uri))
+    runs = list(select(everything, conditions, sort=sort))
+    if statuses:
+        runs = [run for run in runs if run.status in statuses]
+    runs = runs[:limit]
     if as_json:
         click.echo(json.dumps([_as_dict(run) for run in runs], indent=2))
-    elif not runs:
+    elif not everything:
         click.echo("No runs yet: ltm-platform submit jobs/quickstart.yaml makes one")
+    elif not runs:
+        click.echo(f"None of {len(everything)} runs is such a run")
     else:
-        _print_table(runs)
+        asked = [condition.key for condition in conditions]
+        asked += [sort.removeprefix("-")] if sort else []
+        _print_table(runs, [key for key in dict.fromkeys(asked) if key not in SHOWN])
 
 
 def _as_dict(run: RunRecord) -> dict:
@@ -58,19 +104,19 @@ def _as_dict(run: RunRecord) -> dict:
     }
 
 
-def _print_table(runs: list[RunRecord]) -> None:
+def _print_table(runs: Sequence[RunRecord], further: Sequence[str]) -> None:
+    """``further``: keys that were asked about, a column each."""
     from rich.table import Table
 
-    from ltm_platform.cli.console import results
+    from ltm_platform.cli.console import cell, results
+    from ltm_platform.report.selection import value_of
 
-    table = Table("run", "state", "method", *COLUMNS, box=None, pad_edge=False)
+    table = Table("run", "state", "method", *COLUMNS, *further, box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for column in table.columns[3:]:
         column.justify = "right"
     for run in runs:
-        cells = [
-            shape.format(run.metrics[key]) if key in run.metrics else ""
-            for key, shape in COLUMNS.values()
-        ]
+        cells = [cell(run.metrics.get(key), shape) for key, shape in COLUMNS.values()]
+        cells += [cell(value_of(run, key)) for key in further]
         table.add_row(run.name, run.status, run.params.get("model.method", ""), *cells)
     results().print(table)

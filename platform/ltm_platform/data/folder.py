@@ -82,12 +82,17 @@ def open_folder(root: Path, val_fraction: float) -> tuple[FolderSource, FolderSo
     return parts
 
 
-def _scan(root: Path) -> FolderSource:
-    classes = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name)
-    )
+def class_folders(root: Path) -> tuple[str, ...]:
+    """Names of the folders in ``root``, sorted. UserError when there are none."""
+    entries = root.iterdir() if root.is_dir() else ()
+    classes = sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
     if not classes:
         raise UserError(f"{root} holds no class folders with images; expected {_EXPECTED}.")
+    return tuple(classes)
+
+
+def _scan(root: Path) -> FolderSource:
+    classes = class_folders(root)
     files = {name: _images(root, name) for name in classes}
     if not any(files.values()):
         raise UserError(
@@ -102,7 +107,7 @@ def _scan(root: Path) -> FolderSource:
             )
     labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
     paths = [path for name in classes for path in files[name]]
-    return FolderSource(root, paths, labels, tuple(classes))
+    return FolderSource(root, paths, labels, classes)
 
 
 def _images(root: Path, name: str) -> list[str]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform import paths, tracking
-from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, check, holds_manifest
+from ltm_platform import paths
+from ltm_platform.checkpoints import EMA_FILE, WEIGHTS_FILE, job_of
 from ltm_platform.errors import UserError
-from ltm_platform.job import JobSpec
-from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import best, stored
+from ltm_platform.launch.target import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ltm_platform.data import Dataset
+    from ltm_platform.job import JobSpec
     from ltm_platform.preflight import Resources
 
 KINDS = {WEIGHTS_FILE: "weights", EMA_FILE: "EMA"}
@@ -70,8 +69,8 @@ def prepare(
     """
     from ltm_platform.preflight import check_data, with_absolute_paths
 
-    checkpoint = _find(target, last=last, uri=uri)
-    job = JobSpec.load(checkpoint / JOB_FILE)
+    checkpoint = find_checkpoint(target, last=last, uri=uri)
+    job = job_of(checkpoint)
     if data is not None:
         job = job.replace("data.path", data)
     use_gpu = resources.gpus >= 1
@@ -90,28 +89,6 @@ def prepare(
         ratios=wanted,
         gmacs=_gmacs(job, checkpoint, len(dataset.classes), wanted),
     )
-
-
-def _find(target: str, *, last: bool, uri: str | None) -> Path:
-    """The folder of a checkpoint: itself, or the best or the last of a run."""
-    folder = Path(target).expanduser()
-    if (folder / WEIGHTS_FILE).is_file() and (folder / JOB_FILE).is_file():
-        found = folder
-    elif folder.is_dir():
-        raise UserError(
-            f"{target} is not a checkpoint of ltm-platform: "
-            f"it holds no {WEIGHTS_FILE} with a {JOB_FILE}"
-        )
-    else:
-        record = tracking.find_run(tracking.tracking_uri(uri), target)
-        checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
-        chosen = (checkpoints[-1] if last else best(checkpoints)) if checkpoints else None
-        if chosen is None:
-            raise UserError(f"the run {target!r} has no validated checkpoint in {record.folder}")
-        found = chosen.path
-    if holds_manifest(found):
-        check(found)
-    return found.resolve()
 
 
 def _gmacs(

@@ -1,20 +1,26 @@
-"""MLflow: where runs are recorded (`record`), listed (`runs`) and shown (`ui`).
+"""MLflow: where runs are recorded (`record`), added to (`amend`), listed (`runs`), shown (`ui`).
 
 No other part of the platform knows MLflow.
 """
 
+from ltm_platform.tracking.amend import add_curve, end_run
 from ltm_platform.tracking.record import TrackedRun, tracked_run
-from ltm_platform.tracking.runs import RunRecord, find_run, list_runs
+from ltm_platform.tracking.runs import Point, RunRecord, find_run, find_runs, list_runs, read_curves
 from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
 from ltm_platform.tracking.ui import serving_ui
 
 __all__ = [
+    "Point",
     "RunRecord",
     "TrackedRun",
+    "add_curve",
     "check_reachable",
     "connect_meanwhile",
+    "end_run",
     "find_run",
+    "find_runs",
     "list_runs",
+    "read_curves",
     "serving_ui",
     "tracked_run",
     "tracking_uri",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.events import Decided, Event, Progress, Started
-from ltm_platform.tracking.runs import ERROR_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.runs import ERROR_TAG, HOST_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _create(client: MlflowClient, uri: str, job: JobSpec, name: str, folder: Pat
     run = client.create_run(
         _experiment_id(client, uri, job.tracking.experiment),
         run_name=name,
-        tags={RUN_FOLDER_TAG: str(folder)},
+        tags={RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()},
     )
     return str(run.info.run_id)
 

@@ -1,18 +1,21 @@
-"""Runs as they are listed and found by name."""
+"""Runs as they are listed, found by name and read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from mlflow.entities import Run
 
 RUN_FOLDER_TAG = "ltm.run_folder"
+HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
 
 
@@ -30,6 +33,16 @@ class RunRecord:
     ended_ms: int | None
     folder: str | None
     error: str | None
+    tags: dict[str, str]
+    last_told_ms: int
+    """When it last recorded a metric, or started."""
+
+
+class Point(NamedTuple):
+    """A metric's value at an optimizer step."""
+
+    step: int
+    value: float
 
 
 def list_runs(uri: str) -> list[RunRecord]:
@@ -56,12 +69,34 @@ def find_run(uri: str, name: str) -> RunRecord:
     Raises:
         UserError: there is none; the nearest name is given.
     """
+    return find_runs(uri, [name])[0]
+
+
+def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
+    """The newest run of each name. UserError as of `find_run`."""
     runs = list_runs(uri)
-    for run in runs:
-        if run.name == name:
-            return run
-    hint = nearest(name, [run.name for run in runs])
-    raise UserError(f"there is no run {name!r} in {uri}{hint} (ltm-platform runs lists them)")
+    newest = {run.name: run for run in reversed(runs)}
+    for name in names:
+        if name not in newest:
+            raise UserError(
+                f"there is no run {name!r} in {uri}{nearest(name, newest)} "
+                f"(ltm-platform runs lists them)"
+            )
+    return [newest[name] for name in names]
+
+
+def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Point]]:
+    """Every value of the metrics ``keys`` in the order of their steps; [] for one without any.
+
+    Of a step that was recorded again, as a run does that goes on in another way, the last counts.
+    """
+    client = connect(uri)
+    curves: dict[str, list[Point]] = {}
+    for key in keys:
+        rows = sorted(client.get_metric_history(run_id, key), key=lambda row: row.timestamp)
+        latest = {row.step: row.value for row in rows}
+        curves[key] = [Point(step, latest[step]) for step in sorted(latest)]
+    return curves
 
 
 def _record(run: Run, experiment: str) -> RunRecord:
@@ -76,4 +111,9 @@ def _record(run: Run, experiment: str) -> RunRecord:
         ended_ms=None if run.info.status == "RUNNING" else run.info.end_time,
         folder=run.data.tags.get(RUN_FOLDER_TAG),
         error=run.data.tags.get(ERROR_TAG),
+        tags=dict(run.data.tags),
+        # MLflow's public view of a run leaves out the times
+        last_told_ms=max(
+            (metric.timestamp for metric in run.data._metric_objs), default=run.info.start_time
+        ),
     )

@@ -1,0 +1,165 @@
+"""``ltm-platform pareto``: one network at many compression ratios."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ltm_platform.report.pareto import Measurement
+    from ltm_platform.tracking import RunRecord
+
+ARTIFACTS = "pareto"
+
+
+@click.command("pareto")
+@options.target
+@click.option(
+    "--ratio",
+    "ratios",
+    type=float,
+    multiple=True,
+    help="A compression ratio in (0, 1]; may be given several times instead of --points.",
+)
+@click.option(
+    "--points",
+    type=click.IntRange(min=2),
+    default=6,
+    show_default=True,
+    help="So many ratios, evenly over model.elastic, or from 0.5 to 1 for a run without.",
+)
+@options.last
+@click.option("--data", metavar="PATH", help="Other data, as data.path; the run's own if left out.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes, as of evaluate.")
+@click.option(
+    "--out", metavar="FILE", type=click.Path(path_type=Path), help="A copy of the picture."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="An object: the curve of each of the weights."
+)
+@options.tracking_uri
+@options.verbose
+def command(
+    target: str,
+    ratios: tuple[float, ...],
+    points: int,
+    last: bool,
+    data: str | None,
+    workers: int | None,
+    out: Path | None,
+    as_json: bool,
+    tracking_uri: str | None,
+    verbose: bool,
+) -> None:
+    """Measure one checkpoint at many compression ratios and log the curve to its run in MLflow.
+
+    There it is the metrics pareto/..., whose step is the ratio in permille, and the artifacts
+    pareto/curve.png and curve.json.
+
+    \b
+    Example:
+      ltm-platform pareto quickstart-1 --points 11
+    """
+    from ltm_platform.checkpoints import job_of
+    from ltm_platform.cli.scoring import scores_of
+    from ltm_platform.launch.embedded import this_machine
+    from ltm_platform.launch.evaluation import prepare
+    from ltm_platform.launch.target import find_checkpoint, run_of
+    from ltm_platform.report import pareto
+    from ltm_platform.report.figures import check_picture
+
+    if out is not None:
+        check_picture(out, "--out")
+    checkpoint = find_checkpoint(target, last=last, uri=tracking_uri)
+    wanted = ratios or pareto.ratios(job_of(checkpoint).model.elastic, points)
+    evaluation = prepare(
+        str(checkpoint),
+        data=data,
+        last=last,
+        ratios=wanted,
+        workers=workers,
+        uri=tracking_uri,
+        resources=this_machine(),
+    )
+    scores = scores_of(evaluation, log_name="pareto.log", verbose=verbose)
+    curves = pareto.curves(scores)
+    # On other data it is no property of the run.
+    record = run_of(checkpoint, tracking_uri) if data is None else None
+    if as_json:
+        text = {kind: [asdict(one) for one in curve] for kind, curve in curves.items()}
+        click.echo(json.dumps(text, indent=2))
+    else:
+        _print_table(curves, f"{checkpoint.name} on {evaluation.dataset.name}")
+    where = _keep(curves, record.name if record else checkpoint.name, record, out, tracking_uri)
+    for line in where:
+        click.echo(line, err=as_json)
+
+
+def _keep(
+    curves: Mapping[str, Sequence[Measurement]],
+    name: str,
+    record: RunRecord | None,
+    out: Path | None,
+    uri: str | None,
+) -> list[str]:
+    """Draw the curve, log it to its run if there is one; a line for each place where it is now."""
+    from ltm_platform import paths, tracking
+    from ltm_platform.report import pareto
+    from ltm_platform.report.figures import pareto_figure, save
+
+    figure = pareto_figure(name, curves)
+    lines = []
+    if record is not None:
+        store = tracking.tracking_uri(uri)
+        with tempfile.TemporaryDirectory(prefix="ltm-pareto-") as folder:
+            picture, text = Path(folder) / "curve.png", Path(folder) / "curve.json"
+            save(figure, picture)
+            text.write_text(
+                json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})
+            )
+            steps = pareto.metrics(curves)
+            tracking.add_curve(store, record.run_id, steps, [picture, text], ARTIFACTS)
+        lines.append(
+            f"logged to {name} in {paths.shown(store)}: metrics and artifacts {ARTIFACTS}/"
+        )
+    if out is not None:
+        save(figure, out)
+        lines.append(f"plot: {paths.shown(out)}")
+    return lines
+
+
+def _print_table(curves: Mapping[str, Sequence[Measurement]], title: str) -> None:
+    from rich.table import Table
+
+    from ltm_platform.cli.console import results
+
+    table = Table(
+        *("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "on the front"),
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, curve in curves.items():
+        for one in curve:
+            table.add_row(
+                kind,
+                f"{one.ratio:g}",
+                f"{one.gmacs:.3g}",
+                f"{one.top1:.2f}",
+                f"{one.top5:.2f}",
+                f"{one.loss:.4f}",
+                "yes" if one.best else "",
+            )
+    results().print(table)

@@ -1,0 +1,38 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raises: UserError: the file that ``option`` names cannot be written; nothing is."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"{option} is {str(path)!r}, which is a folder: name a file in it")
+    if not folder.is_dir():
+        raise UserError(f"{option} is {str(path)!r}, but there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{option} is {str(path)!r}, but the folder {folder} cannot be written to")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``, with the same ending, which takes its place at the end.
+
+    An error in the block leaves what was at ``path`` as it was.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What stored weights are good for: `export` them, `predict` with them."""
