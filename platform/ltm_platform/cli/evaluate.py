@@ -52,14 +52,13 @@ def command(
     from ltm_platform.cli.scoring import scores_of
     from ltm_platform.launch.embedded import this_machine
     from ltm_platform.launch.evaluation import prepare
+    from ltm_platform.launch.target import find_checkpoint
 
     evaluation = prepare(
-        target,
+        find_checkpoint(target, last=last, uri=tracking_uri),
         data=data,
-        last=last,
         ratios=ratios,
         workers=workers,
-        uri=tracking_uri,
         resources=this_machine(),
     )
     scores = scores_of(evaluation, log_name="evaluate.log", verbose=verbose)

@@ -82,12 +82,10 @@ def command(
     checkpoint = find_checkpoint(target, last=last, uri=tracking_uri)
     wanted = ratios or pareto.ratios(job_of(checkpoint).model.elastic, points)
     evaluation = prepare(
-        str(checkpoint),
+        checkpoint,
         data=data,
-        last=last,
         ratios=wanted,
         workers=workers,
-        uri=tracking_uri,
         resources=this_machine(),
     )
     scores = scores_of(evaluation, log_name="pareto.log", verbose=verbose)

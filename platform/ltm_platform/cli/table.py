@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from ltm_platform.cli import options
+from ltm_platform.cli import console, options
+from ltm_platform.cli.console import cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_platform.report.results import Line, Results
 
-HEAD = ("network", "pixels", "method")
-FIGURES = ("params M", "GMACs", "top-1 %")
-OURS = ("EMA top-1 %", "regime", "epochs", "data", "run")
-TEXTS = {*HEAD, "regime", "data", "run"}
+NETWORK = ("network", "pixels", "method")
+PAPER = ("paper params M", "paper GMACs", "paper top-1 %")
+OURS = ("params M", "GMACs", "top-1 %", "EMA top-1 %", "regime", "epochs", "data", "run")
+TEXTS = {"network", "method", "regime", "data", "run"}
 FORMATS = ("text", "markdown", "csv", "json")
 
 
@@ -67,61 +68,84 @@ def command(form: str, tracking_uri: str | None) -> None:
         _print_text(found, table.source)
 
 
-def _cells(line: Line) -> list[str]:
-    """What people read; ours are counted as the paper counts."""
-    from ltm_platform.cli.console import cell
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A table as people read it."""
 
-    paper, ours = line.published, line.ours
-    cells = [line.network, cell(line.image_size, "{}"), line.method]
-    cells += [
-        cell(paper and paper.params_m, "{:g}"),
-        cell(paper and paper.gmacs, "{:g}"),
-        cell(paper and paper.top1, "{:.1f}"),
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def _parts(found: Results, source: str) -> list[_Part]:
+    """The published table, and what has no place in it, if there is any."""
+    parts = [
+        _Part(
+            f"ImageNet-1k. Published: {source}, all from scratch. "
+            f"GMACs are counted as the paper counts them for the network.",
+            [*NETWORK, *PAPER, *OURS],
+            [[*_network(line), *_paper(line), *_ours(line)] for line in found.on_imagenet],
+        )
     ]
-    cells += [
-        cell(ours and ours.params_m, "{:.2f}"),
-        cell(line.our_gmacs, "{:.3g}"),
-        cell(ours and ours.top1, "{:.2f}"),
-        cell(ours and ours.ema_top1, "{:.2f}"),
-    ]
-    return cells + (
-        [ours.regime, str(ours.epochs), ours.data, ours.run] if ours else [""] * (len(OURS) - 1)
-    )
-
-
-def _parts(found: Results, source: str) -> list[tuple[str, list[Line]]]:
-    """Titles and lines of the table, and of what has no place in it, if there is any."""
-    parts = [(f"ImageNet-1k. Published: {source}, all from scratch.", found.on_imagenet)]
     if found.others:
-        parts.append(("Other data or networks: nothing published compares to them.", found.others))
+        parts.append(
+            _Part(
+                "Other data or networks: nothing published compares to them.",
+                [*NETWORK, *OURS],
+                [[*_network(line), *_ours(line)] for line in found.others],
+            )
+        )
     return parts
+
+
+def _network(line: Line) -> list[str]:
+    return [line.network, cell(line.image_size, "{}"), line.method]
+
+
+def _paper(line: Line) -> list[str]:
+    paper = line.published
+    if paper is None:
+        return [""] * len(PAPER)
+    return [cell(paper.params_m, "{:.1f}"), f"{paper.gmacs:g}", f"{paper.top1:.1f}"]
+
+
+def _ours(line: Line) -> list[str]:
+    ours = line.ours
+    if ours is None:
+        return [""] * len(OURS)
+    figures = [
+        cell(ours.params_m, "{:.2f}"),
+        cell(line.our_gmacs, "{:.3g}"),
+        cell(ours.top1, "{:.2f}"),
+        cell(ours.ema_top1, "{:.2f}"),
+    ]
+    return [*figures, ours.regime, str(ours.epochs), ours.data, ours.run]
 
 
 def _print_text(found: Results, source: str) -> None:
     from rich.table import Table
 
-    from ltm_platform.cli.console import results
-
-    for number, (title, part) in enumerate(_parts(found, source)):
-        if number:
-            results().print()
-        head = [*HEAD, *(f"paper {name}" for name in FIGURES), *FIGURES, *OURS]
-        table = Table(*head, title=title, title_justify="left", box=None, pad_edge=False)
-        for column in table.columns:
-            if column.header not in TEXTS:
-                column.justify = "right"
-        for line in part:
-            table.add_row(*_cells(line))
-        results().print(table)
-    click.echo("GMACs of a published network are counted as the paper counts them.")
+    for part in _parts(found, source):
+        table = Table(title=part.title, title_justify="left", box=None, pad_edge=False)
+        for name in part.head:
+            # in two lines, for the sake of narrow terminals
+            head = name.replace("paper ", "paper\n").replace("EMA ", "EMA\n")
+            table.add_column(
+                head,
+                justify="left" if name in TEXTS else "right",
+                overflow="fold",
+                no_wrap=name == "network",
+            )
+        for row in part.rows:
+            table.add_row(*row)
+        console.results().print(table)
 
 
 def _print_markdown(found: Results, source: str) -> None:
-    for title, part in _parts(found, source):
-        head = [*HEAD, *(f"paper {name}" for name in FIGURES), *FIGURES, *OURS]
-        rules = ["---" if name in TEXTS else "--:" for name in head]
-        click.echo(f"{title}\n")
-        for row in (head, rules, *map(_cells, part)):
+    for part in _parts(found, source):
+        rules = ["---" if name in TEXTS else "--:" for name in part.head]
+        click.echo(f"{part.title}\n")
+        for row in (part.head, rules, *part.rows):
             click.echo(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |")
         click.echo("")
 

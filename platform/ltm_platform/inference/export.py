@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from safetensors.torch import save
 
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.files import written_whole
@@ -134,10 +135,9 @@ def _read_onnx(_: StoredNetwork, path: Path) -> Forward:
 
 
 def _write_safetensors(network: StoredNetwork, path: Path) -> None:
-    from safetensors.torch import save_file
-
     weights = {key: tensor.contiguous() for key, tensor in network.model.state_dict().items()}
-    save_file(weights, path, metadata={"format": "pt", **metadata(network)})
+    # save_file would make a file that nobody else can read
+    path.write_bytes(save(weights, metadata={"format": "pt", **metadata(network)}))
 
 
 def _read_safetensors(network: StoredNetwork, path: Path) -> Forward:

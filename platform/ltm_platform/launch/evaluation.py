@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, WEIGHTS_FILE, job_of
 from ltm_platform.errors import UserError
-from ltm_platform.launch.target import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,23 +52,20 @@ class Score:
 
 
 def prepare(
-    target: str,
+    checkpoint: Path,
     *,
     data: str | None,
-    last: bool,
     ratios: Sequence[float],
     workers: int | None,
-    uri: str | None,
     resources: Resources,
 ) -> Evaluation:
-    """Find the weights of a run, or in a checkpoint's folder, and see that they fit the data.
+    """See that the weights in a checkpoint's folder fit the data and the ratios.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or data or a ratio that does not fit.
+        UserError: they do not, or there is no room for the workers.
     """
     from ltm_platform.preflight import check_data, with_absolute_paths
 
-    checkpoint = find_checkpoint(target, last=last, uri=uri)
     job = job_of(checkpoint)
     if data is not None:
         job = job.replace("data.path", data)
