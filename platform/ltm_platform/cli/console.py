@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH_OF_FILES = 1000
 """Where nobody looks, lines are kept whole for scripts that read them."""
@@ -12,6 +14,8 @@ WIDTH_OF_FILES = 1000
 
 def results() -> Console:
     """Standard output: as wide as the terminal, or without line breaks elsewhere."""
+    from rich.console import Console  # which --help does without
+
     width = None if sys.stdout.isatty() else WIDTH_OF_FILES
     return Console(width=width, markup=False, highlight=False)
 

@@ -16,6 +16,7 @@ from ltm_platform.cli.console import cell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ltm_platform.report.published import Published
     from ltm_platform.report.results import Line, Results
 
 NETWORK = ("network", "pixels", "method")
@@ -59,13 +60,15 @@ def command(form: str, tracking_uri: str | None) -> None:
     table = published()
     found = results(table, runs)
     if form == "json":
-        click.echo(json.dumps({"source": table.source, **asdict(found)}, indent=2))
+        click.echo(
+            json.dumps({"source": table.source, "regime": table.regime, **asdict(found)}, indent=2)
+        )
     elif form == "csv":
         _print_csv([*found.on_imagenet, *found.others])
     elif form == "markdown":
-        _print_markdown(found, table.source)
+        _print_markdown(found, table)
     else:
-        _print_text(found, table.source)
+        _print_text(found, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,11 @@ class _Part:
     rows: list[list[str]]
 
 
-def _parts(found: Results, source: str) -> list[_Part]:
+def _parts(found: Results, table: Published) -> list[_Part]:
     """The published table, and what has no place in it, if there is any."""
     parts = [
         _Part(
-            f"ImageNet-1k. Published: {source}, all from scratch. "
+            f"{table.data}. Published: {table.source}, {table.regime}. "
             f"GMACs are counted as the paper counts them for the network.",
             [*NETWORK, *PAPER, *OURS],
             [[*_network(line), *_paper(line), *_ours(line)] for line in found.on_imagenet],
@@ -122,10 +125,10 @@ def _ours(line: Line) -> list[str]:
     return [*figures, ours.regime, str(ours.epochs), ours.data, ours.run]
 
 
-def _print_text(found: Results, source: str) -> None:
+def _print_text(found: Results, published: Published) -> None:
     from rich.table import Table
 
-    for part in _parts(found, source):
+    for part in _parts(found, published):
         table = Table(title=part.title, title_justify="left", box=None, pad_edge=False)
         for name in part.head:
             # in two lines, for the sake of narrow terminals
@@ -141,8 +144,8 @@ def _print_text(found: Results, source: str) -> None:
         console.results().print(table)
 
 
-def _print_markdown(found: Results, source: str) -> None:
-    for part in _parts(found, source):
+def _print_markdown(found: Results, published: Published) -> None:
+    for part in _parts(found, published):
         rules = ["---" if name in TEXTS else "--:" for name in part.head]
         click.echo(f"{part.title}\n")
         for row in (part.head, rules, *part.rows):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ltm_platform.report.comparison import Tracked
     from ltm_platform.report.published import Figures, Published, PublishedNetwork
 
+FROM_SCRATCH = "from scratch"
 _NAMES_OF_IMAGENET = ("imagenet", "ilsvrc")
 _SHARE_LEFT_OUT = 0.01  # an import leaves out images that cannot be decoded
 _STOPPED_TAG = "ltm.stopped_after_epoch"
@@ -174,7 +175,7 @@ def regime(params: dict[str, str]) -> str:
     elif checkpoint:
         text = f"fine-tuned from {checkpoint}"
     else:
-        text = "from scratch"
+        text = FROM_SCRATCH
     if teacher := _given(params, "recipe.distill.teacher"):
         text += f", distilled from {teacher}"
     if _given(params, "model.elastic"):
@@ -208,12 +209,13 @@ def _is_network(one: Measured, network: PublishedNetwork) -> bool:
 
 
 def _best_of_each(found: Iterable[Measured]) -> list[Measured]:
-    """Of the runs of one kind the most accurate, in the order of networks, methods and GMACs."""
+    """Of the runs of one kind the most accurate; those from scratch, as published, come first."""
     best: dict[tuple, Measured] = {}
     for one in found:
-        gmacs = f"{one.gmacs:.3g}" if one.gmacs else ""
-        size = one.image_size or 0
-        kind = (one.data, one.backbone, size, one.method, gmacs, one.regime, one.epochs)
+        gmacs = float(f"{one.gmacs:.3g}") if one.gmacs else 0.0
+        network = (one.data, one.backbone, one.image_size or 0, one.method)
+        taught = (not one.regime.startswith(FROM_SCRATCH), one.regime, one.epochs)
+        kind = (*network, *taught, gmacs)
         if kind not in best or one.top1 > best[kind].top1:
             best[kind] = one
     return [best[kind] for kind in sorted(best)]
