@@ -119,18 +119,17 @@ def draw_heatmaps(
     Raises:
         UserError: the network merges nothing, or the target is outside of the grid.
     """
-    from torchvision.io import write_png
-
-    folder.mkdir(parents=True, exist_ok=True)
     model = network.model.cpu()
+    try:
+        heats = [ltm.heatmap(model, image, target or _centre(model, image)) for image in images]
+    except ValueError as error:
+        raise UserError(f"--heatmap: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for path, image in zip(_paths(names, folder), images, strict=True):
-        try:
-            heat = ltm.heatmap(model, image, target or _centre(model, image))
-        except ValueError as error:
-            raise UserError(f"--heatmap: {error}") from None
+    for path, image, heat in zip(_paths(names, folder), images, heats, strict=True):
+        picture = heat.picture(_shown(image, network.pixels))
         with written_whole(path) as part:
-            write_png(heat.picture(_shown(image, network.pixels)), str(part))
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(part)
         drawn.append(Drawn(path, heat.sources))
     return drawn
 
