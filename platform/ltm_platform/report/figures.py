@@ -10,7 +10,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.files import check_writable, written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def comparison_figure(runs: Sequence[Tracked]) -> Figure:
     return figure
 
 
-def pareto_figure(name: str, curves: dict[str, Sequence[Measurement]]) -> Figure:
+def pareto_figure(name: str, curves: Mapping[str, Sequence[Measurement]]) -> Figure:
     """Top-1 of one network against GMACs at many ratios, a line for each kind of weights."""
     figure = Figure(figsize=_PANEL, layout="constrained")
     axes = figure.subplots()

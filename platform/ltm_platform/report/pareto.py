@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 DEFAULT_RANGE = (0.5, 1.0)
 
@@ -79,7 +79,7 @@ def _beats(one: Scored, other: Scored) -> bool:
     return no_worse and (one.top1 > other.top1 or one.gmacs < other.gmacs)
 
 
-def metrics(curves: dict[str, Sequence[Measurement]]) -> dict[int, dict[str, float]]:
+def metrics(curves: Mapping[str, Sequence[Measurement]]) -> dict[int, dict[str, float]]:
     """For MLflow: the ratio in permille as the step -> metrics of the weights and the EMA."""
     steps: dict[int, dict[str, float]] = {}
     for kind, curve in curves.items():

@@ -162,7 +162,7 @@ def measure(run: Tracked) -> Measured:
         top1=top1,
         ema_top1=run.best("val/ema_top1"),
         regime=regime(params),
-        epochs=int(run.record.tags.get(_STOPPED_TAG) or params.get("recipe.epochs", 0)),
+        epochs=int(run.record.tags.get(_STOPPED_TAG) or params.get("recipe.epochs", "0")),
         data=params.get("data.path", ""),
     )
 
