@@ -41,7 +41,8 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
 
     Raises:
         UserError: a package is missing that this format needs.
-        RunError: what was written does not compute what the network does; nothing is kept.
+        RunError: it cannot be written so, or what was written does not compute what the network
+            does; nothing is kept.
     """
     write: dict[Format, Callable[[StoredNetwork, Path], None]] = {
         "onnx": _write_onnx,
@@ -56,7 +57,11 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
     if form == "onnx":
         _need_onnx()
     with written_whole(path) as part, torch.no_grad():
-        write[form](network, part)
+        try:
+            write[form](network, part)
+        except Exception as error:  # whatever an exporter makes of an operator it does not know
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise RunError(f"the network cannot be written as {form}: {reason}") from error
         difference = _difference(network, read[form](network, part))
         if not difference <= TOLERANCE:
             raise RunError(
