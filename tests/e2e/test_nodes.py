@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
 from .conftest import ROOT, TIMEOUT_S
 
 PROGRAM = Path(__file__).with_name("nodes.py")

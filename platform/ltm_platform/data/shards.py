@@ -282,9 +282,7 @@ class ParquetSource:
         # Many requests at once, since each takes its time, but one thread a file.
         by_file = np.split(numbers, np.flatnonzero(np.diff(self._file_of[numbers])) + 1)
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            for found in threads.map(
-                lambda part: [(n, self._group(n)) for n in part.tolist()], by_file
-            ):
+            for found in threads.map(load, by_file):
                 yield from found
 
     def locate(self, index: int) -> str:
