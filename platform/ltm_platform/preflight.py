@@ -199,9 +199,17 @@ def _check_recipe(job: JobSpec) -> None:
     from timm.optim import list_optimizers
 
     from ltm_platform.data.transforms import Augment, train_transform
+    from ltm_platform.training.recipe import is_elementwise
 
     if job.recipe.optimizer not in list_optimizers():
         raise job.choice_error("recipe.optimizer", list_optimizers())
+    if job.engine.zero_stage and not is_elementwise(job.recipe.optimizer):
+        key = "recipe.optimizer"
+        raise job.error(
+            key,
+            f"{key} {job.recipe.optimizer!r} looks at whole tensors, which ZeRO cuts in pieces: "
+            f"it needs engine.zero_stage=0",
+        )
     try:
         train_transform(Augment(**job.recipe.augment.model_dump()), 32, (0.5,) * 3, (0.5,) * 3)
     except (AssertionError, ValueError):  # how timm refuses what it cannot read

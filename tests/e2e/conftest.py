@@ -18,6 +18,8 @@ from ltm_platform import tracking
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
 TIMEOUT_S = 600
+ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
+"""Every step at another ratio, the network at its end within a budget."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

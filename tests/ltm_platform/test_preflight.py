@@ -156,6 +156,17 @@ def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
     assert "did you mean 'adamw'" in line
 
 
+@pytest.mark.parametrize("optimizer", ["lamb", "lars", "muon", "adafactor", "adamp"])
+def test_an_optimizer_of_whole_tensors_is_refused_where_zero_cuts_them(optimizer: str) -> None:
+    assert "engine.zero_stage=0" in refusal(f"recipe.optimizer={optimizer}")
+    ready(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "nadamw"])
+def test_an_optimizer_of_single_weights_is_taken(optimizer: str) -> None:
+    ready(f"recipe.optimizer={optimizer}")
+
+
 def test_an_unreadable_augmentation_is_refused() -> None:
     line = refusal("recipe.augment.auto_augment=rnd-m9")
     assert "recipe.augment.auto_augment is 'rnd-m9'" in line

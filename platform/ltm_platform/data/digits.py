@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ltm_platform.data.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.shards import FORMAT_VERSION, ParquetSource, Record, write_shards
 from ltm_platform.data.split import stratified_split
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1
 VAL_FRACTION = 0.2
 
 
 def open_digits(cache: Path) -> tuple[ParquetSource, ParquetSource]:
-    """Training and validation part, written into ``cache / "digits-1"`` at the first use.
+    """Training and validation part, written into a folder of ``cache`` at the first use.
 
     1,797 scans of 8 x 8 pixels as grey PNGs; the 80/20 stratified split never changes.
     """
-    folder = cache / f"digits-{VERSION}"
+    folder = cache / f"digits-{FORMAT_VERSION}"
     if not all((folder / split).is_dir() for split in ("train", "val")):
         _write(folder)
     return ParquetSource(folder / "train"), ParquetSource(folder / "val")

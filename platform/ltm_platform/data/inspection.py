@@ -22,6 +22,7 @@ from ltm_platform.data.shards import (
     Record,
     holds_shards,
     read_footer,
+    unpacked_index,
     update_checksum,
 )
 from ltm_platform.data.spread import spread
@@ -106,11 +107,16 @@ def _check(task: tuple[Place, int]) -> Checked:
     file, every = task
     problems: list[str] = []
     images = decoded = 0
+    misplaced = False
     try:
         _, about = read_footer(file)
         counts = [0] * len(about["classes"])
         digest = hashlib.sha256()
-        with pq.ParquetFile(file.path, filesystem=file.filesystem) as shard:
+        index = unpacked_index(about).T.tolist()
+        with (
+            pq.ParquetFile(file.path, filesystem=file.filesystem) as shard,
+            file.filesystem.open_input_file(file.path) as content,
+        ):
             if not shard.schema_arrow.equals(SCHEMA):
                 raise UserError(f"{file} has other columns than a shard.")
             for number in range(shard.num_row_groups):
@@ -123,12 +129,17 @@ def _check(task: tuple[Place, int]) -> Checked:
                             f"but there are {len(counts)} classes."
                         )
                     counts[record.label] += 1
+                    offset, size, label = index[images]
+                    misplaced |= (size, label) != (len(record.image), record.label)
+                    misplaced = misplaced or content.read_at(size, offset) != record.image
                     if images % every == 0:
                         decoded += 1
                         problems += _undecodable(record, file)
                     images += 1
         if digest.hexdigest() != about["checksum"]:
             problems.append(f"{file} has another checksum than its content.")
+        elif misplaced:
+            problems.append(f"{file} has an index that does not fit its images.")
         if counts != about["counts"]:
             problems.append(f"{file} holds other numbers of images than it says.")
     except UserError as error:

@@ -3,20 +3,26 @@
 A split is a folder ``<split>/00000-of-00004.parquet ...``. Columns: ``image`` (binary, the
 encoded file as it was), ``label`` (int64), ``key`` (string, names the image in messages). The
 footer's key ``ltm`` holds JSON: format version, split, class names, images per class in this
-shard, a SHA-256 of its content, and the images that an import left out with the reason. Row groups
-hold about 1 MiB so that reading one image at random costs little more than the image; nothing is
-compressed again.
+shard, a SHA-256 of its content, the images that an import left out with the reason, and an index.
+
+Nothing is compressed or coded again, so the bytes of an image lie in the file in one piece. The
+index (base64 of int64 [3, images]: offset in the file, bytes, label) says where, and reading one at
+random takes that piece alone, here or in an object store. Any other reader of Parquet finds row
+groups of about 1 MiB.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import re
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from contextlib import ExitStack
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,10 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from typing_extensions import Buffer
+
     from ltm_platform.data.source import Indices
 
-FORMAT_VERSION = 1
-# Opening a shard parses its footer, about 0.3 ms at this size, and random reads open many.
+FORMAT_VERSION = 2
 SHARD_BYTES = 64 << 20
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 64
@@ -45,10 +52,8 @@ UNFINISHED = "unfinished.json"
 _METADATA_KEY = b"ltm"
 _NAME = re.compile(r"\d{5}-of-(\d{5})\.parquet")
 
-# A reader keeps at most these in memory: about 32 MiB of images and 12 MiB of footers.
-_CACHED_GROUPS = 32
 _OPEN_FILES = 64
-_FILES_AT_ONCE = 16
+_REQUESTS_AT_ONCE = 16
 
 
 class Record(NamedTuple):
@@ -134,10 +139,17 @@ class ShardWriter:
         group_bytes: int = GROUP_BYTES,
         group_rows: int = GROUP_ROWS,
     ) -> None:
+        self._stack = ExitStack()
+        if not isinstance(where, pa.NativeFile):
+            where = self._stack.enter_context(pa.OSFile(str(where), "wb"))
+        self._sink = _Sink(where)
         # Statistics and dictionaries are of no use here and would double the footer.
-        self._file = pq.ParquetWriter(
-            where, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+        self._file = self._stack.enter_context(
+            pq.ParquetWriter(
+                self._sink, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+            )
         )
+        self._index: list[tuple[int, int, int]] = []
         self._split = split
         self._classes = list(classes)
         self._group_bytes = group_bytes
@@ -163,6 +175,9 @@ class ShardWriter:
     def _flush(self) -> None:
         columns = list(zip(*self._pending, strict=True))
         self._file.write_table(pa.table(columns, schema=SCHEMA))
+        offsets = self._sink.find([record.image for record in self._pending])
+        for offset, record in zip(offsets, self._pending, strict=True):
+            self._index.append((offset, len(record.image), record.label))
         self._pending = []
         self._pending_bytes = 0
 
@@ -177,9 +192,49 @@ class ShardWriter:
             "counts": self._counts,
             "checksum": self._hash.hexdigest(),
             "skipped": list(skipped),
+            "index": _packed(self._index),
         }
         self._file.add_key_value_metadata({_METADATA_KEY: json.dumps(about).encode()})
-        self._file.close()
+        self._stack.close()
+
+
+class _Sink(io.RawIOBase):
+    """Passes on what is written, and keeps it until it is asked where something lies in it."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self._recent = bytearray()
+        self._start = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        self._recent += data
+        return self._file.write(data)
+
+    def find(self, pieces: Sequence[bytes]) -> list[int]:
+        """Offsets in the file of pieces written, in their order, since the last call."""
+        offsets = []
+        position = 0
+        for piece in pieces:
+            position = self._recent.find(piece, position)
+            assert position >= 0, "Parquet has coded an image anew"
+            offsets.append(self._start + position)
+            position += len(piece)
+        self._start += len(self._recent)
+        self._recent.clear()
+        return offsets
+
+
+def _packed(index: Sequence[tuple[int, int, int]]) -> str:
+    columns = np.array(index, dtype="<i8").reshape(-1, 3).T
+    return base64.b64encode(columns.tobytes()).decode()
+
+
+def unpacked_index(about: dict[str, Any]) -> npt.NDArray[np.int64]:
+    """A shard's index [3, images]: offset in the file, bytes, label."""
+    return np.frombuffer(base64.b64decode(about["index"]), dtype="<i8").reshape(3, -1)
 
 
 def update_checksum(digest: hashlib._Hash, record: Record) -> None:
@@ -191,14 +246,11 @@ def update_checksum(digest: hashlib._Hash, record: Record) -> None:
     digest.update(record.image)
 
 
-Columns = tuple[pa.Array, pa.Array]
-"""Images and labels of a row group."""
-
-
 class ParquetSource:
     """The images of one split, read from its shards (see `Source`).
 
-    Opening reads the footers alone. Files are opened lazily in every process that reads.
+    Opening reads the footers, and with them the index, 24 bytes an image. Files are opened lazily
+    in every process that reads.
 
     Raises:
         UserError: no shards, a shard missing, damaged or of another format.
@@ -207,11 +259,10 @@ class ParquetSource:
     def __init__(self, folder: Path | Place) -> None:
         self.folder = folder if isinstance(folder, Place) else place(folder)
         self._files = _complete(self.folder)
-        rows: list[int] = []
-        file_of: list[int] = []
+        indices: list[npt.NDArray[np.int64]] = []
         counts: npt.NDArray[np.int64] | None = None
         checksum = hashlib.sha256()
-        for number, (path, (footer, about)) in enumerate(self._footers()):
+        for path, (_, about) in self._footers():
             if counts is None:
                 self.classes: tuple[str, ...] = tuple(about["classes"])
                 counts = np.zeros(len(self.classes), dtype=np.int64)
@@ -219,99 +270,70 @@ class ParquetSource:
                 raise UserError(f"{path} has other classes than {self._files[0].name} beside it.")
             counts += np.asarray(about["counts"])
             checksum.update(about["checksum"].encode())
-            rows += [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-            file_of += [number] * footer.num_row_groups
+            indices.append(unpacked_index(about))
         assert counts is not None
         self.counts: tuple[int, ...] = tuple(counts.tolist())
         self.checksum = checksum.hexdigest()
-        self._start = np.concatenate([[0], np.cumsum(rows)])
-        self._file_of = np.asarray(file_of)
-        self._first_group = np.searchsorted(self._file_of, np.arange(len(self._files)))
+        self._offsets, self._sizes, self.labels = np.concatenate(indices, axis=1)
+        self._first = np.cumsum([0, *(index.shape[1] for index in indices)])
         self._open_lazily()
 
     def _footers(self) -> Iterator[tuple[Place, Footer]]:
         # Threads, since a store far away takes its time for every file.
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
             yield from zip(self._files, threads.map(read_footer, self._files), strict=True)
 
     def _open_lazily(self) -> None:
         self._open = lru_cache(_OPEN_FILES)(self._open_file)
-        self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The labels too stay behind: decode processes read a label beside its image.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_group", "labels")}
+        return {key: value for key, value in self.__dict__.items() if key != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open_lazily()
 
     def __len__(self) -> int:
-        return int(self._start[-1])
-
-    @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Labels of all images, [len(self)]; the first use reads one column of every shard."""
-        columns = [
-            self._open_file(n).read(["label"])["label"].to_numpy() for n in range(len(self._files))
-        ]
-        return np.concatenate(columns)
+        return len(self.labels)
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in the order asked; a row group is read once."""
+        """Encoded bytes and label of each index, in the order asked."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert not len(wanted) or (wanted.min() >= 0 and wanted.max() < len(self))
-        groups = np.searchsorted(self._start, wanted, side="right") - 1
-        rows = wanted - self._start[groups]
-        records: list[tuple[bytes, int]] = [(b"", -1)] * len(wanted)
-        for group, (images, labels) in self._groups(np.unique(groups)):
-            for position in np.flatnonzero(groups == group):
-                row = int(rows[position])
-                records[position] = (images[row].as_py(), labels[row].as_py())
-        return records
-
-    def _groups(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Columns]]:
         if self.folder.is_local:
-            for number in numbers.tolist():
-                yield number, self._group(number)
-            return
+            images = [self._read(index) for index in wanted.tolist()]
+        else:
+            # Many requests at once, since each takes its time.
+            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
+                images = list(threads.map(self._read, wanted.tolist()))
+        return list(zip(images, self.labels[wanted].tolist(), strict=True))
 
-        def load(part: npt.NDArray[np.int64]) -> list[tuple[int, Columns]]:
-            return [(number, self._group(number)) for number in part.tolist()]
+    def _read(self, index: int) -> bytes:
+        number, size = self._file_of(index), int(self._sizes[index])
+        try:
+            image = self._open(number).read_at(size, int(self._offsets[index]))
+        except OSError as error:
+            raise UserError(f"{self._files[number]} cannot be read: {error}.") from error
+        if len(image) != size:
+            raise UserError(f"{self._files[number]} is damaged: it ends before its images do.")
+        return image
 
-        # Many requests at once, since each takes its time, but one thread a file.
-        by_file = np.split(numbers, np.flatnonzero(np.diff(self._file_of[numbers])) + 1)
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
-            for found in threads.map(
-                lambda part: [(n, self._group(n)) for n in part.tolist()], by_file
-            ):
-                yield from found
+    def _file_of(self, index: int) -> int:
+        return int(np.searchsorted(self._first, index, side="right")) - 1
+
+    def _open_file(self, number: int) -> pa.NativeFile:
+        file = self._files[number]
+        return file.filesystem.open_input_file(file.path)
 
     def locate(self, index: int) -> str:
         """The image in words, by its key and the shard that holds it."""
-        group = int(np.searchsorted(self._start, index, side="right") - 1)
-        (keys,) = self._columns(group, ["key"])
-        key = keys[index - int(self._start[group])].as_py()
-        return f"image {key!r} of {self._files[self._file_of[group]]}"
-
-    def _read_group(self, group: int) -> Columns:
-        images, labels = self._columns(group, ["image", "label"])
-        return images, labels
-
-    def _columns(self, group: int, names: list[str]) -> list[pa.Array]:
-        number = int(self._file_of[group])
-        try:
-            # One thread: there is a decode process for every core already.
-            table = self._open(number).read_row_group(
-                group - int(self._first_group[number]), columns=names, use_threads=False
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self._files[number]} cannot be read: {error}.") from error
-        return [table[name].combine_chunks() for name in names]
-
-    def _open_file(self, number: int) -> pq.ParquetFile:
+        number = self._file_of(index)
         file = self._files[number]
-        return pq.ParquetFile(file.path, filesystem=file.filesystem)
+        try:
+            keys = pq.read_table(file.path, filesystem=file.filesystem, columns=["key"])["key"]
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file} cannot be read: {error}.") from error
+        return f"image {keys[index - int(self._first[number])].as_py()!r} of {file}"
 
 
 def holds_shards(folder: Place) -> bool:

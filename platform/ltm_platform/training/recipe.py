@@ -35,6 +35,40 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     )
 
 
+def is_elementwise(optimizer: str) -> bool:
+    """Whether timm's optimizer treats a tensor in pieces as it treats the whole, found by trying.
+
+    ZeRO stages 1 to 3 give it flat pieces, so an optimizer that looks at the shape or the norm of a
+    tensor (LAMB, LARS, Muon) would depend on the number of workers. True, too, for one that cannot
+    be tried here, such as one for GPUs alone.
+    """
+    try:
+        whole, pieces = (_weights_after_steps(optimizer, pieces) for pieces in (1, 2))
+    except (RuntimeError, AssertionError):
+        return True
+    return torch.allclose(whole, pieces, rtol=1e-4, atol=1e-6)
+
+
+def _weights_after_steps(optimizer: str, pieces: int) -> Tensor:
+    """A matrix [64, 48] after some steps of an optimizer that has it in so many flat pieces."""
+    generator = torch.Generator().manual_seed(0)
+    weights, *gradients = torch.randn(4, 64, 48, generator=generator)
+    # At right angles to the weights, row by row: some optimizers then project.
+    direction = F.normalize(weights, dim=1)
+    gradients[0] -= (gradients[0] * direction).sum(1, keepdim=True) * direction
+
+    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor.flatten().chunk(pieces) if pieces > 1 else (tensor,)
+
+    parameters = [nn.Parameter(piece.clone()) for piece in cut(weights)]
+    stepper = create_optimizer_v2(parameters, opt=optimizer, lr=0.01, weight_decay=0.05)
+    for gradient in gradients:
+        for parameter, piece in zip(parameters, cut(gradient), strict=True):
+            parameter.grad = piece.clone()
+        stepper.step()
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
 def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``, stepped every update."""
     warmup = round(recipe.warmup_epochs * steps_per_epoch)

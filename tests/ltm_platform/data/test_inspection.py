@@ -67,7 +67,11 @@ def test_each_kind_of_damage_is_named(shards: Path) -> None:
 
     first.write_bytes(whole)
     rewrite(first, lambda _, about: about["counts"].reverse())
-    assert problems(shards) == [f"{name} holds other numbers of images than it says."]
+    assert f"{name} holds other numbers of images than it says." in problems(shards)
+
+    first.write_bytes(whole)
+    rewrite(first, lambda _, about: about.update(index=about["index"][::-1]))
+    assert problems(shards) == [f"{name} has an index that does not fit its images."]
 
     first.write_bytes(whole)
     rewrite(first, lambda rows, _: rows[1].update(label=3))

@@ -243,8 +243,8 @@ def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
         ParquetSource(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
         for count in (10_000, 20_000)
     ]
-    # Of every row group, never of every image.
-    assert size(shards[1]) - size(shards[0]) < 10_000
+    # Where the image lies, how long it is, and its label: 31 MB of ImageNet.
+    assert size(shards[1]) - size(shards[0]) < 10_000 * 24 + 1000
 
 
 def digits_subset(digits: Dataset, images: int) -> Source:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,19 @@ def test_a_missing_a_damaged_and_a_foreign_shard_are_named(tmp_path: Path) -> No
     pq.write_table(pa.table({"image": [b"x"], "label": [0]}), foreign)
     with pytest.raises(UserError, match="not a shard that ltm-platform wrote"):
         ParquetSource(foreign.parent)
+
+
+def test_a_shard_cut_short_while_training_is_named(tmp_path: Path) -> None:
+    source = ParquetSource(write(tmp_path))
+    last = sorted(Path(source.folder.path).iterdir())[-1]
+    os.truncate(last, 100)
+    with pytest.raises(UserError, match=f"{last.name} is damaged"):
+        source.read([99])
+
+
+def test_any_reader_of_parquet_finds_the_images(tmp_path: Path) -> None:
+    found = pq.read_table(write(tmp_path)).to_pylist()
+    assert [Record(**row) for row in found] == records()
 
 
 def test_a_shard_that_vanishes_while_training_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Real ranks: every one a process with gloo and DeepSpeed, started once for all tests here."""
+"""Real ranks: processes with gloo and DeepSpeed, started once for all tests here."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-PROGRAM = Path(__file__).with_name("ranks.py")
 TIMEOUT_S = 600
 
 Seen = dict[str, Any]
@@ -27,46 +25,24 @@ def ranks(
     ltm_home: Path,  # noqa: ARG001 - the environment
 ) -> Mapping[int, list[Seen]]:
     """What ``ranks.py`` saw, by the number of workers and the rank."""
-    folders = {workers: tmp_path_factory.mktemp(f"{workers}-workers") for workers in (1, 2, 4)}
-    run_ranks(
-        (workers, [str(PROGRAM), str(folder)], folder / "log")
-        for workers, folder in folders.items()
-    )
+    folder = tmp_path_factory.mktemp("ranks")
+    run_program("ranks.py", folder)
     return {
-        workers: [torch.load(folder / f"rank{rank}.pt") for rank in range(workers)]
-        for workers, folder in folders.items()
+        workers: [torch.load(folder / f"{workers}-{rank}" / "seen.pt") for rank in range(workers)]
+        for workers in (1, 2, 4)
     }
 
 
-def run_ranks(groups: Iterable[tuple[int, list[str], Path]]) -> None:
-    """Groups of ranks at once: how many, the program that each runs, and its log's beginning."""
-    with ExitStack() as stack:
-        processes = []
-        for workers, program, log_stem in groups:
-            for rank in range(workers):
-                log = stack.enter_context(Path(f"{log_stem}{rank}").open("w+"))
-                process = subprocess.Popen(
-                    [sys.executable, *program],
-                    env=os.environ | rank_environment(rank, workers),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-                stack.callback(process.kill)
-                processes.append((process, Path(log.name)))
-        for process, path in processes:
-            code = process.wait(TIMEOUT_S)
-            assert code == 0, path.read_text()[-5000:]
-
-
-def rank_environment(rank: int, workers: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(workers),
-        # DeepSpeed wants to see them, but the ranks meet in a file.
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29500",
-        "OMP_NUM_THREADS": "1",
+def run_program(name: str, folder: Path) -> None:
+    """A program beside this file that starts ranks and leaves in ``folder`` what they saw."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name(name), folder],
         # the test's own search path, so that it holds for a checkout and for an installed package
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]

@@ -1,14 +1,16 @@
-"""The program of one rank: trains a small model at several ZeRO stages and stores what it saw.
+"""Ranks that train a small model at several ZeRO stages and store what they saw.
 
-The fixture ``ranks`` runs it, in the environment that Ray Train would give.
+    python ranks.py FOLDER
+
+The fixture ``ranks`` runs it.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from groups import run
 
 from ltm_platform import paths
 from ltm_platform.data import open_dataset
@@ -292,9 +297,9 @@ def losses(kind: type[Plain], job: JobSpec, rank: int = 0, workers: int = 1) -> 
     return seen
 
 
-def everything(folder: Path, rank: int, **recipe: Any) -> JobSpec:
+def everything(folder: Path, **recipe: Any) -> JobSpec:
     """A job that uses what the recipe offers, most of it at once."""
-    weights = folder / f"teacher{rank}.safetensors"
+    weights = folder / "teacher.safetensors"
     torch.manual_seed(1)
     job = JobSpec.from_dict(JOB | {"model": MODEL | {"method": "none", "compression_ratio": None}})
     save_file(create_model(job, CLASSES).state_dict(), weights)
@@ -362,17 +367,12 @@ def micro_batches(rank: int) -> dict[str, Any]:
     return seen
 
 
-def main(folder: Path) -> None:
-    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=workers
-    )
+def see(folder: Path, rank: int, workers: int) -> None:
     # DeepSpeed asks the CPU for matrix units that work in fp16; torch can do without.
     get_accelerator().is_fp16_supported = lambda: True
-    seen = {1: alone, 2: two, 4: four}[workers](folder, rank)
-    torch.save(seen, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    own = folder / f"{workers}-{rank}"
+    own.mkdir()
+    torch.save({1: alone, 2: two, 4: four}[workers](own, rank), own / "seen.pt")
 
 
 def alone(folder: Path, rank: int) -> dict[str, Any]:
@@ -382,7 +382,7 @@ def alone(folder: Path, rank: int) -> dict[str, Any]:
         seen["plain"] = {"losses": rows, "norms": plain.norms}
     for stage in (1, 3):
         seen[f"zero {stage}"] = train(at_stage(stage), rank, 1)
-    seen["everything"] = losses(Plain, everything(folder, rank, micro_batch=None))
+    seen["everything"] = losses(Plain, everything(folder, micro_batch=None))
     seen["sync bn"] = losses(Plain, JobSpec.from_dict(BATCH_NORM))
     seen["compiled"] = losses(Traced, at_stage(1).replace("engine.compile", True))
     return seen
@@ -394,7 +394,7 @@ def two(folder: Path, rank: int) -> dict[str, Any]:
     seen["batch norm"] = train(job, rank, 2)
     seen["sync bn"] = losses(Engine, JobSpec.from_dict(BATCH_NORM), rank, 2)
     for stage, micro_batch in ((1, 8), (3, 4)):
-        job = everything(folder, rank, micro_batch=micro_batch)
+        job = everything(folder, micro_batch=micro_batch)
         job = job.replace("engine.zero_stage", stage)
         seen[f"everything {stage}"] = losses(Engine, job, rank, 2)
     for stage in (1, 3):
@@ -419,4 +419,5 @@ def in_fp16(stage: int) -> JobSpec:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    target = Path(sys.argv[1])
+    run(partial(see, target), target / "meeting", 1, 2, 4)

@@ -1,8 +1,6 @@
-"""The program of one rank: trains, stores checkpoints, or goes on from those of other ranks.
+"""Two ranks train and store checkpoints; two others and then four go on from them.
 
-    python resumed.py write|go-on FOLDER
-
-The fixture ``resumed`` runs it, in the environment that Ray Train would give.
+python resumed.py FOLDER
 """
 
 from __future__ import annotations
@@ -10,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
+from groups import run
 from ranks import EMA_DECAY, JOB, Plain
 
 from ltm_platform.checkpoints import check
@@ -74,11 +73,7 @@ class Run(Plain):
         self.engine.destroy()
 
 
-def main(task: str, folder: Path) -> None:
-    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.set_num_threads(1)
-    meeting = folder / f"{task}-{workers}"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+def see(task: str, folder: Path, rank: int, workers: int) -> None:
     os.chdir(folder)
     seen = {}
     for optimizer, stage, half in CASES:
@@ -97,8 +92,9 @@ def main(task: str, folder: Path) -> None:
             seen[name] = run.rest()
     if rank == 0:
         torch.save(seen, folder / f"{task}-{workers}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    target = Path(sys.argv[1])
+    run(partial(see, "write", target), target / "write", 2)
+    run(partial(see, "go-on", target), target / "go-on", 2, 4)

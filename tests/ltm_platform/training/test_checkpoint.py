@@ -13,23 +13,14 @@ from safetensors.torch import load_file
 from ltm_platform import checkpoints
 from ltm_platform.errors import UserError
 
-from .conftest import run_ranks
+from .conftest import run_program
 from .resumed import CASES, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROGRAM = Path(__file__).with_name("resumed.py")
 NAMES = [name_of(*case) for case in CASES]
 EXACT = [name_of(*case) for case in CASES if not case[-1]]
-
-
-def run(folder: Path, *tasks: tuple[str, int]) -> None:
-    """Ranks of several tasks, each with its number of workers, at once."""
-    run_ranks(
-        (workers, [str(PROGRAM), task, str(folder)], folder / f"log-{task}-{workers}-")
-        for task, workers in tasks
-    )
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +30,7 @@ def folder(
 ) -> Path:
     """Two ranks have trained two epochs and left a checkpoint of the first; others went on."""
     path = tmp_path_factory.mktemp("resumed")
-    run(path, ("write", 2))
-    run(path, ("go-on", 2), ("go-on", 4))
+    run_program("resumed.py", path)
     return path
 
 
