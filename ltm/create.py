@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.models import load_state_dict
 
 from ltm.backbones import find_backbone
@@ -101,8 +102,9 @@ def merged(
 def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> bool:
     """Load weights from a local file (safetensors, or torch with weights_only).
 
-    Those of the method may be absent: then it starts as it was. ValueError names other keys that
-    are absent, unknown or of another shape, and the model keeps what it had.
+    Those of the method may be absent: then it starts as it was. Position embeddings of another
+    image size are interpolated as timm does. ValueError names other keys that are absent, unknown
+    or of another shape, and the model keeps what it had.
 
     new_classifier: the model's own stays where the file's is for another number of classes.
     Returns whether it stayed.
@@ -111,6 +113,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
         raise ValueError(f"checkpoint is {str(path)!r}, which is not a file")
     loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
     own = model.state_dict()
+    for key in [k for k in own if k in loaded and loaded[k].shape != own[k].shape]:
+        loaded = {**loaded, key: _resampled(model, key, loaded[key])}
     kept = _kept_classifier(model, loaded) if new_classifier else set()
     loaded = {**loaded, **{key: own[key] for key in kept}}
     missing = [k for k in own if k not in loaded and not k.startswith("method.")]
@@ -122,6 +126,20 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
             raise ValueError(f"checkpoint {str(path)!r} {problem} {shown}")
     model.load_state_dict({**own, **loaded})
     return bool(kept)
+
+
+def _resampled(model: Any, key: str, tensor: Tensor) -> Tensor:
+    """Positions, absolute or relative, for the model's own grid or window."""
+    owner, _, name = key.rpartition(".")
+    if key == "pos_embed":
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        grid = model.patch_embed.grid_size
+        return resample_abs_pos_embed(tensor, grid, num_prefix_tokens=prefix)
+    if name == "relative_position_bias_table":
+        attention = model.get_submodule(owner)
+        shape = attention.relative_position_bias_table.shape
+        return resize_rel_pos_bias_table(tensor, attention.window_size, shape)
+    return tensor
 
 
 def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:

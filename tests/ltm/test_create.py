@@ -1,10 +1,12 @@
 """What `create_model` refuses, and what it says then."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from timm.models import swin_transformer, vision_transformer
 
 import ltm
 
@@ -48,6 +50,32 @@ def test_names() -> None:
     assert {"vit_s", "vit_base_patch16_224", "deit_small_patch16_224", TINY} <= set(
         ltm.list_backbones()
     )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "timms"),
+    [
+        (TINY, 48, vision_transformer),
+        ("vit_tiny_patch16_224", 256, vision_transformer),
+        ("swin_nano_patch2_window4_32", 64, swin_transformer),
+    ],
+)
+def test_weights_of_another_image_size_are_taken_as_timm_takes_them(
+    backbone: str, size: int, timms: ModuleType, tmp_path: Path
+) -> None:
+    old = ltm.create_model(backbone, num_classes=5)
+    for parameter in old.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    new = ltm.create_model(
+        backbone, num_classes=5, image_size=size, checkpoint=tmp_path / "old.pt"
+    ).state_dict()
+    expected = timms.checkpoint_filter_fn(
+        old.state_dict(), ltm.create_model(backbone, "none", num_classes=5, image_size=size)
+    )
+    assert any(old.state_dict()[key].shape != tensor.shape for key, tensor in new.items())
+    for key, tensor in new.items():
+        torch.testing.assert_close(tensor, expected[key], msg=key)
 
 
 def test_checkpoints_load_and_misfits_are_named(tmp_path: Path) -> None:
