@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 
-from .conftest import ended, in_terminal
+from .conftest import ended, free_port, in_terminal
 
 if TYPE_CHECKING:
     from .conftest import Cli
@@ -56,9 +55,3 @@ def test_the_server_ends_with_the_command(
     assert ended(child) == 128 + signum
     _, alive = psutil.wait_procs(servers, timeout=30)
     assert not alive
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -7,7 +7,7 @@ from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import RunRecord, find_run, list_runs
 from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
-from ltm_platform.tracking.ui import serving_ui
+from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
     "ImageInput",
@@ -17,6 +17,7 @@ __all__ = [
     "connect_meanwhile",
     "find_run",
     "list_runs",
+    "runs_page",
     "serving_ui",
     "tracked_run",
     "tracking_uri",

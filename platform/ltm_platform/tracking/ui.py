@@ -10,9 +10,10 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlencode
 
 from ltm_platform.errors import UserError
-from ltm_platform.tracking.store import answers
+from ltm_platform.tracking.store import answers, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 POLL_S = 0.2
+BEST_FIRST = "val/top1"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # A second process for the evaluation of language models, which doubles the time to start.
@@ -65,6 +67,21 @@ def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
+
+
+def runs_page(uri: str, address: str) -> str | None:
+    """Where a server shows the runs that the newest run is among, the best first.
+
+    MLflow would open its pages on language models instead. None for a store without runs.
+    """
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    newest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+    if not newest:
+        return None
+    order = {"orderByKey": f"metrics.`{BEST_FIRST}`", "orderByAsc": "false"}
+    query = urlencode({"workflowType": "machine_learning"} | order)
+    return f"{address}/#/experiments/{newest[0].info.experiment_id}/runs?{query}"
 
 
 @contextmanager
