@@ -36,7 +36,7 @@ def confusion_picture(counts: Tensor, classes: Sequence[str]) -> Image.Image:
     figure = Figure(figsize=(11, 7), layout="constrained")
     matrix, pairs = figure.subplots(1, 2, width_ratios=(5, 2))
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    matrix.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    matrix.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     matrix.set(xlabel="predicted", ylabel="true")
     total, right = int(counts.sum()), int(counts.trace())
     matrix.set_title(f"{total:,} validation images, {total - right:,} of them wrong")

@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,8 @@ def _decode(image: Any) -> Image.Image:
 
 
 def _opened(text: str | Path) -> Path | io.BytesIO:
-    path = Path(text)
-    if len(path.name) < 256 and path.is_file():
-        return path
+    if os.path.isfile(text):  # unlike Path's, it takes text too long for a path
+        return Path(text)
     return io.BytesIO(base64.b64decode(str(text), validate=True))
 
 

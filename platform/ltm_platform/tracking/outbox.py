@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
+INTERVAL_S = 1.0
+"""Between batches, unless somebody waits for them: many rows cost hardly more than one."""
 
 
 class Outbox:
@@ -33,6 +35,7 @@ class Outbox:
         self._run_id = run_id
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
+        self._flushing = 0
         self._closed = False
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._write, name="run-outbox", daemon=True)
@@ -50,7 +53,10 @@ class Outbox:
             MlflowException: the store refused something, now or earlier. The rest was written.
         """
         with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._waiting, timeout=limit_s)
+            self._flushing -= 1
             if self._error:
                 error, self._error = self._error, None
                 raise error
@@ -67,6 +73,7 @@ class Outbox:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._flushing or self._closed, INTERVAL_S)
                 if self._closed:
                     return
                 rows = list(islice(self._waiting, METRICS_PER_BATCH))

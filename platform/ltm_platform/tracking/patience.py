@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OUTAGE_S = 600.0
 """How long a call waits for the store to come back."""
 LONGEST_PAUSE_S = 5.0
-_AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
+_AWAY = "TEMPORARILY_UNAVAILABLE"  # what MLflow calls a database that does not answer
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +26,11 @@ def is_away(error: BaseException) -> bool:
     """Whether a store that comes back would have answered."""
     from mlflow.exceptions import MlflowException
 
-    if isinstance(error, MlflowException):
-        return error.error_code in _AWAY
-    return isinstance(error, RequestException)
+    if isinstance(error, MlflowException) and error.error_code == _AWAY:
+        return True
+    # MLflow wraps what goes wrong on the way to a server.
+    behind = error.__cause__ or error.__context__
+    return isinstance(error, RequestException) or (behind is not None and is_away(behind))
 
 
 class PatientClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from contextlib import contextmanager
@@ -147,6 +148,7 @@ class TrackedRun:
         Returns the version.
         """
         from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
         try:
             self._client.create_registered_model(name)
@@ -157,6 +159,9 @@ class TrackedRun:
         version = self._client.create_model_version(
             name, source, run_id=self.run_id, model_id=model_id
         ).version
+        # by which the UI links one to the other
+        link = json.dumps([{"name": name, "version": version}])
+        self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
         for alias in aliases:
             self._client.set_registered_model_alias(name, alias, version)
         return str(version)
