@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -22,6 +23,9 @@ import ltm
 from ltm_platform.data.transforms import eval_resize, eval_transform
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import ImageInput, tracked_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLASSES = ("cat", "dog", "fox")
 MEAN, STD = (0.48, 0.45, 0.4), (0.22, 0.23, 0.24)
@@ -38,17 +42,26 @@ def inputs() -> ImageInput:
     return ImageInput(32, eval_resize(32), MEAN, STD, CLASSES)
 
 
-@pytest.fixture
-def logged(model: Any, inputs: ImageInput, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a model whose store is MLflow's own for the while."""
+@pytest.fixture(scope="module")
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One for all these tests, and the one that MLflow itself uses for the while."""
+    folder = tmp_path_factory.mktemp("models")
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def logged(model: Any, inputs: ImageInput, store: str) -> str:
+    """The id of a model, registered as the first version of ``digits``."""
     job = JobSpec.load("quickstart", [f"tracking.uri={store}"])
     with tracked_run(job, "digits-1", Path("/runs/digits-1")) as run:
         for step, top1 in ((44, 90.0), (88, 95.0), (132, 93.0)):
             run.log_metrics({"val/top1": top1}, step=step, time_ms=step)
         run.log_metrics({"model/gmacs": 0.012}, step=0, time_ms=1)
         model_id = run.log_model(model, inputs, step=88)
-        run.register_model(model_id, "digits", ["best", "latest-one"])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+        run.register_model(model_id, "digits", ["best", "first"])
     return model_id
 
 
@@ -65,7 +78,7 @@ def encoded(image: Image.Image) -> bytes:
 
 def test_the_network_and_its_metrics_come_back(logged: str, model: Any, store: str) -> None:
     x = torch.randn(2, 3, 32, 32)
-    for uri in (f"models:/{logged}", "models:/digits@best", "models:/digits/1"):
+    for uri in (f"models:/{logged}", "models:/digits@first", "models:/digits/1"):
         loaded = mlflow.pytorch.load_model(uri)
         torch.testing.assert_close(loaded(x), model(x))
     loaded.set_compression(1.0)  # more than an exported graph could do
@@ -155,6 +168,6 @@ def test_aliases_move_to_the_newest_version(
         assert run.register_model(second, "digits", ["best"]) == "2"
     client = MlflowClient(store)
     assert client.get_model_version_by_alias("digits", "best").version == 2
-    assert client.get_model_version_by_alias("digits", "latest-one").version == 1
+    assert client.get_model_version_by_alias("digits", "first").version == 1
     tag = client.get_logged_model(logged).tags["mlflow.modelVersions"]
     assert json.loads(tag) == [{"name": "digits", "version": 1}]
