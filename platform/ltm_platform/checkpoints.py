@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 EMA_FILE = "model_ema.safetensors"
 JOB_FILE = "job.yaml"
+CONFUSION_FILE = "confusion.safetensors"
+"""``counts`` of the validation images, int32 [classes, classes]: true by predicted class."""
 
 _FORMAT = 1
 _CHUNK = 1 << 20

@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -127,6 +129,27 @@ def test_its_checkpoints_hold_the_network_that_was_measured(
     tops = [m.value for m in client.get_metric_history(run.info.run_id, "val/top1")]
     expected = max(tops) if kind == "best" else tops[-1]
     assert 100 * hits / len(val) == pytest.approx(expected, abs=0.3)  # one image, for rounding
+
+
+def test_its_best_network_is_a_model_that_takes_images(
+    run: Run, client: MlflowClient, home: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    classifier = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/best")
+    val = open_dataset("digits", cache=home / "cache", val_fraction=0.2).val
+    files, labels = zip(*val.read(range(len(val))), strict=True)
+    answers = classifier.predict(list(files))
+    hits = answers.columns.get_indexer(answers.idxmax(axis=1)) == np.array(labels)
+    tops = [m.value for m in client.get_metric_history(run.info.run_id, "val/top1")]
+    assert 100 * hits.mean() == pytest.approx(max(tops), abs=0.3)  # one image, for rounding
+
+
+@pytest.mark.parametrize("name", ["heatmaps", "confusion matrix"])
+def test_pictures_of_its_best_network_are_kept(run: Run, client: MlflowClient, name: str) -> None:
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    best = max(client.get_metric_history(run.info.run_id, "val/top1"), key=lambda m: m.value)
+    assert sum(f.startswith(f"images/{name}+step+{best.step}+") for f in files) == 2  # PNG, WebP
+    assert run.data.tags["mlflow.loggedImages"]
 
 
 def test_runs_are_listed_for_people_and_for_scripts(run: Run, cli: Cli) -> None:

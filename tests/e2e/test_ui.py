@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
+import signal
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
-from .conftest import ended, in_terminal
+import psutil
+import pytest
+
+from .conftest import ended, free_port, in_terminal
 
 if TYPE_CHECKING:
     from .conftest import Cli
@@ -16,9 +19,7 @@ if TYPE_CHECKING:
 def test_the_ui_serves_the_runs_on_the_loopback_address(
     environment: dict[str, str], cli: Cli
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     child = in_terminal(environment, "ui", "--port", str(port))
     child.expect(f"http://127.0.0.1:{port}")
     with urlopen(f"http://127.0.0.1:{port}/") as page:
@@ -39,3 +40,18 @@ def test_the_ui_serves_the_runs_on_the_loopback_address(
     child.sendintr()
     child.expect("closed")
     assert ended(child) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_the_server_ends_with_the_command(
+    environment: dict[str, str], signum: signal.Signals
+) -> None:
+    port = free_port()
+    child = in_terminal(environment, "ui", "--port", str(port))
+    child.expect(f"http://127.0.0.1:{port}")
+    servers = psutil.Process(child.pid).children(recursive=True)
+    assert servers
+    child.kill(signum)
+    assert ended(child) == 128 + signum
+    _, alive = psutil.wait_procs(servers, timeout=30)
+    assert not alive

@@ -98,6 +98,24 @@ def ratio(value: str) -> str:
             id="compiled shards",
         ),
         pytest.param(
+            GOOD + "tracking:\n  register_as: digits\n  log_model: false\n",
+            "jobs/x.yaml:6: tracking.register_as is given, but tracking.log_model is false: "
+            "there would be no model to register",
+            id="registered without a model",
+        ),
+        pytest.param(
+            GOOD + "tracking:\n  aliases: [best]\n",
+            "jobs/x.yaml:6: tracking.aliases is given, but not tracking.register_as, "
+            "the model that they are of",
+            id="aliases of nothing",
+        ),
+        pytest.param(
+            GOOD + "tracking:\n  register_as: digits\n  aliases: [latest]\n",
+            "jobs/x.yaml:7: tracking.aliases is ['latest'], but must be letters, digits, '-' and "
+            "'_', but neither latest nor v with a number, which MLflow keeps for itself",
+            id="an alias of MLflow's own",
+        ),
+        pytest.param(
             GOOD + "engine:\n  precision: fp16\n  zero_stage: 0\n",
             "jobs/x.yaml:6: engine.precision is 'fp16' at engine.zero_stage 0, "
             "but needs a stage from 1 to 3",

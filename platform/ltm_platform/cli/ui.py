@@ -25,9 +25,14 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
         click.echo(f"The runs are on a server already: open {uri}")
         return
     paths.home().mkdir(parents=True, exist_ok=True)
+    tracking.connect_meanwhile(uri)
     with tracking.serving_ui(uri, host, port, paths.home() / "ui.log") as server:
+        address = f"http://{host}:{port}"
+        page = tracking.runs_page(uri, address)
         runs = paths.shown(uri)
-        click.echo(f"MLflow UI on http://{host}:{port} (runs of {runs}); Ctrl-C closes it")
+        click.echo(f"MLflow UI on {address} (runs of {runs}); Ctrl-C closes it")
+        if page:
+            click.echo(f"the runs, the best first: {page}")
         try:
             server.wait()
         except KeyboardInterrupt:

@@ -8,6 +8,7 @@ of a level on photographs). ``resize="pillow"`` gives timm's values bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,7 +94,7 @@ def eval_transform(
     whole = create_transform(
         (3, image_size, image_size),
         is_training=False,
-        crop_pct=0.875 if image_size >= 128 else 1.0,
+        crop_pct=_crop_share(image_size),
         interpolation=_INTERPOLATION,
         mean=tuple(mean),
         std=tuple(std),
@@ -102,6 +103,15 @@ def eval_transform(
     if resize == "pillow":
         return whole
     return Compose([_Resize(scale), centre, _Normalise(mean, std)])
+
+
+def eval_resize(image_size: int) -> int:
+    """Pixels of the shorter side before `eval_transform` takes the centre."""
+    return math.floor(image_size / _crop_share(image_size))
+
+
+def _crop_share(image_size: int) -> float:
+    return 0.875 if image_size >= 128 else 1.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_VERSION = re.compile(r"[vV]\d+")
 
 
 def conflict(sentence: str, *keys: str) -> PydanticCustomError:
@@ -29,6 +31,15 @@ def _run_name(value: str) -> str:
         raise ValueError(
             "must be 1 to 63 lower-case letters, digits, '-', '_' and single dots, "
             "the first a letter or a digit"
+        )
+    return value
+
+
+def _alias(value: str) -> str:
+    if not _ALIAS.fullmatch(value) or _VERSION.fullmatch(value) or value == "latest":
+        raise ValueError(
+            "must be letters, digits, '-' and '_', but neither latest nor v with a number, "
+            "which MLflow keeps for itself"
         )
     return value
 
@@ -57,6 +68,7 @@ def _plain(value: Any) -> Any:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 RunName = Annotated[str, Field(min_length=1), AfterValidator(_run_name)]
+Alias = Annotated[str, Field(min_length=1), AfterValidator(_alias)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -355,3 +367,26 @@ class Tracking(Section):
     """MLflow tracking URI; null is $MLFLOW_TRACKING_URI, else a store in the user's data folder."""
     experiment: Text = "ltm-platform"
     """MLflow experiment that the run belongs to."""
+    log_model: bool = True
+    """Log the best network as an MLflow model at the end of the run."""
+    register_as: RunName | None = None
+    """Name of the registered model of which that becomes the next version; null registers none."""
+    aliases: list[Alias] = Field(default_factory=list)
+    """Aliases of the registered model, such as best, that move to this version."""
+
+    @model_validator(mode="after")
+    def _has_what_it_registers(self) -> Tracking:
+        if self.register_as and not self.log_model:
+            raise conflict(
+                "tracking.register_as is given, but tracking.log_model is false: "
+                "there would be no model to register",
+                "tracking.register_as",
+                "tracking.log_model",
+            )
+        if self.aliases and not self.register_as:
+            raise conflict(
+                "tracking.aliases is given, but not tracking.register_as, "
+                "the model that they are of",
+                "tracking.aliases",
+            )
+        return self

@@ -21,6 +21,7 @@ from ltm_platform.errors import RunError
 from ltm_platform.events import Event, GaveUp, Listener, listening
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
+from ltm_platform.launch.results import log_results
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def drive(
             _log_checkpoints(run, found)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
+        log_results(run, ready, chosen)
         return Outcome(run.metrics, chosen, found[-1])
 
 

@@ -4,12 +4,14 @@ No other part of the platform knows MLflow.
 """
 
 from ltm_platform.tracking.amend import add_curve, end_run
+from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import Point, RunRecord, find_run, find_runs, list_runs, read_curves
 from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
-from ltm_platform.tracking.ui import serving_ui
+from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
+    "ImageInput",
     "Point",
     "RunRecord",
     "TrackedRun",
@@ -21,6 +23,7 @@ __all__ = [
     "find_runs",
     "list_runs",
     "read_curves",
+    "runs_page",
     "serving_ui",
     "tracked_run",
     "tracking_uri",

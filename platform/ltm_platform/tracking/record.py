@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import platform
 import signal
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ltm_platform import paths
+from ltm_platform.errors import RunError
 from ltm_platform.events import Decided, Event, Progress, Started
+from ltm_platform.tracking.model import ImageInput, save_model
+from ltm_platform.tracking.outbox import Outbox
+from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
 from ltm_platform.tracking.runs import ERROR_TAG, HOST_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
+from ltm_platform.tracking.system import PREFIX, sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mlflow import MlflowClient
+    from PIL import Image
+    from torch import nn
 
     from ltm_platform.job import JobSpec
 
@@ -23,14 +34,26 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-SYSTEM_METRICS_INTERVAL_S = 5.0
+MODEL_NAME = "best"
+"""A run's logged model: ``runs:/<run id>/best``."""
+
+# How long the end of a run waits for a store that is away; meanwhile nothing interrupts it.
+INTERRUPTED_S = 10.0
+BROKEN_S = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 class TrackedRun:
-    """One MLflow run that is being written; calling it records a training event."""
+    """One MLflow run that is being written; calling it records a training event.
+
+    Metrics and tags go to the store by a thread: training and the screen never wait for it, and
+    what it misses while it is away comes when it is back. Files are written at once.
+    """
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str) -> None:
-        self._client = client
+        self._client = PatientClient(client)
+        self._outbox = Outbox(client, run_id)
         self.uri = uri
         self.run_id = run_id
         self.metrics: dict[str, float] = {}
@@ -38,6 +61,7 @@ class TrackedRun:
         self._recorded: dict[str, int] = {}  # the last step of every metric
         self._before: dict[str, int] = {}  # the same, when training last began
         self._starts = 0
+        self.next_system_step = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -61,15 +85,87 @@ class TrackedRun:
             if step > self._before.get(key, -1)
         ]
         self._recorded.update((row.key, row.step) for row in rows)
-        if rows:
-            self._client.log_batch(self.run_id, metrics=rows)
+        self._outbox.put(rows)
+
+    def log_system(self, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
+        from mlflow.entities import Metric
+
+        self._outbox.put(Metric(key, value, time_ms, step) for key, value in metrics.items())
 
     def tag(self, key: str, value: str) -> None:
-        self._client.set_tag(self.run_id, key, value[:TAG_LENGTH])
+        from mlflow.entities import RunTag
+
+        self._outbox.put([RunTag(key, value[:TAG_LENGTH])])
 
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         for file in files:
             self._client.log_artifact(self.run_id, str(file), folder)
+
+    def log_image(self, image: Image.Image, key: str, step: int) -> None:
+        """An image that the UI shows beside those of other runs with the same key."""
+        self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+    def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
+        """The network of ``step`` as a logged model `MODEL_NAME`, with the metrics of that step.
+
+        Returns its id.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        client, run_id = self._client, self.run_id
+        experiment = client.get_run(run_id).info.experiment_id
+        model_id = client.create_logged_model(
+            experiment, MODEL_NAME, source_run_id=run_id, model_type="image classifier"
+        ).model_id
+        status = "FAILED"
+        try:
+            with TemporaryDirectory(prefix="ltm-model-") as folder:
+                save_model(network, inputs, Path(folder), run_id=run_id, model_id=model_id)
+                client.log_model_artifacts(model_id, folder)
+            status = "READY"
+        finally:
+            client.finalize_logged_model(model_id, status)
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+        self._log_metrics_of_model(model_id, step)
+        return str(model_id)
+
+    def _log_metrics_of_model(self, model_id: str, step: int) -> None:
+        """The run's validation metrics of that step, and what counts for the whole run."""
+        from mlflow.entities import Metric
+
+        self.flush()
+        rows = [
+            Metric(row.key, row.value, row.timestamp, row.step, model_id=model_id)
+            for key in self.metrics
+            if key.startswith(("val/", "model/", "bench/"))
+            for row in self._client.get_metric_history(self.run_id, key)
+            if row.step == step or not key.startswith("val/")
+        ]
+        self._client.log_batch(self.run_id, metrics=rows)
+
+    def register_model(self, model_id: str, name: str, aliases: Sequence[str]) -> str:
+        """Make a logged model the next version of a registered one; the aliases move to it.
+
+        Returns the version.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = self._client.get_logged_model(model_id).artifact_location
+        version = self._client.create_model_version(
+            name, source, run_id=self.run_id, model_id=model_id
+        ).version
+        # by which the UI links one to the other
+        link = json.dumps([{"name": name, "version": version}])
+        self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+        for alias in aliases:
+            self._client.set_registered_model_alias(name, alias, version)
+        return str(version)
 
     def log_job(self, job: JobSpec) -> None:
         """The job as parameters, one a field, and as the file ``job.yaml``."""
@@ -88,14 +184,35 @@ class TrackedRun:
         self._client.update_run(self.run_id, status="RUNNING")
         data = self._client.get_run(self.run_id).data
         self.metrics.update(data.metrics)
+        # MLflow's public view of a run leaves out the steps
+        steps = {metric.key: metric.step for metric in data._metric_objs}
         if repeats:
-            # MLflow's public view of a run leaves out the steps
-            self._recorded.update((metric.key, metric.step) for metric in data._metric_objs)
+            self._recorded.update(steps)
+        sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
+        self.next_system_step = max(sampled, default=-1) + 1
         if ERROR_TAG in data.tags:
             self._client.delete_tag(self.run_id, ERROR_TAG)
 
-    def end(self, status: str) -> None:
-        self._client.set_terminated(self.run_id, status)
+    def flush(self, limit_s: float = OUTAGE_S) -> None:
+        """Wait until the store has all that was recorded.
+
+        Raises:
+            RunError: it is away for longer than ``limit_s``.
+        """
+        waiting = self._outbox.flush(limit_s)
+        if waiting:
+            raise RunError(
+                f"the tracking store {self.uri} has been away for {limit_s:.0f} s and lacks the "
+                f"last {waiting} values: once it is back, ltm-platform resume records them"
+            )
+
+    def end(self, status: str, limit_s: float) -> None:
+        self._client.limit_s = limit_s
+        try:
+            self.flush(limit_s)
+            self._client.set_terminated(self.run_id, status)
+        finally:
+            self._outbox.close()
 
 
 @contextmanager
@@ -108,29 +225,42 @@ def tracked_run(
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
     which is kept as the tag ``ltm.error`` and raised again.
+
+    Raises:
+        RunError: the block ended, but the store is away.
     """
     uri = tracking_uri(job.tracking.uri)
     client = connect(uri)
     run = TrackedRun(client, uri, run_id or _create(client, uri, job, name, folder))
-    status = "FINISHED"
     try:
         if run_id:
             run.reopen(repeats=repeats)
         else:
             run.log_job(job)
-        with _system_metrics(uri, run.run_id):
+        with sampling(run.log_system, run.next_system_step):
             yield run
+        run.flush()
     except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
+        _end_broken(run, "KILLED", INTERRUPTED_S)
         raise
     except BaseException as error:
-        status = "FAILED"
-        with _uninterrupted():
-            run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
+        run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
+        _end_broken(run, "FAILED", BROKEN_S)
         raise
-    finally:
-        with _uninterrupted():
-            run.end(status)
+    with _uninterrupted():
+        run.end("FINISHED", BROKEN_S)
+
+
+def _end_broken(run: TrackedRun, status: str, limit_s: float) -> None:
+    """Close a run that is ending for a reason of its own, which a store that is away must not
+    hide."""
+    with _uninterrupted():
+        try:
+            run.end(status, limit_s)
+        except Exception as error:
+            if not (isinstance(error, RunError) or is_away(error)):
+                raise
+            _log.error("the run stays RUNNING in %s: %s", run.uri, error)
 
 
 def _create(client: MlflowClient, uri: str, job: JobSpec, name: str, folder: Path) -> str:
@@ -140,24 +270,6 @@ def _create(client: MlflowClient, uri: str, job: JobSpec, name: str, folder: Pat
         tags={RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()},
     )
     return str(run.info.run_id)
-
-
-@contextmanager
-def _system_metrics(uri: str, run_id: str) -> Iterator[None]:
-    """CPU, memory, disk, network and GPU use of the driver's node, as ``system/...`` metrics."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    monitor = SystemMetricsMonitor(
-        run_id,
-        sampling_interval=SYSTEM_METRICS_INTERVAL_S,
-        resume_logging=True,
-        tracking_uri=uri,
-    )
-    monitor.start()
-    try:
-        yield
-    finally:
-        monitor.finish()
 
 
 @contextmanager
@@ -176,10 +288,11 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = None
-        if uri.startswith("sqlite:"):
-            folder = Path(uri.removeprefix("sqlite:///")).parent / "artifacts" / name
-            location = folder.as_uri()
+        location = None  # a server knows its own
+        if not uri.startswith(("http://", "https://")):
+            file = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:") else None
+            folder = Path(file).parent if file else paths.home()
+            location = (folder / "artifacts" / name).as_uri()
         try:
             return client.create_experiment(name, artifact_location=location)
         except MlflowException:  # another run created it a moment ago

@@ -42,6 +42,9 @@ def tracking_uri(configured: str | None = None) -> str:
 def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # By default a call waits two minutes for a server that is away, and notices late that it is
+    # back; what may wait does so in `patience`.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
     if not uri.startswith("sqlite:"):

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlencode
 
 from ltm_platform.errors import UserError
-from ltm_platform.tracking.store import answers
+from ltm_platform.tracking.store import answers, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
 POLL_S = 0.2
+BEST_FIRST = "val/top1"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A second process for the evaluation of language models, which doubles the time to start.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 @contextmanager
 def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's own server for this store, ready to answer inside the block; it ends with it.
+
+    So it does when SIGTERM ends this process, or SIGHUP, as a terminal that is closed sends it.
 
     Raises:
         UserError: the port is taken, or the server did not start.
@@ -37,9 +48,10 @@ def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess
                 f"cannot listen on {host}:{port} ({reason}): take another --port"
             ) from None
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", host, "--port", str(port)]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    environment = os.environ | ENVIRONMENT
     with (
+        _exit_on(signal.SIGTERM, signal.SIGHUP),
         log.open("wb") as output,
         # A session of its own: Ctrl-C is ours to pass on.
         subprocess.Popen(
@@ -53,4 +65,35 @@ def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess
                 time.sleep(POLL_S)
             yield server
         finally:
-            server.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+
+
+def runs_page(uri: str, address: str) -> str | None:
+    """Where a server shows the runs that the newest run is among, the best first.
+
+    MLflow would open its pages on language models instead. None for a store without runs.
+    """
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    newest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+    if not newest:
+        return None
+    order = {"orderByKey": f"metrics.`{BEST_FIRST}`", "orderByAsc": "false"}
+    query = urlencode({"workflowType": "machine_learning"} | order)
+    return f"{address}/#/experiments/{newest[0].info.experiment_id}/runs?{query}"
+
+
+@contextmanager
+def _exit_on(*signals: signal.Signals) -> Iterator[None]:
+    """These signals end the block as an exception does, with the exit code of a shell."""
+
+    def leave(signum: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before = {signum: signal.signal(signum, leave) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

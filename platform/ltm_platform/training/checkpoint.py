@@ -17,7 +17,14 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 
-from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE, read_manifest, seal
+from ltm_platform.checkpoints import (
+    CONFUSION_FILE,
+    EMA_FILE,
+    JOB_FILE,
+    WEIGHTS_FILE,
+    read_manifest,
+    seal,
+)
 from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.optimizer_state import (
     Scalars,
@@ -78,8 +85,13 @@ class Snapshot:
         )
 
 
-def snapshot(job: JobSpec, state: State, steps_done: int, history: str) -> Snapshot:
-    """Copy the state of training. Collective. ``history`` is what `StepMeter.history` gives."""
+def snapshot(
+    job: JobSpec, state: State, steps_done: int, history: str, confusion: Tensor | None = None
+) -> Snapshot:
+    """Copy the state of training. Collective.
+
+    ``history`` is what `StepMeter.history` gives, ``confusion`` what `evaluate` filled in.
+    """
     engine, ema = state.engine, state.ema
     tensors: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: gather_weights(engine)}
     if ema:
@@ -89,6 +101,8 @@ def snapshot(job: JobSpec, state: State, steps_done: int, history: str) -> Snaps
     tensors[STATISTICS_FILE] = {
         name: buffer.cpu().clone() for name, buffer in state.statistics.state_dict().items()
     }
+    if confusion is not None:
+        tensors[CONFUSION_FILE] = {"counts": confusion.int().cpu()}
     progress = {
         "optimizer": scalars,
         "history": history,

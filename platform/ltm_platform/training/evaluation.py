@@ -17,20 +17,27 @@ if TYPE_CHECKING:
     Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate(
+    engine: DeepSpeedEngine, batches: Iterable[Batch], confusion: Tensor | None = None
+) -> dict[str, float]:
     """`score` of the network that an engine trains, in evaluation mode. Collective."""
     engine.eval()
-    scores = score(lambda images: engine(images)[0], batches, engine.device)
+    scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
     engine.train()
     return {key: value for key, value in scores.items() if key != "images"}
 
 
 @torch.no_grad()
 def score(
-    logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
+    logits_of: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    device: torch.device,
+    confusion: Tensor | None = None,
 ) -> dict[str, float]:
     """``top1`` and ``top5`` in percent, mean cross-entropy ``loss``, ``images``. Collective.
 
+    confusion: zeros [classes, classes] on the device, which become the number of images by true
+    and predicted class.
     batches: of an `EvalLoader`. Every image counts once: padding samples, which keep the number of
     forward passes equal on all ranks, are masked out. With fewer than five classes ``top5`` counts
     all of them.
@@ -43,7 +50,13 @@ def score(
         hits = (ranked == labels[:, None]) & valid[:, None]
         loss = F.cross_entropy(logits, labels, reduction="none")[valid].sum()
         sums += torch.stack([valid.sum(), hits[:, 0].sum(), hits.sum(), loss]).double()
+        if confusion is not None:
+            cells = labels * len(confusion) + ranked[:, 0]
+            counts = torch.bincount(cells[valid], minlength=confusion.numel())
+            confusion += counts.view_as(confusion)
     dist.all_reduce(sums)
+    if confusion is not None:
+        dist.all_reduce(confusion)
     images, top1, top5, loss = sums.tolist()
     return {
         "top1": 100 * top1 / images,

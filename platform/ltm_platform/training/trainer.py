@@ -40,6 +40,9 @@ from ltm_platform.training.weights import (
 if TYPE_CHECKING:
     from ltm_platform.job import BatchPlan, JobSpec
 
+CONFUSION_CLASSES = 2000
+"""With more classes their confusion matrix would be larger than many a network."""
+
 
 def seed_everything(seed: int) -> None:
     random.seed(seed)
@@ -157,11 +160,12 @@ class Trainer:
             self._train_epoch(epoch)
             seconds = time.perf_counter() - start
             images = (self._steps_done - first_step) * self._batch.global_batch
-            metrics = {"train/images_per_s": images / seconds} | self._validate()
+            validated, confusion = self._validate()
+            metrics = {"train/images_per_s": images / seconds} | validated
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
             self._send(EpochEnded(self._steps_done, epoch, metrics))
-            self._save(metrics)
+            self._save(metrics, confusion)
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
                 break
@@ -206,7 +210,7 @@ class Trainer:
         every = self.job.checkpoint.every_steps
         return every is not None and self._steps_done % every == 0
 
-    def _save(self, metrics: dict[str, float]) -> None:
+    def _save(self, metrics: dict[str, float], confusion: torch.Tensor | None = None) -> None:
         """Store what is fit to go on from, and nothing else. Buffers are averaged before."""
         self._meter.check()
         if not weights_are_finite(self._engine):
@@ -214,7 +218,7 @@ class Trainer:
         self._watchdog.alive()
         self._meter.send_rest()
         history = self._meter.history()
-        taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history)
+        taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history, confusion)
         checkpoint.report(taken, metrics)
 
     def _compress(self) -> None:
@@ -263,16 +267,22 @@ class Trainer:
         )
         return Decided("stopped_after_epoch", str(epoch + 1), sentence)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> tuple[dict[str, float], torch.Tensor | None]:
+        """Metrics, and the confusion matrix of the weights unless there are too many classes."""
         average_buffers(self._engine, self._ema)
-        metrics = {f"val/{k}": v for k, v in self._evaluate().items()}
+        confusion = None
+        if self._num_classes <= CONFUSION_CLASSES:
+            shape, device = (self._num_classes, self._num_classes), self._engine.device
+            confusion = torch.zeros(shape, dtype=torch.int64, device=device)
+        metrics = {f"val/{k}": v for k, v in self._evaluate(confusion).items()}
         if self._ema:
             with self._ema.applied():
                 metrics["val/ema_top1"] = self._evaluate()["top1"]
-        return metrics | {f"ib/{k}": v for k, v in self._bottleneck.summary().items()}
+        metrics |= {f"ib/{k}": v for k, v in self._bottleneck.summary().items()}
+        return metrics, confusion
 
-    def _evaluate(self) -> dict[str, float]:
-        return evaluate(self._engine, self._watchdog.watched(self._val_loader))
+    def _evaluate(self, confusion: torch.Tensor | None = None) -> dict[str, float]:
+        return evaluate(self._engine, self._watchdog.watched(self._val_loader), confusion)
 
     def measure_inference(self) -> None:
         """Rank 0 times the finished network, whole and unsharded."""

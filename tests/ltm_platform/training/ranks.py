@@ -263,10 +263,12 @@ def train(job: JobSpec, rank: int, workers: int) -> dict[str, Any]:
             weights.append(gather_weights(engine))
         average_buffers(engine, ema)
         evaluated = gather_weights(engine)
+        confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
         seen: dict[str, Any] = {
             "weights": weights,
             "average elements": sum(shard.numel() for shard in ema._average),
-            "scores": evaluate(engine, val_loader),
+            "scores": evaluate(engine, val_loader, confusion),
+            "confusion": confusion,
         }
         if job.engine.zero_stage < 3:
             state = engine.module.model.state_dict()

@@ -201,6 +201,15 @@ def test_every_image_counts_once(ranks: Ranks, stage: int, weights: str) -> None
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_every_image_is_in_the_confusion_matrix_once(ranks: Ranks, stage: int) -> None:
+    for seen in ranks[2]:
+        counts, scores = seen[f"zero {stage}"]["confusion"], seen[f"zero {stage}"]["scores"]
+        assert counts.sum() == 21
+        assert 100 * int(counts.trace()) / 21 == pytest.approx(scores["top1"])
+    assert torch.equal(*(seen[f"zero {stage}"]["confusion"] for seen in ranks[2]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_inside_the_block_the_average_is_evaluated(ranks: Ranks, stage: int) -> None:
     seen = ranks[2][0][f"zero {stage}"]
     assert seen["average scores"]["loss"] != pytest.approx(seen["scores"]["loss"], rel=1e-3)

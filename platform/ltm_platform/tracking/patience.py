@@ -1,0 +1,68 @@
+"""Calls to a store that may be away for a while: a server that restarts, a database in use."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from requests.exceptions import RequestException
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import MlflowClient
+
+OUTAGE_S = 600.0
+"""How long a call waits for the store to come back."""
+LONGEST_PAUSE_S = 5.0
+_AWAY = "TEMPORARILY_UNAVAILABLE"  # what MLflow calls a database that does not answer
+
+_log = logging.getLogger(__name__)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a store that comes back would have answered."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException) and error.error_code == _AWAY:
+        return True
+    # MLflow wraps what goes wrong on the way to a server.
+    behind = error.__cause__ or error.__context__
+    return isinstance(error, RequestException) or (behind is not None and is_away(behind))
+
+
+class PatientClient:
+    """An MLflow client whose calls are tried again while the store is away.
+
+    Writing the same twice must do no harm: a call may have been carried out although its answer
+    was lost. What is known when ``limit_s`` has passed is raised.
+    """
+
+    def __init__(self, client: MlflowClient, limit_s: float = OUTAGE_S) -> None:
+        self._client = client
+        self.limit_s = limit_s
+        """Seconds; a change counts for calls that wait already."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, getattr(self._client, name))
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        retrying = Retrying(
+            retry=retry_if_exception(is_away),
+            wait=wait_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
+            stop=self._is_over,
+            before_sleep=_tell,
+            reraise=True,
+        )
+        return retrying(method, *args, **kwargs)
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        return (state.seconds_since_start or 0.0) >= self.limit_s
+
+
+def _tell(state: RetryCallState) -> None:
+    assert state.outcome
+    problem = str(state.outcome.exception()).splitlines()[0]
+    _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, problem)
