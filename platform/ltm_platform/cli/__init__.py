@@ -14,7 +14,7 @@ from ltm_platform.errors import UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("submit", "resume", "evaluate", "validate", "runs", "ui", "models", "data")
+COMMANDS = ("submit", "tune", "resume", "evaluate", "validate", "runs", "ui", "models", "data")
 
 
 class _Commands(click.Group):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.events import Decided, Event, Progress, Started
-from ltm_platform.tracking.runs import ERROR_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.runs import ERROR_TAG, PARENT_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
 
 if TYPE_CHECKING:
@@ -99,28 +99,49 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(
-    job: JobSpec, name: str, folder: Path, *, run_id: str | None = None, repeats: bool = True
+    job: JobSpec,
+    name: str,
+    folder: Path,
+    *,
+    run_id: str | None = None,
+    repeats: bool = True,
+    parent: str | None = None,
 ) -> Iterator[TrackedRun]:
     """Record a run, or with ``run_id`` go on recording it; its status at the end is the truth.
 
-    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`.
+    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`. ``parent``: the MLflow run
+    that a new one belongs to.
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
-    which is kept as the tag ``ltm.error`` and raised again.
+    which is kept as the tag ``ltm.error`` and raised again. Within a generator that is closed,
+    nothing: who closes it knows why, and ends the run.
     """
     uri = tracking_uri(job.tracking.uri)
     client = connect(uri)
-    run = TrackedRun(client, uri, run_id or _create(client, uri, job, name, folder))
-    status = "FINISHED"
-    try:
+    experiment = job.tracking.experiment
+    run = TrackedRun(
+        client, uri, run_id or create_run(client, uri, experiment, name, folder, parent)
+    )
+    with ending(run):
         if run_id:
             run.reopen(repeats=repeats)
         else:
             run.log_job(job)
         with _system_metrics(uri, run.run_id):
             yield run
+
+
+@contextmanager
+def ending(run: TrackedRun) -> Iterator[None]:
+    """Close the run at the end of the block, see `tracked_run`."""
+    status: str | None = "FINISHED"
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
+        raise
+    except GeneratorExit:
+        status = None
         raise
     except BaseException as error:
         status = "FAILED"
@@ -128,16 +149,19 @@ def tracked_run(
             run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
         raise
     finally:
-        with _uninterrupted():
-            run.end(status)
+        if status:
+            with _uninterrupted():
+                run.end(status)
 
 
-def _create(client: MlflowClient, uri: str, job: JobSpec, name: str, folder: Path) -> str:
-    run = client.create_run(
-        _experiment_id(client, uri, job.tracking.experiment),
-        run_name=name,
-        tags={RUN_FOLDER_TAG: str(folder)},
-    )
+def create_run(
+    client: MlflowClient, uri: str, experiment: str, name: str, folder: Path, parent: str | None
+) -> str:
+    """The id of a new run."""
+    tags = {RUN_FOLDER_TAG: str(folder)}
+    if parent:
+        tags[PARENT_TAG] = parent
+    run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=tags)
     return str(run.info.run_id)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 RUN_FOLDER_TAG = "ltm.run_folder"
 ERROR_TAG = "ltm.error"
+PARENT_TAG = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True, slots=True)
