@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.errors import UserError
-from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.tuning.spec import SWEEP_FILE, Sweep
 
 if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
     from ltm_platform.tuning.run import Plan
 
 
@@ -25,7 +25,7 @@ def start(sweep: Sweep, job: JobSpec, *, verbose: bool) -> None:
     job = with_absolute_paths(job)
     job = job.replace("tracking.uri", tracking.tracking_uri(job.tracking.uri))
     sweep = replace(sweep, job=job.to_dict())
-    plan, said = _check(sweep, job, verbose=verbose)
+    plan, said = _check(sweep, verbose=verbose)
     folder = RunFolder.reserve(job.replace("name", f"{job.name[:50]}-sweep"), sweep.name or None)
     sweep = replace(sweep, name=folder.name)
     sweep.save(folder.path)
@@ -55,16 +55,15 @@ def go_on(folder: RunFolder, *, verbose: bool) -> None:
     """Carry out the trials of a sweep that are left."""
     sweep = Sweep.load(folder.path)
     with folder.locked():
-        plan, said = _check(sweep, JobSpec.from_dict(sweep.job), verbose=verbose)
+        plan, said = _check(sweep, verbose=verbose)
         _carry_out(plan, folder, said, verbose=verbose)
 
 
-def _check(sweep: Sweep, job: JobSpec, *, verbose: bool) -> tuple[Plan, bytes]:
+def _check(sweep: Sweep, *, verbose: bool) -> tuple[Plan, bytes]:
     """The sweep ready to start, and what libraries printed meanwhile."""
     from ltm_platform.launch.embedded import this_machine
     from ltm_platform.tuning.run import plan_sweep
 
-    tracking.connect_meanwhile(tracking.tracking_uri(job.tracking.uri))
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), echo=verbose):
             plan = plan_sweep(sweep, this_machine())

@@ -53,9 +53,12 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], settings: TrialSettings) -> None:
         self._settings = settings
+        self._begin(config)
+
+    def _begin(self, values: dict[str, Any]) -> None:
         self._reason: Exception | None = None
         self._training: Generator[dict[str, float], None, None] = train(
-            settings, self.trial_name, config
+            self._settings, self.trial_name, values
         )
 
     def step(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class Trial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self.setup(new_config, self._settings)
+        self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
@@ -233,6 +236,8 @@ def run_stage(
                 storage_path=str(record.parent),
                 callbacks=[_Watch()],
                 failure_config=tune.FailureConfig(max_failures=stage.job.cluster.max_failures),
+                # A trial keeps its own.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
