@@ -14,7 +14,7 @@ from ltm_platform.cli.program import program
 from ltm_platform.tuning.run import BEST_FILE, PICTURE_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
@@ -39,7 +39,10 @@ class SweepScreen:
     def __init__(self, console: Console, plan: Plan) -> None:
         self._console = console
         self._plan = plan
-        self._fields = [param.field for param in plan.stage.params]
+        params = {param.field: param for stage in plan.stages for param in stage.params}
+        self._params = list(params.values())
+        self._fields = list(params)
+        self._total = sum(stage.trials for stage in plan.stages)
         self._trials: dict[str, TrialResult] = {}
         self._live: Live | None = None
         if console.is_terminal:
@@ -63,15 +66,15 @@ class SweepScreen:
 
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""
-        stage, ready = self._plan.stage, self._plan.ready
+        stage, ready = self._plan.stages[0], self._plan.ready
         workers = ready.batch.workers
         noun = "worker" if workers == 1 else "workers"
         scheduler = "" if stage.scheduler == "none" else f", {stage.scheduler} stops early"
         rows = {
             "job": f"{stage.job.name}: {stage.job.model.backbone}, {ready.dataset.describe()}",
-            "params": ", ".join(f"{p.field} {p.domain}" for p in stage.params),
+            "params": ", ".join(f"{p.field} {p.domain}" for p in self._params),
             "objective": ", ".join(map(str, stage.objectives)),
-            "search": f"{stage.search}, {stage.trials} trials{scheduler}",
+            "search": f"{stage.search}, {self._total} trials{scheduler}",
             "trial": (
                 f"{stage.job.recipe.epochs} epochs on {workers} {noun}, "
                 f"{self._plan.at_once} at a time"
@@ -82,6 +85,8 @@ class SweepScreen:
         self._console.print(folder.name, style="bold")
         for key, value in rows.items():
             self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
+        for notice in ready.notices:
+            self._console.print(Text.assemble(("  note      ", "yellow"), notice))
 
     def __call__(self, trial: TrialResult) -> None:
         last = self._trials.get(trial.name)
@@ -92,11 +97,11 @@ class SweepScreen:
     def _line(self, trial: TrialResult) -> Text:
         """A trial that has ended."""
         ended = sum(one.state in ENDED for one in self._trials.values())
-        total = self._plan.stage.trials
+        total = self._total
         parts = [f"trial {ended:>{len(str(total))}}/{total}  {trial.name}  {trial.state}"]
         if trial.state == "stopped early":
             parts[0] += f" after epoch {trial.epoch}"
-        parts += [f"{field} {_value(trial.values.get(field))}" for field in self._fields]
+        parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
         parts += _measured(trial)
         if trial.error:
             parts.append(trial.error)
@@ -107,19 +112,20 @@ class SweepScreen:
         trials = list(self._trials.values())
         running = [t for t in trials if t.state not in ENDED]
         ended = [t for t in trials if t.state in ENDED]
-        counts = f"{len(ended)} of {self._plan.stage.trials} trials ended"
+        counts = f"{len(ended)} of {self._total} trials ended"
         table = self._table([*ended[-max(0, SHOWN_ROWS - len(running)) :], *running])
         table.title = counts
         return table
 
-    def _table(self, trials: Iterable[TrialResult]) -> Table:
-        table = Table("trial", "state", "epoch", *self._fields, *COLUMNS, box=None, pad_edge=False)
+    def _table(self, trials: Sequence[TrialResult]) -> Table:
+        fields = [f for f in self._fields if any(f in trial.values for trial in trials)]
+        table = Table("trial", "state", "epoch", *fields, *COLUMNS, box=None, pad_edge=False)
         table.columns[0].no_wrap = True
         for column in table.columns[2:]:
             column.justify = "right"
-        epochs = self._plan.stage.job.recipe.epochs
+        epochs = self._plan.ready.job.recipe.epochs
         for trial in trials:
-            cells = [_value(trial.values.get(field)) for field in self._fields]
+            cells = [_value(trial.values.get(field, "")) for field in fields]
             for key, shape in COLUMNS.values():
                 cells.append(shape.format(trial.metrics[key]) if key in trial.metrics else "")
             table.add_row(
@@ -140,16 +146,17 @@ class SweepScreen:
                 self._console.print(f"\nPareto front of val/top1 against {metric}", style="bold")
                 self._console.print(self._table(trials))
         if summary.importance:
-            self._console.print(f"\nimportance for {self._plan.stage.objectives[0].metric}")
+            self._console.print(f"\nimportance for {self._plan.stages[0].objectives[0].metric}")
             for field, share in summary.importance.items():
                 self._console.print(f"  {field:<28} {100 * share:5.1f} %")
         self._failures(summary)
         if summary.best is None:
             self._console.print("\nno trial finished")
             return
-        values = ", ".join(f"{f} {_value(summary.best.values.get(f))}" for f in self._fields)
+        values = ", ".join(f"{f} {_value(v)}" for f, v in summary.best.values.items())
         scores = ", ".join(
-            f"{o.metric} {summary.best.metrics[o.metric]:.4g}" for o in self._plan.stage.objectives
+            f"{o.metric} {summary.best.metrics[o.metric]:.4g}"
+            for o in self._plan.stages[0].objectives
         )
         self._console.print(f"\nbest trial  {summary.best.name}: {scores} with {values}")
         job, picture = summary.folder / BEST_FILE, summary.folder / PICTURE_FILE

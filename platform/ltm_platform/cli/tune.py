@@ -37,6 +37,11 @@ from ltm_platform.cli import options
 )
 @click.option("--grace", type=int, default=1, show_default=True, help="Epochs before that.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--protocol",
+    metavar="published",
+    help="Tune ib_weight, then ib_warmup, by 5-fold cross-validation on 10 % of the training set.",
+)
 @click.option("--name", help="Name of the sweep; <job name>-sweep-<number> if left out.")
 @options.verbose
 def command(
@@ -49,6 +54,7 @@ def command(
     scheduler: str,
     grace: int,
     seed: int,
+    protocol: str | None,
     name: str | None,
     verbose: bool,
 ) -> None:
@@ -81,5 +87,6 @@ def command(
         scheduler=scheduler,
         grace=grace,
         seed=seed,
+        protocol=protocol,
     )
     start(sweep, spec, verbose=verbose)

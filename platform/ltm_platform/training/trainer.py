@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import ltm
-from ltm_platform.data import open_dataset
+from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
@@ -61,7 +61,7 @@ class Trainer:
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
-        dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
+        dataset = open_data(job.data, cache=Path(cache))
         self._num_classes = len(dataset.classes)
         if job.recipe.micro_batch == "auto":
             self._batch = self._fitting_batch()

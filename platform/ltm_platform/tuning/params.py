@@ -19,6 +19,7 @@ Sites = tuple[list[str], list[str]]
 KEEP = "keep_ratio"
 """``keep_ratio.SITE``: the kept fraction of the tokens that arrive at a site."""
 FOLD = "data.fold"
+"""Trials that differ in it alone are one: their scores are averaged."""
 EXAMPLE = "recipe.lr=log:1e-5:1e-2"
 _FORMS = "LOW:HIGH, log:LOW:HIGH, choice:A,B or grid:A,B"
 

@@ -39,11 +39,11 @@ def draw_fronts(
             (trial.metrics[cost.metric], trial.metrics[accuracy.metric])
             for trial in front(trials, (accuracy, cost))
         ]
-        axes.scatter(*zip(*done, strict=True), color="0.6", label="trial") if done else None
-        if line:
+        if done:
+            axes.scatter(*zip(*done, strict=True), color="0.6", label="trial")
             axes.plot(*zip(*line, strict=True), "o-", color="tab:blue", label="Pareto front")
+            axes.legend()
         axes.set_xlabel(LABELS.get(cost.metric, cost.metric))
         axes.set_ylabel(LABELS.get(accuracy.metric, accuracy.metric))
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
     figure.savefig(path, dpi=150)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
+
+from ltm_platform.tuning.params import FOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,35 @@ class TrialResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The latest of each."""
     error: str | None = None
+
+
+def averaged(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Trials that differ in their fold alone as one, with the means of their metrics.
+
+    It has finished when all of them have. Without folds the trials are as they were.
+    """
+    groups: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        if FOLD not in trial.values:
+            return list(trials)
+        groups.setdefault(repr(_without_fold(trial)), []).append(trial)
+    return [_mean(group) for group in groups.values()]
+
+
+def _without_fold(trial: TrialResult) -> dict[str, Any]:
+    return {field: value for field, value in trial.values.items() if field != FOLD}
+
+
+def _mean(group: Sequence[TrialResult]) -> TrialResult:
+    common = set.intersection(*(set(trial.metrics) for trial in group))
+    open_states = [trial.state for trial in group if trial.state != "finished"]
+    return TrialResult(
+        name=f"{group[0].name} and {len(group) - 1} more folds",
+        values=_without_fold(group[0]),
+        state=open_states[0] if open_states else "finished",
+        epoch=min(trial.epoch for trial in group),
+        metrics={key: mean(trial.metrics[key] for trial in group) for key in sorted(common)},
+    )
 
 
 def best(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> TrialResult | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ltm_platform import preflight, tracking
+from ltm_platform.job import JobSpec
 from ltm_platform.launch.embedded import embedded_ray
 from ltm_platform.tuning.importance import importance
 from ltm_platform.tuning.objectives import Objective
-from ltm_platform.tuning.params import Values, with_values
+from ltm_platform.tuning.params import FOLD, Values, with_values
 from ltm_platform.tuning.picture import draw_fronts
-from ltm_platform.tuning.results import TrialResult, best, failures, front
-from ltm_platform.tuning.spec import SWEEP_FILE, Stage, Sweep, read_stage
+from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
+from ltm_platform.tuning.spec import SWEEP_FILE, Stage, Sweep, read_stages
 from ltm_platform.tuning.trial import TrialSettings, trial_job
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Plan:
     """A sweep that can start, with all that was decided on the way."""
 
     sweep: Sweep
-    stage: Stage
+    stages: tuple[Stage, ...]
     ready: Ready
     """The job that the trials vary."""
     resources: Resources
@@ -63,19 +64,19 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     Raises:
         UserError: one sentence says what and what to change.
     """
-    stage = read_stage(sweep)
-    ready = preflight.check(stage.job, resources)
-    for param in stage.params:
+    stages = read_stages(sweep)
+    ready = preflight.check(stages[0].job, resources)
+    for param in stages[0].params:
         if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):
             for value in param.domain.values:
                 source = f"{param.field}={value}"
-                preflight.check_names(with_values(stage.job, {param.field: value}, source))
+                preflight.check_names(with_values(ready.job, {param.field: value}, source))
     workers = ready.batch.workers
     if ready.use_gpu:
         room = resources.gpus // workers
     else:
-        room = resources.cpus // (workers * stage.job.cluster.cpus_per_worker)
-    return Plan(sweep, stage, ready, resources, max(1, int(room)))
+        room = resources.cpus // (workers * ready.job.cluster.cpus_per_worker)
+    return Plan(sweep, stages, ready, resources, max(1, int(room)))
 
 
 def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], None]) -> Summary:
@@ -87,61 +88,81 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
     from ltm_platform.launch.driver import sigterm_is_interrupt
     from ltm_platform.tuning.sweep import run_stage
 
-    stage = plan.stage
+    job = JobSpec.from_dict(plan.sweep.job)
     with (
         sigterm_is_interrupt(),
-        tracking.tracked_sweep(stage.job, folder.name, folder.path) as tracked,
+        tracking.tracked_sweep(job, folder.name, folder.path) as tracked,
     ):
         tracked.log_files([folder.path / SWEEP_FILE], "sweep")
         settings = TrialSettings(
-            job=stage.job,
+            job=job,
             folder=folder.path / "trials",
             parent=tracked.run_id,
             resources=plan.resources,
         )
+        trials: list[TrialResult] = []
+        found: dict[str, Any] = {}
+        chosen: TrialResult | None = None
         with embedded_ray(plan.resources):
-            trials = run_stage(
-                stage,
-                settings,
-                folder.path / "tune",
-                tracked,
-                at_once=plan.at_once,
-                use_gpu=plan.ready.use_gpu,
-                watcher=watcher,
-            )
-        summary = summarize(stage, trials, folder.path)
+            for number, stage in enumerate(plan.stages, start=1):
+                stage_job = with_values(stage.job, found, "the stage before")
+                done = run_stage(
+                    replace(stage, job=stage_job),
+                    replace(settings, job=stage_job),
+                    folder.path / f"tune-{number}",
+                    tracked,
+                    at_once=plan.at_once,
+                    use_gpu=plan.ready.use_gpu,
+                    watcher=watcher,
+                )
+                trials += done
+                chosen = best(averaged(done), stage.objectives)
+                if chosen is None:
+                    break
+                found |= chosen.values
+        if chosen:
+            chosen = replace(chosen, values=found)
+            write_best(folder.path / BEST_FILE, job, chosen, len(trials))
+        summary = summarize(plan, trials, chosen, folder.path)
         files = [folder.path / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
         tracked.log_files([file for file in files if file.exists()], "sweep")
-        if summary.best:
-            tracked.tag("ltm.best_trial", summary.best.name)
+        if chosen:
+            tracked.tag("ltm.best_trial", chosen.name)
         tracked.tag("ltm.trials", str(len(trials)))
         tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
     return summary
 
 
-def summarize(stage: Stage, trials: Sequence[TrialResult], folder: Path) -> Summary:
-    """Write the best job, the table and the picture into ``folder``."""
+def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> None:
+    """The best trial as a job file, ready to be submitted."""
+    note = f"# The best of {trials} trials: {chosen.name}\n"
+    path.write_text(note + trial_job(job, chosen.values).to_yaml())
+
+
+def summarize(
+    plan: Plan, trials: Sequence[TrialResult], chosen: TrialResult | None, folder: Path
+) -> Summary:
+    """What all trials show; the table and the picture go into ``folder``."""
     trials = sorted(trials, key=lambda trial: trial.name)
-    chosen = best(trials, stage.objectives)
-    if chosen:
-        job = trial_job(stage.job, chosen.values)
-        note = f"# The best of {len(trials)} trials of {folder.name}: {chosen.name}\n"
-        (folder / BEST_FILE).write_text(note + job.replace("name", stage.job.name).to_yaml())
-    _write_table(folder / TABLE_FILE, stage, trials)
-    if any(trial.state == "finished" for trial in trials):
-        draw_fronts(trials, ACCURACY, COSTS, folder / PICTURE_FILE)
+    last = plan.stages[-1]
+    merged = averaged(trials)
+    varied = [param for param in last.params if param.field != FOLD]
+    weighed = [trial for trial in merged if all(param.field in trial.values for param in varied)]
+    _write_table(folder / TABLE_FILE, trials)
+    if any(trial.state == "finished" for trial in merged):
+        draw_fronts(merged, ACCURACY, COSTS, folder / PICTURE_FILE)
     return Summary(
-        trials=tuple(trials),
+        trials=tuple(merged),
         best=chosen,
-        fronts={cost.metric: front(trials, (ACCURACY, cost)) for cost in COSTS},
-        importance=importance(trials, stage.params, stage.objectives[0]),
+        fronts={cost.metric: front(merged, (ACCURACY, cost)) for cost in COSTS},
+        importance=importance(weighed, varied, last.objectives[0]) if len(varied) > 1 else {},
         failures=failures(trials),
         folder=folder,
     )
 
 
-def _write_table(path: Path, stage: Stage, trials: Sequence[TrialResult]) -> None:
-    fields = [param.field for param in stage.params]
+def _write_table(path: Path, trials: Sequence[TrialResult]) -> None:
+    fields = sorted({field for trial in trials for field in trial.values})
     metrics = sorted({key for trial in trials for key in trial.metrics})
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

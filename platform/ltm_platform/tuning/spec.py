@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.job import JobSpec
 from ltm_platform.tuning.objectives import Objective, read_objectives
-from ltm_platform.tuning.params import Param, Range, Values, grid_size, read_params
+from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,14 @@ SWEEP_FILE = "sweep.json"
 SEARCHES = ("optuna", "random", "grid")
 SCHEDULERS = ("none", "asha", "median")
 DEFAULT_TRIALS = 8
+PROTOCOLS = ("published",)
+PUBLISHED_SUBSET = 0.1
+PUBLISHED_FOLDS = 5
+PUBLISHED_GRIDS = {
+    # The values are ours: the source names the protocol, not its grids.
+    "ib_weight": "grid:0.02,0.05,0.1,0.2,0.5",
+    "ib_warmup": "grid:0.1,0.2,0.3,0.4,0.5",
+}
 NO_PBT = (
     "--scheduler pbt: population based training overwrites the weights and the settings of a trial "
     "with another's while it runs, so that no job file would describe the best trial any more: "
@@ -44,7 +52,9 @@ class Stage:
 
     @property
     def trials(self) -> int:
-        return self.samples * grid_size(self.params)
+        return self.samples * (
+            _combinations(self.params) if self.search == "grid" else grid_size(self.params)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +85,48 @@ class Sweep:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
 
 
-def read_stage(sweep: Sweep) -> Stage:
-    """The sweep's only stage, all of it checked.
+def read_stages(sweep: Sweep) -> tuple[Stage, ...]:
+    """What is searched one after another; a stage takes what the one before it found best.
 
     Raises:
         UserError: a name or a value that cannot be, or two that do not go together.
     """
+    if sweep.protocol is None:
+        return (_read_stage(sweep),)
+    _one_of("--protocol", sweep.protocol, PROTOCOLS)
+    return _published(sweep)
+
+
+def _published(sweep: Sweep) -> tuple[Stage, ...]:
+    """The IB weight, then the warm-up share, each by cross-validation on a part of the data."""
+    if (sweep.search or "grid") != "grid" or sweep.trials is not None or sweep.objectives:
+        raise UserError(
+            "--protocol published tries all values of its grids for val/top1: "
+            "leave --search, --trials and --objective out"
+        )
+    given = {text.partition("=")[0].strip(): text for text in sweep.params}
+    for name, text in given.items():
+        if name not in PUBLISHED_GRIDS:
+            raise UserError(
+                f"--param {text}: the published protocol tunes "
+                f"{' and '.join(PUBLISHED_GRIDS)} alone"
+            )
+    data = sweep.job["data"] | {"subset": PUBLISHED_SUBSET, "folds": PUBLISHED_FOLDS}
+    folds = f"{FOLD}=grid:{','.join(map(str, range(PUBLISHED_FOLDS)))}"
+    return tuple(
+        _read_stage(
+            replace(
+                sweep,
+                job=sweep.job | {"data": data},
+                params=(given.get(name, f"{name}={grid}"), folds),
+                search="grid",
+            )
+        )
+        for name, grid in PUBLISHED_GRIDS.items()
+    )
+
+
+def _read_stage(sweep: Sweep) -> Stage:
     from ltm_platform.tuning import keep
 
     job = JobSpec.from_dict(sweep.job)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
@@ -267,7 +266,7 @@ class _Closer:
 def _resources(stage: Stage, *, alone: bool, use_gpu: bool) -> dict[str, float]:
     """What Tune takes for a trial: of several workers, Ray Train takes theirs itself."""
     if not alone:
-        return {"CPU": 0}
+        return {"memory": 1}  # a byte: Ray knows no request for nothing
     return {"CPU": stage.job.cluster.cpus_per_worker, "GPU": 1 if use_gpu else 0}
 
 
