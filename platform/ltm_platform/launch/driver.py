@@ -7,7 +7,7 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -24,7 +24,7 @@ from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, sto
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ltm_platform.job import JobSpec
     from ltm_platform.launch.folder import GoingOn, RunFolder
@@ -96,8 +96,8 @@ def recording(
         _log_checkpoints(run, stored(folder))
 
 
-def fit(ready: Ready, folder: RunFolder, events: EventQueue) -> None:
-    """Train on Ray Train's workers.
+def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
+    """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
 
     Raises:
         KeyboardInterrupt: Ray took an interrupt and stopped the workers.
@@ -123,6 +123,7 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue) -> None:
                 max_preemption_failures=job.cluster.max_preemptions,
             ),
             checkpoint_config=kept_checkpoints(job),
+            callbacks=list(callbacks),
         ),
     )
     try:

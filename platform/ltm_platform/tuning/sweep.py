@@ -16,6 +16,7 @@ from ltm_platform.errors import RunError, UserError
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
 from ltm_platform.tuning.trial import EPOCH, FINISHED, TrialSettings, train
+from ltm_platform.tuning.workers import free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -222,8 +223,9 @@ def run_stage(
             param_space={param.field: _domain(param, stage.search) for param in stage.params},
             tune_config=tune.TuneConfig(
                 num_samples=stage.samples,
-                max_concurrent_trials=at_once,
-                search_alg=_search(stage),
+                # A search without Optuna is told itself.
+                max_concurrent_trials=at_once if stage.search == "optuna" else None,
+                search_alg=_search(stage, at_once),
                 scheduler=_scheduler(stage),
                 # Of Train's workers, an early end is their process's end.
                 reuse_actors=workers == 1,
@@ -260,6 +262,7 @@ class _Closer:
         if trial.state == "stopped early":
             self.sweep.end_trial(folder, "FINISHED", {"ltm.stopped_early": str(trial.epoch)})
         if trial.state == "failed":
+            free(folder)
             self.sweep.end_trial(folder, "FAILED", {"ltm.error": trial.error or ""})
 
 
@@ -282,9 +285,9 @@ def _domain(param: Param, search: str) -> Any:
     return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
 
 
-def _search(stage: Stage) -> BasicVariantGenerator | OptunaSearch:
+def _search(stage: Stage, at_once: int) -> BasicVariantGenerator | OptunaSearch:
     if stage.search != "optuna":
-        return BasicVariantGenerator(random_state=stage.seed)
+        return BasicVariantGenerator(max_concurrent=at_once, random_state=stage.seed)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_platform import preflight, tracking
-from ltm_platform.errors import RunError, UserError
-from ltm_platform.events import EpochEnded, Event, LocalQueue
+from ltm_platform.errors import UserError
+from ltm_platform.events import LocalQueue
 from ltm_platform.launch.driver import (
     event_queue,
-    fit,
     kept_checkpoints,
     model_metrics,
     recording,
@@ -23,12 +20,13 @@ from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import prepare_to_resume
 from ltm_platform.tuning.keep import with_keep_ratios
 from ltm_platform.tuning.params import with_values
+from ltm_platform.tuning.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
 
-    from ltm_platform.events import EventQueue
+    from ltm_platform.events import EpochEnded, EventQueue
     from ltm_platform.job import JobSpec
     from ltm_platform.preflight import Ready, Resources
 
@@ -97,18 +95,11 @@ def train(
     yield model_metrics(ready) | {EPOCH: 0}
     alone = ready.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
     with tracked() as run:
+        workers = Workers()
         events: EventQueue = LocalQueue() if alone else event_queue()
-        epochs: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
-
-        def hear(event: Event) -> None:
-            if isinstance(event, EpochEnded):
-                epochs.put(event)
-
-        steps = (
-            _alone(ready, folder, events) if alone else _by_workers(ready, folder, events, epochs)
-        )
+        steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
         done = 0
-        with recording(ready, folder, run, events, hear), closing(steps):
+        with recording(ready, folder, run, events, workers), closing(steps):
             for ended in steps:
                 done = ended.epoch + 1
                 yield model_metrics(ready) | ended.metrics | {EPOCH: done}
@@ -125,28 +116,3 @@ def _alone(
 
     place = Alone(folder.path, kept_checkpoints(ready.job))
     yield from train_rank(worker_config(ready, events), place)
-
-
-def _by_workers(
-    ready: Ready,
-    folder: RunFolder,
-    events: EventQueue,
-    epochs: queue.SimpleQueue[EpochEnded | BaseException | None],
-) -> Generator[EpochEnded, None, None]:
-    """Train on Ray Train's workers. Closed, it leaves them: they end with this process."""
-
-    def train_and_tell() -> None:
-        try:
-            fit(ready, folder, events)
-        except BaseException as error:
-            epochs.put(error)
-        else:
-            epochs.put(None)
-
-    threading.Thread(target=train_and_tell, name="train", daemon=True).start()
-    while (item := epochs.get()) is not None:
-        if isinstance(item, KeyboardInterrupt):
-            raise RunError("the workers were stopped") from item
-        if isinstance(item, BaseException):
-            raise item
-        yield item
