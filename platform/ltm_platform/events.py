@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ray.util.queue import Queue
+from typing import Any, Protocol
 
 SEND_INTERVAL_S = 0.5
 
@@ -70,13 +68,39 @@ Event = Started | Progress | GaveUp | Decided
 Listener = Callable[[Event], None]
 
 
+class EventQueue(Protocol):
+    """What of Ray's `Queue` carries events from one process to another."""
+
+    def put_nowait_batch(self, items: list[Any]) -> None: ...
+
+    def get_nowait_batch(self, num_items: int) -> list[Any]: ...
+
+    def qsize(self) -> int: ...
+
+
+class LocalQueue:
+    """Carries events from one thread to another."""
+
+    def __init__(self) -> None:
+        self._events: deque[Any] = deque()
+
+    def put_nowait_batch(self, items: list[Any]) -> None:
+        self._events.extend(items)
+
+    def get_nowait_batch(self, num_items: int) -> list[Any]:
+        return [self._events.popleft() for _ in range(num_items)]
+
+    def qsize(self) -> int:
+        return len(self._events)
+
+
 class Sender:
     """Rank 0's end: events are sent in batches, so that a step never costs a round trip.
 
     All but the steps' metrics is sent at once: it must be known whatever happens next.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: EventQueue) -> None:
         self._queue = queue
         self._pending: list[Event] = []
         self._last_sent = time.monotonic()
@@ -95,7 +119,7 @@ class Sender:
 
 
 @contextmanager
-def listening(queue: Queue, *listeners: Listener) -> Iterator[None]:
+def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
     """Hand every event to every listener, in order, from a thread, until the block ends.
 
     What was sent before the end of the block is heard before this returns. A listener's first

@@ -165,10 +165,10 @@ def _workers_now(job: JobSpec, resources: Resources, *, use_gpu: bool) -> int:
 
 
 def check_data(job: JobSpec) -> Dataset:
-    from ltm_platform.data import open_dataset
+    from ltm_platform.data import open_data
 
     try:
-        return open_dataset(job.data.path, cache=paths.cache(), val_fraction=job.data.val_fraction)
+        return open_data(job.data, cache=paths.cache())
     except UserError as error:
         raise job.error("data.path", f"data.path: {error}") from None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "submit",
+    "tune",
     "resume",
     "validate",
     "runs",

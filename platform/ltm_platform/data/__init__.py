@@ -6,17 +6,22 @@ Opening a data set needs pyarrow and numpy alone; torch and timm come with `.loa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltm_platform.data.digits import open_digits
 from ltm_platform.data.folder import open_folder
+from ltm_platform.data.part import fold, subset
 from ltm_platform.data.place import is_address, place
 from ltm_platform.data.shards import UNFINISHED, ParquetSource, holds_shards
 from ltm_platform.data.source import Source
 from ltm_platform.errors import UserError, nearest
 
-__all__ = ["Dataset", "Source", "open_dataset"]
+if TYPE_CHECKING:
+    from ltm_platform.job import Data
+
+__all__ = ["Dataset", "Source", "open_data", "open_dataset"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,19 @@ class Dataset:
             f"{self.name}: {len(self.train):,} training and {len(self.val):,} validation images, "
             f"{len(self.classes):,} classes"
         )
+
+
+def open_data(data: Data, *, cache: Path) -> Dataset:
+    """The data set of a job: the whole, or the part of it that the job names.
+
+    Raises:
+        UserError: as `open_dataset`, or there are too few images for the part.
+    """
+    whole = open_dataset(data.path, cache=cache, val_fraction=data.val_fraction)
+    train, val = subset(whole.train, data.subset), whole.val
+    if data.fold is not None:
+        train, val = fold(train, data.fold, data.folds)
+    return replace(whole, train=train, val=val)
 
 
 def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:

@@ -26,6 +26,30 @@ def stratified_split(
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must lie between 0 and 1, not {val_fraction}")
+    val = np.zeros(len(labels), dtype=bool)
+    for members in _classes(labels, keys):
+        if len(members) > 1:
+            wanted = round(len(members) * val_fraction)
+            val[members[: min(max(wanted, 1), len(members) - 1)]] = True
+    return np.flatnonzero(~val), np.flatnonzero(val)
+
+
+def stratified_fold(
+    labels: IntArray, keys: Sequence[str], fold: int, folds: int
+) -> tuple[IntArray, IntArray]:
+    """Sorted indices outside and inside of one of ``folds`` equal parts, class by class.
+
+    Every image is in one of the parts. Ranked as by `stratified_split`.
+    """
+    assert 0 <= fold < folds
+    inside = np.zeros(len(labels), dtype=bool)
+    for members in _classes(labels, keys):
+        inside[members[fold::folds]] = True
+    return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def _classes(labels: IntArray, keys: Sequence[str]) -> list[npt.NDArray[np.intp]]:
+    """The images of every class, ranked by the hashes of their keys."""
     assert len(labels) == len(keys)
     ranks = np.array(
         [
@@ -34,13 +58,7 @@ def stratified_split(
         ],
         dtype=np.uint64,
     )
-    val = np.zeros(len(labels), dtype=bool)
-    by_class_then_rank = np.lexsort((ranks, labels))
-    for members in _runs(labels, by_class_then_rank):
-        if len(members) > 1:
-            wanted = round(len(members) * val_fraction)
-            val[members[: min(max(wanted, 1), len(members) - 1)]] = True
-    return np.flatnonzero(~val), np.flatnonzero(val)
+    return _runs(labels, np.lexsort((ranks, labels)))
 
 
 def _runs(labels: IntArray, order: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:

@@ -148,8 +148,26 @@ class Data(Section):
     lie in an object store: s3://bucket/folder, gs://bucket/folder."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the source has no validation split."""
+    subset: KeptFraction = 1.0
+    """Share of the training images, class by class, that is used at all."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """Cross-validation: which of `folds` parts of the training images, from 0, is held out for
+    validation in place of the validation images; null validates on those."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Number of equal parts, class by class, that `fold` counts."""
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 1
     """Image decoding processes per worker; 0 decodes in the training process."""
+
+    @model_validator(mode="after")
+    def _is_a_fold(self) -> Data:
+        if self.fold is not None and self.fold >= self.folds:
+            raise conflict(
+                f"data.fold is {self.fold}, but must be at most {self.folds - 1}: "
+                f"data.folds is {self.folds}, and folds are counted from 0",
+                "data.fold",
+                "data.folds",
+            )
+        return self
 
 
 class Bottleneck(Section):

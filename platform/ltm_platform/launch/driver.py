@@ -7,7 +7,7 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -18,17 +18,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
-from ltm_platform.events import Event, GaveUp, Listener, listening
+from ltm_platform.events import Event, EventQueue, GaveUp, Listener, listening
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from ltm_platform.job import JobSpec
     from ltm_platform.launch.folder import GoingOn, RunFolder
     from ltm_platform.preflight import Ready
+    from ltm_platform.training.worker import WorkerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def drive(
         RunError: a rank failed; the run is closed as FAILED.
     """
     with (
-        _sigterm_is_interrupt(),
+        sigterm_is_interrupt(),
         tracked_run(
             ready.job,
             folder.name,
@@ -61,36 +63,54 @@ def drive(
     ):
         for key, change in (going_on.changes if going_on else {}).items():
             run.tag(f"ltm.changed.{key}", change)
-        run.log_metrics(_model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
-        events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
-        reasons: list[str] = []
-
-        def note(event: Event) -> None:
-            if isinstance(event, GaveUp):
-                reasons.append(event.reason)
-
-        try:
-            with listening(events, run, listener, note):
-                _fit(ready, folder, events)
-            if reasons:
-                raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
-        finally:
-            found = stored(folder)
-            _log_checkpoints(run, found)
+        events = event_queue()
+        with recording(ready, folder, run, events, listener):
+            fit(ready, folder, events)
+        found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
         log_results(run, ready, chosen)
         return Outcome(run.metrics, chosen, found[-1])
 
 
-def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
-    from ltm_platform.training.worker import WorkerConfig, train_worker
+@contextmanager
+def recording(
+    ready: Ready, folder: RunFolder, run: TrackedRun, events: EventQueue, *listeners: Listener
+) -> Iterator[None]:
+    """Record in ``run`` what training in the block tells and keeps; listeners hear it, too.
+
+    Raises:
+        RunError: a rank gave up.
+    """
+    run.log_metrics(model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
+    reasons: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, GaveUp):
+            reasons.append(event.reason)
+
+    try:
+        with listening(events, run, *listeners, note):
+            yield
+        if reasons:
+            raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
+    finally:
+        _log_checkpoints(run, stored(folder))
+
+
+def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
+    """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
+
+    Raises:
+        KeyboardInterrupt: Ray took an interrupt and stopped the workers.
+        RunError: a rank failed, more often than the job allows.
+    """
+    from ltm_platform.training.worker import train_worker
 
     job = ready.job
-    config = WorkerConfig(job=job.to_dict(), cache=str(paths.cache()), events=events)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=dict(config),
+        train_loop_config=dict(worker_config(ready, events)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(ready),
             elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
@@ -104,11 +124,8 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
                 max_failures=job.cluster.max_failures,
                 max_preemption_failures=job.cluster.max_preemptions,
             ),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=job.checkpoint.keep,
-                checkpoint_score_attribute=BEST_METRIC,
-                checkpoint_score_order="max",
-            ),
+            checkpoint_config=kept_checkpoints(job),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -119,9 +136,26 @@ def _fit(ready: Ready, folder: RunFolder, events: Queue) -> None:
         raise KeyboardInterrupt from None
 
 
-def _here() -> NodeAffinitySchedulingStrategy:
-    """On the driver's node, so that no other node's end takes it away."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+def worker_config(ready: Ready, events: EventQueue) -> WorkerConfig:
+    """What the ranks are told."""
+    from ltm_platform.training.worker import WorkerConfig
+
+    return WorkerConfig(job=ready.job.to_dict(), cache=str(paths.cache()), events=events)
+
+
+def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
+    """The best few, and besides them the last."""
+    return ray.train.CheckpointConfig(
+        num_to_keep=job.checkpoint.keep,
+        checkpoint_score_attribute=BEST_METRIC,
+        checkpoint_score_order="max",
+    )
+
+
+def event_queue() -> Queue:
+    """From the workers to this process; on its node, so that no other node's end takes it away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def _num_workers(ready: Ready) -> int | tuple[int, int]:
@@ -129,7 +163,8 @@ def _num_workers(ready: Ready) -> int | tuple[int, int]:
     return workers if isinstance(workers, tuple) else ready.batch.workers
 
 
-def _model_metrics(ready: Ready) -> dict[str, float]:
+def model_metrics(ready: Ready) -> dict[str, float]:
+    """What is known of a network before it is trained."""
     cost, base = ready.cost, ready.base_cost
     return {
         "model/gmacs": cost.gmacs,
@@ -151,7 +186,7 @@ def _log_checkpoints(run: TrackedRun, found: list[StoredCheckpoint]) -> None:
 
 
 @contextmanager
-def _sigterm_is_interrupt() -> Iterator[None]:
+def sigterm_is_interrupt() -> Iterator[None]:
     """SIGTERM takes the same way out as Ctrl-C, on which Ray stops the workers in good order."""
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     interrupt = signal.getsignal(signal.SIGINT)

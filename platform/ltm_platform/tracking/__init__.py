@@ -8,6 +8,12 @@ from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import Point, RunRecord, find_run, find_runs, list_runs, read_curves
 from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
+from ltm_platform.tracking.sweep import (
+    TrackedSweep,
+    metrics_if_finished,
+    run_of_folder,
+    tracked_sweep,
+)
 from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Point",
     "RunRecord",
     "TrackedRun",
+    "TrackedSweep",
     "add_curve",
     "check_reachable",
     "connect_meanwhile",
@@ -22,9 +29,12 @@ __all__ = [
     "find_run",
     "find_runs",
     "list_runs",
+    "metrics_if_finished",
     "read_curves",
+    "run_of_folder",
     "runs_page",
     "serving_ui",
     "tracked_run",
+    "tracked_sweep",
     "tracking_uri",
 ]

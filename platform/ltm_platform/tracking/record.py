@@ -17,7 +17,7 @@ from ltm_platform.events import Decided, Event, Progress, Started
 from ltm_platform.tracking.model import ImageInput, save_model
 from ltm_platform.tracking.outbox import Outbox
 from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
-from ltm_platform.tracking.runs import ERROR_TAG, HOST_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.runs import ERROR_TAG, HOST_TAG, PARENT_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
 from ltm_platform.tracking.system import PREFIX, sampling
 
@@ -206,33 +206,46 @@ class TrackedRun:
                 f"last {waiting} values: once it is back, ltm-platform resume records them"
             )
 
-    def end(self, status: str, limit_s: float) -> None:
+    def end(self, status: str | None, limit_s: float) -> None:
+        """Write what waits and close the run with its status; None leaves that to others."""
         self._client.limit_s = limit_s
         try:
             self.flush(limit_s)
-            self._client.set_terminated(self.run_id, status)
+            if status:
+                self._client.set_terminated(self.run_id, status)
         finally:
             self._outbox.close()
 
 
 @contextmanager
 def tracked_run(
-    job: JobSpec, name: str, folder: Path, *, run_id: str | None = None, repeats: bool = True
+    job: JobSpec,
+    name: str,
+    folder: Path,
+    *,
+    run_id: str | None = None,
+    repeats: bool = True,
+    parent: str | None = None,
 ) -> Iterator[TrackedRun]:
     """Record a run, or with ``run_id`` go on recording it; its status at the end is the truth.
 
-    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`.
+    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`. ``parent``: the MLflow run
+    that a new one belongs to.
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
-    which is kept as the tag ``ltm.error`` and raised again.
+    which is kept as the tag ``ltm.error`` and raised again. Within a generator that is closed,
+    nothing: who closes it knows why, and ends the run.
 
     Raises:
         RunError: the block ended, but the store is away.
     """
     uri = tracking_uri(job.tracking.uri)
     client = connect(uri)
-    run = TrackedRun(client, uri, run_id or _create(client, uri, job, name, folder))
-    try:
+    experiment = job.tracking.experiment
+    run = TrackedRun(
+        client, uri, run_id or create_run(client, uri, experiment, name, folder, parent)
+    )
+    with ending(run):
         if run_id:
             run.reopen(repeats=repeats)
         else:
@@ -240,8 +253,18 @@ def tracked_run(
         with sampling(run.log_system, run.next_system_step):
             yield run
         run.flush()
+
+
+@contextmanager
+def ending(run: TrackedRun) -> Iterator[None]:
+    """Close the run at the end of the block, see `tracked_run`."""
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         _end_broken(run, "KILLED", INTERRUPTED_S)
+        raise
+    except GeneratorExit:
+        _end_broken(run, None, BROKEN_S)
         raise
     except BaseException as error:
         run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
@@ -251,7 +274,7 @@ def tracked_run(
         run.end("FINISHED", BROKEN_S)
 
 
-def _end_broken(run: TrackedRun, status: str, limit_s: float) -> None:
+def _end_broken(run: TrackedRun, status: str | None, limit_s: float) -> None:
     """Close a run that is ending for a reason of its own, which a store that is away must not
     hide."""
     with _uninterrupted():
@@ -263,12 +286,14 @@ def _end_broken(run: TrackedRun, status: str, limit_s: float) -> None:
             _log.error("the run stays RUNNING in %s: %s", run.uri, error)
 
 
-def _create(client: MlflowClient, uri: str, job: JobSpec, name: str, folder: Path) -> str:
-    run = client.create_run(
-        _experiment_id(client, uri, job.tracking.experiment),
-        run_name=name,
-        tags={RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()},
-    )
+def create_run(
+    client: MlflowClient, uri: str, experiment: str, name: str, folder: Path, parent: str | None
+) -> str:
+    """The id of a new run."""
+    tags = {RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()}
+    if parent:
+        tags[PARENT_TAG] = parent
+    run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=tags)
     return str(run.info.run_id)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RUN_FOLDER_TAG = "ltm.run_folder"
 HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
+PARENT_TAG = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     import ray.train.torch
     import torch
 
-    from ltm_platform.data import open_dataset
+    from ltm_platform.data import open_data
     from ltm_platform.data.loader import EvalLoader
     from ltm_platform.data.transforms import eval_transform
     from ltm_platform.models import create_model, input_pixels, load_weights
@@ -38,7 +38,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     job = JobSpec.from_dict(config["job"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     cache = Path(config["cache"])
-    dataset = open_dataset(job.data.path, cache=cache, val_fraction=job.data.val_fraction)
+    dataset = open_data(job.data, cache=cache)
     model = create_model(job, len(dataset.classes)).eval().to(device)
     pixels = input_pixels(model)
     loader = EvalLoader(

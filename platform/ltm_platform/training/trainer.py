@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 
 import ltm
-from ltm_platform.data import open_dataset
+from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
@@ -38,7 +36,10 @@ from ltm_platform.training.weights import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ltm_platform.job import BatchPlan, JobSpec
+    from ltm_platform.training.place import Place
 
 CONFUSION_CLASSES = 2000
 """With more classes their confusion matrix would be larger than many a network."""
@@ -56,15 +57,14 @@ class Trainer:
     Every public method is collective: all ranks call it, the same number of times.
     """
 
-    def __init__(self, job: JobSpec, *, cache: str, send: Listener) -> None:
-        context = ray.train.get_context()
-        rank, workers = context.get_world_rank(), context.get_world_size()
-        self.job, self._send = job, send
+    def __init__(self, job: JobSpec, place: Place, *, cache: str, send: Listener) -> None:
+        rank, workers = place.rank, place.world_size
+        self.job, self._place, self._send = job, place, send
         self._batch = job.batch(workers)
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
-        dataset = open_dataset(job.data.path, cache=Path(cache), val_fraction=job.data.val_fraction)
+        dataset = open_data(job.data, cache=Path(cache))
         self._num_classes = len(dataset.classes)
         if job.recipe.micro_batch == "auto":
             self._batch = self._fitting_batch()
@@ -117,9 +117,10 @@ class Trainer:
     def _fitting_batch(self) -> BatchPlan:
         """The micro-batch that fits every rank's memory, and how it adds up to the global batch."""
         whole = self._batch
-        here = ray.train.get_context().get_local_world_size()
-        device = ray.train.torch.get_device()
-        micro = find_micro_batch(self.job, self._num_classes, whole.micro_batch, device, here)
+        place = self._place
+        micro = find_micro_batch(
+            self.job, self._num_classes, whole.micro_batch, place.device, place.local_world_size
+        )
         batch = replace(whole, micro_batch=micro, accumulation=whole.micro_batch // micro)
         sentence = (
             f"recipe.micro_batch is {micro}, found by trying: batch {batch.global_batch} = "
@@ -131,10 +132,9 @@ class Trainer:
     def restore(self) -> None:
         """Take up the run's last checkpoint, if there is one."""
         history = "[]"
-        stored = ray.train.get_checkpoint()
+        stored = self._place.last_checkpoint()
         if stored:
-            with stored.as_directory() as folder:
-                self._steps_done, history = checkpoint.restore(Path(folder), self._state())
+            self._steps_done, history = checkpoint.restore(stored, self._state())
         started = Started(
             epochs=self.job.recipe.epochs,
             steps_per_epoch=len(self._train_loader),
@@ -148,8 +148,8 @@ class Trainer:
     def _state(self) -> checkpoint.State:
         return checkpoint.State(self._engine, self._ema, self._bottleneck, self._early_stop)
 
-    def train(self) -> None:
-        """All epochs that are left, the first of them perhaps in part.
+    def epochs(self) -> Iterator[EpochEnded]:
+        """Train all epochs that are left, the first of them perhaps in part.
 
         Raises:
             Diverged: on all ranks, when the loss or a weight is not finite.
@@ -164,8 +164,10 @@ class Trainer:
             metrics = {"train/images_per_s": images / seconds} | validated
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
-            self._send(EpochEnded(self._steps_done, epoch, metrics))
+            ended = EpochEnded(self._steps_done, epoch, metrics)
+            self._send(ended)
             self._save(metrics, confusion)
+            yield ended
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
                 break
@@ -204,7 +206,7 @@ class Trainer:
         if self._steps_done % len(self._train_loader) == 0:
             return False  # the epoch's own comes after validation
         if self._steps_done % CHECK_STEPS == 0 and not self._preempted:
-            self._preempted = ray.train.get_preemption_info() is not None
+            self._preempted = self._place.is_preempted()
             if self._preempted:
                 return True
         every = self.job.checkpoint.every_steps
@@ -219,7 +221,7 @@ class Trainer:
         self._meter.send_rest()
         history = self._meter.history()
         taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history, confusion)
-        checkpoint.report(taken, metrics)
+        self._place.keep(taken, metrics)
 
     def _compress(self) -> None:
         """Elastic training: every step has a ratio of its own, the same on all ranks."""

@@ -1,4 +1,4 @@
-"""What Ray Train starts on every rank: the whole life of a rank in a few lines."""
+"""What runs on every rank: the whole life of a rank in a few lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ltm_platform.events import Event, GaveUp, Sender
 from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
-    from ray.util.queue import Queue
+    from collections.abc import Iterator
+
+    from ltm_platform.events import EpochEnded, EventQueue
+    from ltm_platform.training.place import Place
 
 
 class WorkerConfig(TypedDict):
@@ -16,7 +19,7 @@ class WorkerConfig(TypedDict):
 
     job: dict
     cache: str
-    events: Queue
+    events: EventQueue
 
 
 def _silent(_: Event) -> None:
@@ -24,10 +27,19 @@ def _silent(_: Event) -> None:
 
 
 def train_worker(config: WorkerConfig) -> None:
-    """Train the job from its last checkpoint, or from the start, to the end."""
-    # The driver imports this module too, and must not load DeepSpeed.
-    import ray.train
+    """Started by Ray Train: train the job to the end."""
+    from ltm_platform.training.place import AmongOthers
 
+    for _ in train_rank(config, AmongOthers()):
+        pass
+
+
+def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
+    """Train the job from its last checkpoint, or from the start, to the end.
+
+    Closing the iterator ends training there, with everything freed.
+    """
+    # The driver imports this module too, and must not load DeepSpeed.
     from ltm_platform.data.processes import start_fork_server
 
     job = JobSpec.from_dict(config["job"])
@@ -37,13 +49,12 @@ def train_worker(config: WorkerConfig) -> None:
     from ltm_platform.training.meter import Diverged
     from ltm_platform.training.trainer import Trainer
 
-    rank = ray.train.get_context().get_world_rank()
     sender = Sender(config["events"])
-    send = sender if rank == 0 else _silent
-    trainer = Trainer(job, cache=config["cache"], send=send)
+    send = sender if place.rank == 0 else _silent
+    trainer = Trainer(job, place, cache=config["cache"], send=send)
     try:
         trainer.restore()
-        trainer.train()
+        yield from trainer.epochs()
         trainer.measure_inference()
     except Diverged as error:
         send(GaveUp(str(error)))

@@ -1,0 +1,198 @@
+"""What a user sees of a sweep: its head, its trials while they run, and what they show."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ltm_platform import paths, tracking
+from ltm_platform.cli.program import program
+from ltm_platform.tuning.run import BEST_FILE, PICTURE_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.tuning.results import TrialResult
+    from ltm_platform.tuning.run import Plan, Summary
+
+COLUMNS = {
+    "top-1 %": ("val/top1", "{:.2f}"),
+    "GMACs": ("model/gmacs", "{:.3g}"),
+    "ms": ("bench/latency_ms", "{:.2f}"),
+    "images/s": ("train/images_per_s", "{:,.0f}"),
+}
+ENDED = ("finished", "stopped early", "failed")
+SHOWN_ROWS = 20
+STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waiting": "dim"}
+
+
+class SweepScreen:
+    """A live table in a terminal, one plain line a trial's end elsewhere."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self._console = console
+        self._plan = plan
+        params = {param.field: param for stage in plan.stages for param in stage.params}
+        self._params = list(params.values())
+        self._fields = list(params)
+        self._total = sum(stage.trials for stage in plan.stages)
+        self._trials: dict[str, TrialResult] = {}
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(
+                console=console,
+                transient=True,
+                get_renderable=self._running_table,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def head(self, folder: RunFolder) -> None:
+        """The sweep in a few lines."""
+        stage, ready = self._plan.stages[0], self._plan.ready
+        workers = ready.batch.workers
+        noun = "worker" if workers == 1 else "workers"
+        scheduler = "" if stage.scheduler == "none" else f", {stage.scheduler} stops early"
+        rows = {
+            "job": f"{stage.job.name}: {stage.job.model.backbone}, {ready.dataset.describe()}",
+            "params": ", ".join(f"{p.field} {p.domain}" for p in self._params),
+            "objective": ", ".join(map(str, stage.objectives)),
+            "search": f"{stage.search}, {self._total} trials{scheduler}",
+            "trial": (
+                f"{stage.job.recipe.epochs} epochs on {workers} {noun}, "
+                f"{self._plan.at_once} at a time"
+            ),
+            "tracking": paths.shown(tracking.tracking_uri(stage.job.tracking.uri)),
+            "log": paths.shown(folder.log),
+        }
+        self._console.print(folder.name, style="bold")
+        for key, value in rows.items():
+            self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
+        for notice in ready.notices:
+            self._console.print(Text.assemble(("  note      ", "yellow"), notice))
+
+    def __call__(self, trial: TrialResult) -> None:
+        last = self._trials.get(trial.name)
+        self._trials[trial.name] = trial
+        if trial.state in ENDED and (last is None or last.state != trial.state):
+            self._console.print(self._line(trial), soft_wrap=True)
+
+    def _line(self, trial: TrialResult) -> Text:
+        """A trial that has ended."""
+        ended = sum(one.state in ENDED for one in self._trials.values())
+        total = self._total
+        parts = [f"trial {ended:>{len(str(total))}}/{total}  {trial.name}  {trial.state}"]
+        if trial.state == "stopped early":
+            parts[0] += f" after epoch {trial.epoch}"
+        parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
+        parts += _measured(trial)
+        if trial.error:
+            parts.append(trial.error)
+        return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
+
+    def _running_table(self) -> Table:
+        """Those that run, and the latest of those that ended."""
+        trials = list(self._trials.values())
+        running = [t for t in trials if t.state not in ENDED]
+        ended = [t for t in trials if t.state in ENDED]
+        counts = f"{len(ended)} of {self._total} trials ended"
+        table = self._table([*ended[-max(0, SHOWN_ROWS - len(running)) :], *running])
+        table.title = counts
+        return table
+
+    def _table(self, trials: Sequence[TrialResult]) -> Table:
+        fields = [f for f in self._fields if any(f in trial.values for trial in trials)]
+        table = Table("trial", "state", "epoch", *fields, *COLUMNS, box=None, pad_edge=False)
+        table.columns[0].no_wrap = True
+        for column in table.columns[2:]:
+            column.justify = "right"
+        epochs = self._plan.ready.job.recipe.epochs
+        for trial in trials:
+            cells = [_value(trial.values.get(field, "")) for field in fields]
+            for key, shape in COLUMNS.values():
+                cells.append(shape.format(trial.metrics[key]) if key in trial.metrics else "")
+            table.add_row(
+                trial.name,
+                trial.state,
+                f"{trial.epoch}/{epochs}",
+                *cells,
+                style=STYLES.get(trial.state),
+            )
+        return table
+
+    def result(self, summary: Summary) -> None:
+        """What the sweep shows, and what to type next."""
+        self._console.print()
+        self._console.print(self._table(summary.trials))
+        for metric, trials in summary.fronts.items():
+            if len(trials) > 1:
+                self._console.print(f"\nPareto front of val/top1 against {metric}", style="bold")
+                self._console.print(self._table(trials))
+        if summary.importance:
+            self._console.print(f"\nimportance for {self._plan.stages[0].objectives[0].metric}")
+            for field, share in summary.importance.items():
+                self._console.print(f"  {field:<28} {100 * share:5.1f} %")
+        self._failures(summary)
+        if summary.best is None:
+            self._console.print("\nno trial finished")
+            return
+        values = ", ".join(f"{f} {_value(v)}" for f, v in summary.best.values.items())
+        scores = ", ".join(
+            f"{o.metric} {summary.best.metrics[o.metric]:.4g}"
+            for o in self._plan.stages[0].objectives
+        )
+        self._console.print(f"\nbest trial  {summary.best.name}: {scores} with {values}")
+        job, picture = summary.folder / BEST_FILE, summary.folder / PICTURE_FILE
+        self._console.print(f"best job    {paths.shown(job)}", soft_wrap=True)
+        self._console.print(f"picture     {paths.shown(picture)}", soft_wrap=True)
+        self._console.print("\nNext:")
+        for words, purpose in (
+            ([*program(), "submit", str(job)], "train the best job"),
+            ([*program(), "ui"], "compare the trials in the browser"),
+        ):
+            line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
+            self._console.print(line, soft_wrap=True)
+
+    def _failures(self, summary: Summary) -> None:
+        failed = sum(map(len, summary.failures.values()))
+        if failed:
+            self._console.print(f"\n{failed} of {len(summary.trials)} trials failed")
+            for reason, names in summary.failures.items():
+                self._console.print(f"  {', '.join(names)}: {reason}", soft_wrap=True)
+
+    def stopped(self, folder: RunFolder) -> None:
+        """After Ctrl-C."""
+        command = shlex.join([*program(), "resume", folder.name])
+        self._console.print("stopped")
+        self._console.print(f"go on with the trials that are left: {command}", soft_wrap=True)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _measured(trial: TrialResult) -> Sequence[str]:
+    units = {"top-1 %": "top-1 {} %", "GMACs": "{} GMACs", "ms": "{} ms"}
+    found = []
+    for name, shape in units.items():
+        key, number = COLUMNS[name]
+        if key in trial.metrics:
+            found.append(shape.format(number.format(trial.metrics[key])))
+    return found

@@ -1,0 +1,95 @@
+"""A sweep: a run of its own, and the parent of its trials' runs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ltm_platform.tracking.record import TrackedRun, create_run, ending
+from ltm_platform.tracking.runs import PARENT_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.store import connect, tracking_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from ltm_platform.job import JobSpec
+
+
+class TrackedSweep(TrackedRun):
+    """The parent run. Its trials write their own runs; it ends those that could not themselves."""
+
+    def end_trial(self, folder: Path, status: str, tags: Mapping[str, str]) -> None:
+        """Close the run of the trial in ``folder``, if it has one that is not closed."""
+        for run in self._children():
+            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
+                self._close(run, status, tags)
+
+    def end_trials(self, status: str) -> None:
+        """Close all that are not."""
+        for run in self._children():
+            self._close(run, status, {})
+
+    def _children(self) -> list[Run]:
+        experiment = self._client.get_run(self.run_id).info.experiment_id
+        return _search(self._client, experiment, f"tags.`{PARENT_TAG}` = '{self.run_id}'")
+
+    def _close(self, run: Run, status: str, tags: Mapping[str, str]) -> None:
+        if run.info.status == "RUNNING":
+            for key, value in tags.items():
+                self._client.set_tag(run.info.run_id, key, value)
+            self._client.set_terminated(run.info.run_id, status)
+
+
+@contextmanager
+def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSweep]:
+    """Record the sweep in ``folder``, or go on recording it; ``job`` is what its trials vary.
+
+    At the end its status, and that of trials which were cut off, is as for `tracked_run`.
+    """
+    uri = tracking_uri(job.tracking.uri)
+    client = connect(uri)
+    experiment = job.tracking.experiment
+    run_id = run_of_folder(uri, experiment, folder)
+    sweep = TrackedSweep(
+        client, uri, run_id or create_run(client, uri, experiment, name, folder, None)
+    )
+    with ending(sweep):
+        if run_id:
+            sweep.reopen(repeats=True)
+        else:
+            sweep.log_job(job)
+        try:
+            yield sweep
+        finally:
+            sweep.end_trials("KILLED")
+
+
+def run_of_folder(uri: str, experiment: str, folder: Path) -> str | None:
+    """The id of the run whose folder it is."""
+    client = connect(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    runs = _search(client, found.experiment_id, f'tags.`{RUN_FOLDER_TAG}` = "{folder}"')
+    return str(runs[0].info.run_id) if runs else None
+
+
+def metrics_if_finished(uri: str, run_id: str) -> dict[str, float]:
+    """The latest value of every metric of a run; nothing unless it has finished."""
+    run = connect(uri).get_run(run_id)
+    return dict(run.data.metrics) if run.info.status == "FINISHED" else {}
+
+
+def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], wanted, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,135 @@
+"""Where a rank trains: among the ranks that Ray Train started, or alone in a process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from ray.train import CheckpointConfig
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+
+    from ltm_platform.training.checkpoint import Snapshot
+
+
+class Place(Protocol):
+    """What a rank knows of the others, and where its checkpoints go."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def local_world_size(self) -> int:
+        """Ranks on this rank's machine."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the checkpoint to go on from. Collective."""
+
+    def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
+        """Store a checkpoint that has these metrics. Collective."""
+
+    def is_preempted(self) -> bool:
+        """The cluster has announced that it takes a node away. Collective."""
+
+
+class AmongOthers:
+    """A rank that Ray Train started."""
+
+    def __init__(self) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.local_world_size: int = context.get_local_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+
+    def last_checkpoint(self) -> Path | None:
+        import ray.train
+
+        stored = ray.train.get_checkpoint()
+        return Path(stored.path) if stored else None
+
+    def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
+        from ltm_platform.training import checkpoint
+
+        checkpoint.report(taken, metrics)
+
+    def is_preempted(self) -> bool:
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
+
+
+ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    # DeepSpeed wants to see them; nobody connects.
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+class Alone:
+    """The only rank, in whatever process this is; one run after another may train in it.
+
+    Checkpoints are kept, dropped and recorded by Ray Train's own manager of them, so that the run's
+    folder is like any other.
+    """
+
+    rank = 0
+    world_size = 1
+    local_world_size = 1
+
+    def __init__(self, folder: Path, kept: CheckpointConfig) -> None:
+        import torch
+        import torch.distributed as dist
+
+        os.environ.update(ALONE)
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+        if not dist.is_initialized():
+            backend = "nccl" if cuda else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        self._folder = folder
+        self._manager = _manager(folder, kept)
+
+    def last_checkpoint(self) -> Path | None:
+        result = self._manager.latest_checkpoint_result
+        return Path(result.checkpoint.path) if result else None
+
+    def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
+        from ray.train import Checkpoint
+        from ray.train.v2._internal.execution.training_report import _TrainingReport
+        from ray.train.v2._internal.util import date_str
+
+        path = self._folder / f"checkpoint_{date_str(include_ms=True)}"
+        path.mkdir()
+        taken.write(path)
+        checkpoint = Checkpoint(str(path), self._manager._storage_context.storage_filesystem)
+        self._manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
+
+    def is_preempted(self) -> bool:
+        return False
+
+
+def _manager(folder: Path, kept: CheckpointConfig) -> CheckpointManager:
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+    from ray.train.v2._internal.execution.storage import StorageContext
+
+    class Manager(CheckpointManager):
+        def _notify(self) -> None:
+            """Nobody waits for a checkpoint here."""
+
+    return Manager(kept, StorageContext(str(folder.parent), folder.name))

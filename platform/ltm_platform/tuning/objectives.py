@@ -1,0 +1,74 @@
+"""What a sweep is to make large or small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltm_platform.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Direction = Literal["max", "min"]
+
+_DIRECTIONS: dict[str, Direction] = {"max": "max", "min": "min"}
+METRICS: dict[str, Direction] = {
+    "val/top1": "max",
+    "val/top5": "max",
+    "val/loss": "min",
+    "val/ema_top1": "max",
+    "ib/loss": "min",
+    "train/images_per_s": "max",
+    "model/gmacs": "min",
+    "model/gmacs_no_attention_matmul": "min",
+    "model/params_m": "min",
+    "bench/latency_ms": "min",
+    "bench/images_per_s": "max",
+}
+"""What a trial can be judged by, and which way is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    metric: str
+    direction: Direction
+
+    @property
+    def every_epoch(self) -> bool:
+        """Measured after every epoch, so that a trial can be stopped early by it."""
+        return self.metric.startswith(("val/", "train/", "ib/"))
+
+    def better(self, one: float, other: float) -> bool:
+        return one > other if self.direction == "max" else one < other
+
+    def of(self, metrics: Mapping[str, float]) -> float | None:
+        return metrics.get(self.metric)
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{self.direction}"
+
+
+def read_objectives(texts: Iterable[str]) -> tuple[Objective, ...]:
+    """``METRIC`` or ``METRIC:max|min``; without any, ``val/top1``.
+
+    Raises:
+        UserError: there is no such metric or direction, or one is named twice.
+    """
+    found: dict[str, Objective] = {}
+    for text in texts:
+        metric, colon, direction = text.partition(":")
+        if metric not in METRICS:
+            raise UserError(
+                f"--objective {text}: {metric!r} is no metric{nearest(metric, METRICS)} "
+                f"(allowed: {', '.join(METRICS)})"
+            )
+        if colon and direction not in _DIRECTIONS:
+            raise UserError(
+                f"--objective {text}: {direction!r} is no direction: write {metric}:max or "
+                f"{metric}:min"
+            )
+        if metric in found:
+            raise UserError(f"--objective {text}: {metric} is given twice")
+        found[metric] = Objective(metric, _DIRECTIONS.get(direction, METRICS[metric]))
+    return tuple(found.values()) or (Objective("val/top1", "max"),)

@@ -1,0 +1,49 @@
+"""The trade-off of a sweep as a picture: accuracy against cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from ltm_platform.tuning.results import front
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ltm_platform.tuning.objectives import Objective
+    from ltm_platform.tuning.results import TrialResult
+
+LABELS = {
+    "val/top1": "top-1 (%)",
+    "model/gmacs": "GMACs per image",
+    "bench/latency_ms": "latency of one image (ms)",
+}
+
+
+def draw_fronts(
+    trials: Sequence[TrialResult], accuracy: Objective, costs: Sequence[Objective], path: Path
+) -> None:
+    """One panel a cost: all finished trials, and the line of those that no other beats."""
+    figure = Figure(figsize=(5 * len(costs), 4), layout="constrained")
+    for cost, axes in zip(costs, figure.subplots(1, len(costs), squeeze=False)[0], strict=True):
+        done = [
+            (x, y)
+            for trial in trials
+            if trial.state == "finished"
+            and (x := cost.of(trial.metrics)) is not None
+            and (y := accuracy.of(trial.metrics)) is not None
+        ]
+        line = [
+            (trial.metrics[cost.metric], trial.metrics[accuracy.metric])
+            for trial in front(trials, (accuracy, cost))
+        ]
+        if done:
+            axes.scatter(*zip(*done, strict=True), color="0.6", label="trial")
+            axes.plot(*zip(*line, strict=True), "o-", color="tab:blue", label="Pareto front")
+            axes.legend()
+        axes.set_xlabel(LABELS.get(cost.metric, cost.metric))
+        axes.set_ylabel(LABELS.get(accuracy.metric, accuracy.metric))
+        axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path, dpi=150)

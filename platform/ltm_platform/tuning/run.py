@@ -1,0 +1,174 @@
+"""A sweep from its checks to its summary."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ltm_platform import preflight, tracking
+from ltm_platform.job import JobSpec
+from ltm_platform.launch.embedded import embedded_ray
+from ltm_platform.tuning.importance import importance
+from ltm_platform.tuning.objectives import Objective
+from ltm_platform.tuning.params import FOLD, Values, with_values
+from ltm_platform.tuning.picture import draw_fronts
+from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
+from ltm_platform.tuning.spec import SWEEP_FILE, Stage, Sweep, read_stages
+from ltm_platform.tuning.trial import TrialSettings, trial_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.preflight import Ready, Resources
+
+ACCURACY = Objective("val/top1", "max")
+COSTS = (Objective("model/gmacs", "min"), Objective("bench/latency_ms", "min"))
+BEST_FILE = "best.yaml"
+PICTURE_FILE = "pareto.png"
+TABLE_FILE = "trials.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep that can start, with all that was decided on the way."""
+
+    sweep: Sweep
+    stages: tuple[Stage, ...]
+    ready: Ready
+    """The job that the trials vary."""
+    resources: Resources
+    at_once: int
+    """Trials that there is room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished sweep shows."""
+
+    trials: tuple[TrialResult, ...]
+    best: TrialResult | None
+    fronts: dict[str, list[TrialResult]]
+    """Cost -> the trials that no other beats in accuracy and in that cost."""
+    importance: dict[str, float]
+    failures: dict[str, list[str]]
+    folder: Path
+    """Where the best job, the picture and the table are."""
+
+
+def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
+    """Check everything that can be known to be wrong before a trial starts.
+
+    Raises:
+        UserError: one sentence says what and what to change.
+    """
+    stages = read_stages(sweep)
+    ready = preflight.check(stages[0].job, resources)
+    for param in stages[0].params:
+        if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):
+            for value in param.domain.values:
+                source = f"{param.field}={value}"
+                preflight.check_names(with_values(ready.job, {param.field: value}, source))
+    workers = ready.batch.workers
+    if ready.use_gpu:
+        room = resources.gpus // workers
+    else:
+        room = resources.cpus // (workers * ready.job.cluster.cpus_per_worker)
+    return Plan(sweep, stages, ready, resources, max(1, int(room)))
+
+
+def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], None]) -> Summary:
+    """All trials, or those that are left.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; `carry_out` goes on from there.
+    """
+    from ltm_platform.launch.driver import sigterm_is_interrupt
+    from ltm_platform.tuning.sweep import run_stage
+
+    job = JobSpec.from_dict(plan.sweep.job)
+    with (
+        sigterm_is_interrupt(),
+        tracking.tracked_sweep(job, folder.name, folder.path) as tracked,
+    ):
+        tracked.log_files([folder.path / SWEEP_FILE], "sweep")
+        settings = TrialSettings(
+            job=job,
+            folder=folder.path / "trials",
+            parent=tracked.run_id,
+            resources=plan.resources,
+        )
+        trials: list[TrialResult] = []
+        found: dict[str, Any] = {}
+        chosen: TrialResult | None = None
+        with embedded_ray(plan.resources):
+            for number, stage in enumerate(plan.stages, start=1):
+                stage_job = with_values(stage.job, found, "the stage before")
+                done = run_stage(
+                    replace(stage, job=stage_job),
+                    replace(settings, job=stage_job),
+                    folder.path / f"tune-{number}",
+                    tracked,
+                    at_once=plan.at_once,
+                    use_gpu=plan.ready.use_gpu,
+                    watcher=watcher,
+                )
+                trials += done
+                chosen = best(averaged(done), stage.objectives)
+                if chosen is None:
+                    break
+                found |= chosen.values
+        if chosen:
+            chosen = replace(chosen, values=found)
+            write_best(folder.path / BEST_FILE, job, chosen, len(trials))
+        summary = summarize(plan, trials, chosen, folder.path)
+        files = [folder.path / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
+        tracked.log_files([file for file in files if file.exists()], "sweep")
+        if chosen:
+            tracked.tag("ltm.best_trial", chosen.name)
+        tracked.tag("ltm.trials", str(len(trials)))
+        tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
+    return summary
+
+
+def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> None:
+    """The best trial as a job file, ready to be submitted."""
+    note = f"# The best of {trials} trials: {chosen.name}\n"
+    path.write_text(note + trial_job(job, chosen.values).to_yaml())
+
+
+def summarize(
+    plan: Plan, trials: Sequence[TrialResult], chosen: TrialResult | None, folder: Path
+) -> Summary:
+    """What all trials show; the table and the picture go into ``folder``."""
+    trials = sorted(trials, key=lambda trial: trial.name)
+    last = plan.stages[-1]
+    merged = averaged(trials)
+    varied = [param for param in last.params if param.field != FOLD]
+    weighed = [trial for trial in merged if all(param.field in trial.values for param in varied)]
+    _write_table(folder / TABLE_FILE, trials)
+    if any(trial.state == "finished" for trial in merged):
+        draw_fronts(merged, ACCURACY, COSTS, folder / PICTURE_FILE)
+    return Summary(
+        trials=tuple(merged),
+        best=chosen,
+        fronts={cost.metric: front(merged, (ACCURACY, cost)) for cost in COSTS},
+        importance=importance(weighed, varied, last.objectives[0]) if len(varied) > 1 else {},
+        failures=failures(trials),
+        folder=folder,
+    )
+
+
+def _write_table(path: Path, trials: Sequence[TrialResult]) -> None:
+    fields = sorted({field for trial in trials for field in trial.values})
+    metrics = sorted({key for trial in trials for key in trial.metrics})
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "epochs", *fields, *metrics, "error"])
+        for trial in trials:
+            values = [trial.values.get(field) for field in fields]
+            measured = [trial.metrics.get(key) for key in metrics]
+            row = [trial.name, trial.state, trial.epoch, *values, *measured, trial.error]
+            writer.writerow(row)

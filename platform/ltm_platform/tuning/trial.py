@@ -1,0 +1,118 @@
+"""One trial: a whole job, prepared, trained and recorded like any other."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltm_platform import preflight, tracking
+from ltm_platform.errors import UserError
+from ltm_platform.events import LocalQueue
+from ltm_platform.launch.driver import (
+    event_queue,
+    kept_checkpoints,
+    model_metrics,
+    recording,
+    worker_config,
+)
+from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import prepare_to_resume
+from ltm_platform.tuning.keep import with_keep_ratios
+from ltm_platform.tuning.params import with_values
+from ltm_platform.tuning.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from pathlib import Path
+
+    from ltm_platform.events import EpochEnded, EventQueue
+    from ltm_platform.job import JobSpec
+    from ltm_platform.preflight import Ready, Resources
+
+Metrics = dict[str, float]
+
+EPOCH = "epoch"
+"""Epochs that a trial has behind it."""
+FINISHED = "finished"
+"""Its last report has it: the trial was not stopped early."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """What all trials of a stage share."""
+
+    job: JobSpec
+    folder: Path
+    """Every trial has a folder in it, named as itself."""
+    parent: str
+    """The sweep's MLflow run."""
+    resources: Resources
+
+
+def trial_job(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
+    """The job of a trial with these values.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    shown = ", ".join(f"{field}={value}" for field, value in values.items())
+    return with_keep_ratios(with_values(job, values, shown), values)
+
+
+def train(
+    settings: TrialSettings, name: str, values: Mapping[str, Any]
+) -> Generator[Metrics, None, None]:
+    """Train a trial from where it stopped, or from the start; its metrics after every epoch.
+
+    Closing the iterator ends training there; the trial's MLflow run is then left to the sweep.
+
+    Raises:
+        UserError: the values make no job that can be trained.
+        RunError: training gave up.
+    """
+    folder = RunFolder(settings.folder / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    job = trial_job(settings.job, values)
+    uri = tracking.tracking_uri(job.tracking.uri)
+    run_id = tracking.run_of_folder(uri, job.tracking.experiment, folder.path)
+    if run_id and (metrics := tracking.metrics_if_finished(uri, run_id)):
+        # The sweep was killed before it knew.
+        yield metrics | {EPOCH: job.recipe.epochs, FINISHED: 1}
+        return
+
+    def tracked() -> Any:
+        return tracking.tracked_run(job, name, folder.path, run_id=run_id, parent=settings.parent)
+
+    try:
+        ready = preflight.check(job, settings.resources)
+    except UserError:
+        with tracked():
+            raise
+    job = ready.job
+    folder.job.write_text(job.to_yaml())
+    prepare_to_resume(folder, None)
+    yield model_metrics(ready) | {EPOCH: 0}
+    alone = ready.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
+    with tracked() as run:
+        workers = Workers()
+        events: EventQueue = LocalQueue() if alone else event_queue()
+        steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
+        done = 0
+        with recording(ready, folder, run, events, workers), closing(steps):
+            for ended in steps:
+                done = ended.epoch + 1
+                yield model_metrics(ready) | ended.metrics | {EPOCH: done}
+        metrics = dict(run.metrics)
+    yield metrics | {EPOCH: done or job.recipe.epochs, FINISHED: 1}
+
+
+def _alone(
+    ready: Ready, folder: RunFolder, events: EventQueue
+) -> Generator[EpochEnded, None, None]:
+    """Train in this process, as the only rank."""
+    from ltm_platform.training.place import Alone
+    from ltm_platform.training.worker import train_rank
+
+    place = Alone(folder.path, kept_checkpoints(ready.job))
+    yield from train_rank(worker_config(ready, events), place)

@@ -1,0 +1,112 @@
+"""Ray Train's workers of one trial: started within it, and gone when it ends, however it ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from ltm_platform.errors import RunError
+from ltm_platform.events import EpochEnded
+from ltm_platform.launch.driver import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from ltm_platform.events import Event, EventQueue
+    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.preflight import Ready
+
+_RESERVED_FILE = "placement_group"
+ABORT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _ControllerStarted:
+    """The actor that starts the workers, and again after a fault."""
+
+    handle: Any
+
+
+class _Reveal(ControllerCallback, WorkerGroupCallback):
+    """Ray Train tells nobody what it would take to stop it: here it does."""
+
+    def __init__(self, events: EventQueue, folder: Path) -> None:
+        self._events = events
+        self._folder = folder
+
+    def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
+        handle = ray.get_runtime_context().current_actor
+        self._events.put_nowait_batch([_ControllerStarted(handle)])
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        (self._folder / _RESERVED_FILE).write_text(group.id.hex())
+
+
+class Workers:
+    """Trains on workers in a thread; calling it hears the events that they send."""
+
+    def __init__(self) -> None:
+        self._heard: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
+        self._controller: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self._heard.put(event)
+        elif isinstance(event, _ControllerStarted):
+            self._controller = event.handle
+
+    def epochs(
+        self, ready: Ready, folder: RunFolder, events: EventQueue
+    ) -> Generator[EpochEnded, None, None]:
+        """Train to the end. Closed before, it stops the workers at once.
+
+        Raises:
+            RunError: a rank failed, more often than the job allows.
+        """
+        free(folder.path)
+        threading.Thread(
+            target=self._fit, args=(ready, folder, events), name="train", daemon=True
+        ).start()
+        try:
+            while (heard := self._heard.get()) is not None:
+                if isinstance(heard, KeyboardInterrupt):
+                    raise RunError("the workers were stopped") from heard
+                if isinstance(heard, BaseException):
+                    raise heard
+                yield heard
+        except GeneratorExit:
+            self._abort()
+            raise
+
+    def _fit(self, ready: Ready, folder: RunFolder, events: EventQueue) -> None:
+        try:
+            fit(ready, folder, events, [_Reveal(events, folder.path)])
+        except BaseException as error:
+            self._heard.put(error)
+        else:
+            self._heard.put(None)
+
+    def _abort(self) -> None:
+        with suppress(ray.exceptions.RayError):  # the abort ends the process that would answer
+            ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+
+
+def free(folder: Path) -> None:
+    """Give back what the trial in ``folder`` has reserved: after its process was killed.
+
+    Ray keeps a reservation for as long as the job lives that made it, here the sweep.
+    """
+    reserved = folder / _RESERVED_FILE
+    if reserved.exists():
+        identity = ray.PlacementGroupID(bytes.fromhex(reserved.read_text()))
+        remove_placement_group(PlacementGroup(identity))
+        reserved.unlink()

@@ -1,0 +1,130 @@
+"""A sweep as a user runs it: killed in the middle, resumed, with a trial that breaks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+
+from ltm_platform import tracking
+from ltm_platform.job import JobSpec
+
+from .conftest import COMMAND, TIMEOUT_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow.entities import Run
+
+    from .conftest import Cli
+
+POLL_S = 0.2
+GOOD, WEAK, WEAKER = "0.002", "1.0e-06", "2.0e-06"
+
+
+def children(store: str, sweep: str) -> dict[str, Run]:
+    """The runs of the trials, by name."""
+    client = MlflowClient(tracking_uri=store)
+    parents = [run for run in tracking.list_runs(store) if run.name == sweep]
+    if not parents:
+        return {}
+    experiment = client.get_run(parents[0].run_id).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parents[0].run_id}'")
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+) -> tuple[dict[str, Run], subprocess.CompletedProcess[str]]:
+    """What had finished when the sweep was killed, and how its resumption went."""
+    words = ["--job", str(tiny_job), "--name", "sweep", "--scheduler", "asha", "--search", "grid"]
+    words += ["--param", f"recipe.lr=grid:{GOOD},{WEAK},{WEAKER}"]
+    words += ["--param", "recipe.optimizer=choice:adamw,nonsense", "--set", "recipe.epochs=3"]
+    command = [*COMMAND, "tune", *words]
+    finished: dict[str, Run] = {}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        end = time.monotonic() + TIMEOUT_S
+        while not finished:
+            assert process.poll() is None, (home / "runs/sweep/run.log").read_text()[-5000:]
+            assert time.monotonic() < end
+            time.sleep(POLL_S)
+            runs = children(store, "sweep")
+            finished = {name: run for name, run in runs.items() if run.info.status == "FINISHED"}
+        process.send_signal(signal.SIGKILL)
+    return finished, cli("resume", "sweep")
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(
+    resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]], store: str
+) -> None:
+    finished, done = resumed
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = children(store, "sweep")
+    assert len(runs) == 6
+    for name, before in finished.items():
+        assert runs[name].info.end_time == before.info.end_time
+    assert tracking.find_run(store, "sweep").status == "FINISHED"
+    assert {run.info.status for run in runs.values()} == {"FINISHED", "FAILED"}
+
+
+def test_trials_are_stopped_early_or_fail_and_the_others_do_not_mind(
+    resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]], store: str
+) -> None:
+    _, done = resumed
+    failed, stopped, whole = [], [], []
+    for run in children(store, "sweep").values():
+        if run.data.params["recipe.optimizer"] == "nonsense":
+            failed.append(run)
+        elif "ltm.stopped_early" in run.data.tags:
+            stopped.append(run)
+        else:
+            whole.append(run)
+    assert len(failed) == 3
+    for run in failed:
+        assert run.info.status == "FAILED"
+        assert "recipe.optimizer is 'nonsense'" in run.data.tags["ltm.error"]
+    # Of three, the one that begins last is stopped: the first that reports is never.
+    assert stopped
+    for run in [*stopped, *whole]:
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["model/gmacs"] > 0
+        assert run.data.metrics["val/top1"] > 0
+    for run in whole:
+        assert run.data.metrics["bench/latency_ms"] > 0
+    assert "3 of 6 trials failed" in done.stdout
+    assert "recipe.optimizer is 'nonsense'" in done.stdout
+
+
+def test_the_best_job_is_ready_and_the_picture_is_in_mlflow(
+    resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]],
+    cli: Cli,
+    store: str,
+    home: Path,
+) -> None:
+    _, done = resumed
+    assert "best trial" in done.stdout
+    best = home / "runs" / "sweep" / "best.yaml"
+    job = JobSpec.load(best)
+    assert f"{job.recipe.lr:g}" == f"{float(GOOD):g}"
+    assert cli("validate", str(best)).returncode == 0
+    record = tracking.find_run(store, "sweep")
+    found = MlflowClient(tracking_uri=store).list_artifacts(record.run_id, "sweep")
+    names = {file.path for file in found}
+    assert {f"sweep/{name}" for name in ("pareto.png", "best.yaml", "trials.csv")} <= names
+
+
+def test_a_finished_sweep_has_nothing_to_go_on_with(
+    resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]],  # noqa: ARG001
+    cli: Cli,
+) -> None:
+    refused = cli("resume", "sweep")
+    assert refused.returncode == 2
+    assert "has finished" in refused.stderr

@@ -1,0 +1,73 @@
+"""A sweep as a value: what goes together, and what a stage of it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.tuning.spec import DEFAULT_TRIALS, Sweep, read_stages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SWEEP = Sweep("s", JobSpec.load("quickstart").to_dict(), ("lr",))
+
+
+def test_a_sweep_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    sweep = replace(SWEEP, objectives=("val/top1", "model/gmacs"), trials=3, scheduler="asha")
+    sweep.save(tmp_path)
+    assert Sweep.load(tmp_path) == sweep
+
+
+@pytest.mark.parametrize(
+    ("params", "search", "trials", "expected"),
+    [
+        (("lr",), None, None, ("optuna", DEFAULT_TRIALS)),
+        (("lr", "recipe.optimizer=choice:adamw,sgd"), None, 5, ("optuna", 5)),
+        (("lr",), "random", 3, ("random", 3)),
+        (("lr=grid:1e-3,1e-4", "ib_weight=grid:0.1,0.2,0.3"), None, None, ("grid", 6)),
+        (("lr=grid:1e-3,1e-4", "ib_weight"), None, 3, ("random", 6)),
+        (("lr=choice:1e-3,1e-4",), "grid", None, ("grid", 2)),
+    ],
+)
+def test_which_search_and_how_many_trials(
+    params: tuple[str, ...], search: str | None, trials: int | None, expected: tuple[str, int]
+) -> None:
+    (stage,) = read_stages(replace(SWEEP, params=params, search=search, trials=trials))
+    assert (stage.search, stage.trials) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"search": "optina"}, "did you mean 'optuna'"),
+        ({"search": "grid"}, "list them, as --param recipe.lr=grid:"),
+        ({"search": "optuna", "params": ("lr=grid:1e-3,1e-4",)}, "say choice: instead"),
+        ({"params": ("lr=grid:1e-3,1e-4",), "trials": 4}, "a grid has 2 trials"),
+        ({"trials": 0}, "must be at least 1"),
+        ({"scheduler": "pbt"}, "use asha or median"),
+        ({"scheduler": "ash"}, "did you mean 'asha'"),
+        ({"scheduler": "asha", "grace": 16}, "after 1 to 15 epochs"),
+        ({"scheduler": "asha", "objectives": ("model/gmacs",)}, "name val/top1 first"),
+        ({"protocol": "publshed"}, "did you mean 'published'"),
+        ({"protocol": "published"}, "tunes ib_weight and ib_warmup alone"),
+        ({"protocol": "published", "params": (), "trials": 2}, "leave --search"),
+    ],
+)
+def test_what_does_not_go_together(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_stages(replace(SWEEP, **changes))
+    assert sentence in str(error.value)
+
+
+def test_the_published_protocol_is_two_stages_of_five_folds_on_a_tenth() -> None:
+    sweep = replace(SWEEP, params=("ib_weight=grid:0.1,0.2",), protocol="published")
+    first, second = read_stages(sweep)
+    assert [param.field for param in first.params] == ["recipe.ib.weight", "data.fold"]
+    assert [param.field for param in second.params] == ["recipe.ib.warmup", "data.fold"]
+    assert first.trials == 10
+    assert (first.job.data.subset, first.job.data.folds) == (0.1, 5)
