@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ltm_platform.tracking.patience import PatientClient
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
-    Row = Metric | RunTag
+    Row: TypeAlias = Metric | RunTag
 
 METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100

@@ -79,8 +79,12 @@ class Sweep:
     def load(cls, folder: Path) -> Sweep:
         """UserError: the folder is no sweep's."""
         try:
-            values = json.loads((folder / SWEEP_FILE).read_text())
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            read: dict[str, Any] = json.loads((folder / SWEEP_FILE).read_text())
+            words: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in read.items()
+            }
+            return cls(**words)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
 
