@@ -98,19 +98,35 @@ def test_a_server_that_is_lost_for_a_while_misses_nothing(
     assert ended.info.status == "FINISHED"
 
 
-def test_a_run_ends_for_its_own_reason_while_the_server_is_away(
+def test_what_is_not_recorded_when_a_run_is_interrupted_comes_when_it_goes_on(
     store: str, job: JobSpec, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("INTERRUPTED_S", "BROKEN_S"):
-        monkeypatch.setattr(record, limit, 0.2)
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(record, "INTERRUPTED_S", 0.2)
     with (
         served(store, port, tmp_path) as server,
         pytest.raises(KeyboardInterrupt),
-        tracked_run(job, "stopped", FOLDER),
+        tracked_run(job, "stopped", tmp_path) as run,
     ):
+        for event in steps(1, 10):
+            run(event)
+        run.flush()
         kill(server)
+        for event in [*steps(11, 20), Decided("micro_batch", "8", "found")]:
+            run(event)
         raise KeyboardInterrupt
-    assert find_run(store, "stopped").status == "RUNNING"
+    assert find_run(store, "stopped").status == "RUNNING"  # nobody was there to be told
+    same = job.replace("tracking.uri", store)
+    with tracked_run(same, "stopped", tmp_path, run_id=run.run_id) as again:
+        for event in steps(15, 25):
+            again(event)
+    client = MlflowClient(store)
+    found = client.get_metric_history(run.run_id, "train/loss")
+    assert [metric.step for metric in found] == list(range(1, 26))
+    ended = client.get_run(run.run_id)
+    assert ended.data.tags["ltm.micro_batch"] == "8"
+    assert ended.info.status == "FINISHED"
 
 
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), reverse=True)), None)

@@ -63,7 +63,7 @@ def command(
     A trial has one worker, whatever the job says; --set cluster.workers=4 gives it more.
 
     \b
-    Examples:
+    Example:
       ltm-platform tune --param compression_ratio
       ltm-platform tune --job jobs/quickstart.yaml --param lr --param ib_weight --scheduler asha
       ltm-platform tune --param model.method=grid:none,ltm,tome --set recipe.epochs=4

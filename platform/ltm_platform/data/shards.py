@@ -285,9 +285,10 @@ class ParquetSource:
 
     def _open_lazily(self) -> None:
         self._open = lru_cache(_OPEN_FILES)(self._open_file)
+        self._keys = lru_cache(1)(self._read_keys)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_open"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_keys")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -328,12 +329,15 @@ class ParquetSource:
     def locate(self, index: int) -> str:
         """The image in words, by its key and the shard that holds it."""
         number = self._file_of(index)
+        key = self._keys(number)[index - int(self._first[number])].as_py()
+        return f"image {key!r} of {self._files[number]}"
+
+    def _read_keys(self, number: int) -> pa.ChunkedArray:
         file = self._files[number]
         try:
-            keys = pq.read_table(file.path, filesystem=file.filesystem, columns=["key"])["key"]
+            return pq.read_table(file.path, filesystem=file.filesystem, columns=["key"])["key"]
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} cannot be read: {error}.") from error
-        return f"image {keys[index - int(self._first[number])].as_py()!r} of {file}"
 
 
 def holds_shards(folder: Place) -> bool:

@@ -83,14 +83,15 @@ def heatmap_picture(model: Any, source: Source, pixels: Pixels) -> Image.Image |
     transform = eval_transform(pixels.size, pixels.mean, pixels.std)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     columns = []
+    targets: list[tuple[int, int]] = []
     for data, _ in source.read(_first_of_classes(source)):
         image = transform(decode_rgb(data))
         plain = (image * std + mean).clamp(0, 1)
         tiles = [(plain * 255).round().to(torch.uint8)]
-        rows, across = ltm.heatmap(model, image, (0, 0)).weights.shape
-        for down, right in TARGETS:
-            heat = ltm.heatmap(model, image, (int(down * rows), int(right * across)))
-            tiles.append(heat.picture(plain))
+        if not targets:
+            rows, across = ltm.heatmap(model, image, (0, 0)).weights.shape
+            targets = [(int(down * rows), int(right * across)) for down, right in TARGETS]
+        tiles += [ltm.heatmap(model, image, target).picture(plain) for target in targets]
         columns.append(torch.cat([_framed(tile) for tile in tiles], dim=1))
     return Image.fromarray(torch.cat(columns, dim=2).permute(1, 2, 0).numpy())
 

@@ -62,12 +62,13 @@ class Outbox:
                 raise error
             return len(self._waiting)
 
-    def close(self) -> None:
-        """Write nothing more; what still waits is dropped."""
+    def close(self) -> list[Row]:
+        """Write nothing more; what still waits."""
         with self._changed:
             self._closed = True
             self._client.limit_s = 0.0
             self._changed.notify_all()
+            return list(self._waiting)
 
     def _write(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths
 from ltm_platform.errors import RunError
 from ltm_platform.events import Decided, Event, Progress, Started
+from ltm_platform.tracking import leftovers
 from ltm_platform.tracking.model import ImageInput, save_model
 from ltm_platform.tracking.outbox import Outbox
 from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
@@ -51,9 +52,10 @@ class TrackedRun:
     what it misses while it is away comes when it is back. Files are written at once.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str, run_id: str, folder: Path) -> None:
         self._client = PatientClient(client)
         self._outbox = Outbox(client, run_id)
+        self._folder = folder
         self.uri = uri
         self.run_id = run_id
         self.metrics: dict[str, float] = {}
@@ -182,6 +184,9 @@ class TrackedRun:
         ``repeats``: what comes again is what is recorded already, and is left out.
         """
         self._client.update_run(self.run_id, status="RUNNING")
+        self._outbox.put(leftovers.load(self._folder))
+        self.flush()
+        leftovers.remove(self._folder)
         data = self._client.get_run(self.run_id).data
         self.metrics.update(data.metrics)
         # MLflow's public view of a run leaves out the steps
@@ -203,7 +208,8 @@ class TrackedRun:
         if waiting:
             raise RunError(
                 f"the tracking store {self.uri} has been away for {limit_s:.0f} s and lacks the "
-                f"last {waiting} values: once it is back, ltm-platform resume records them"
+                f"last {waiting} values: once it is back, ltm-platform resume "
+                f"{self._folder.name} records them"
             )
 
     def end(self, status: str | None, limit_s: float) -> None:
@@ -214,7 +220,10 @@ class TrackedRun:
             if status:
                 self._client.set_terminated(self.run_id, status)
         finally:
-            self._outbox.close()
+            rows = self._outbox.close()
+            if rows:
+                file = leftovers.save(rows, self._folder)
+                _log.error("%d values are not in %s but in %s", len(rows), self.uri, file)
 
 
 @contextmanager
@@ -242,9 +251,8 @@ def tracked_run(
     uri = tracking_uri(job.tracking.uri)
     client = connect(uri)
     experiment = job.tracking.experiment
-    run = TrackedRun(
-        client, uri, run_id or create_run(client, uri, experiment, name, folder, parent)
-    )
+    own_id = run_id or create_run(client, uri, experiment, name, folder, parent)
+    run = TrackedRun(client, uri, own_id, folder)
     with ending(run):
         if run_id:
             run.reopen(repeats=repeats)

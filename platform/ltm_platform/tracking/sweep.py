@@ -54,9 +54,8 @@ def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSwee
     client = connect(uri)
     experiment = job.tracking.experiment
     run_id = run_of_folder(uri, experiment, folder)
-    sweep = TrackedSweep(
-        client, uri, run_id or create_run(client, uri, experiment, name, folder, None)
-    )
+    own_id = run_id or create_run(client, uri, experiment, name, folder, None)
+    sweep = TrackedSweep(client, uri, own_id, folder)
     with ending(sweep):
         if run_id:
             sweep.reopen(repeats=True)
