@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_same_curve(
     undisturbed = trained(1, ELASTIC).name
     overrides = ("engine.zero_stage=1", ELASTIC, "checkpoint.every_steps=10")
     with submitted(environment, tiny_job, "killed", *overrides) as process:
-        await_step(store, "killed", 63, process)
+        await_step(store, "killed", 50, process)
         process.kill()
     resume(cli, store, "killed")
     assert_same_curve(store, "killed", undisturbed)
@@ -104,7 +104,7 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
         os.kill(training_ranks(process)[1], signal.SIGKILL)
         await_step(store, "hit", 35, process)
         os.kill(training_ranks(process)[0], signal.SIGSTOP)
-        await_step(store, "hit", 66, process)
+        await_step(store, "hit", 55, process)
         process.kill()
     run = tracking.find_run(store, "hit")
     tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
