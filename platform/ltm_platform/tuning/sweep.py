@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -316,5 +317,9 @@ def _scheduler(stage: Stage) -> TrialScheduler:
             stop_last_trials=False,
         )
     if stage.scheduler == "median":
-        return MedianStoppingRule(**judged, grace_period=stage.grace)
+        return MedianStoppingRule(
+            **judged,
+            grace_period=stage.grace,
+            min_time_slice=math.inf,  # it would pause trials until it has seen enough
+        )
     return FIFOScheduler()
