@@ -57,9 +57,10 @@ def test_runs_are_compared_and_digits_are_no_imagenet(
     assert picture.stat().st_size > 10_000
     found = json.loads(cli("table", "--format", "json").stdout)
     assert all(line["ours"] is None for line in found["on_imagenet"])
-    (line,) = [one for one in found["others"] if one["ours"]["run"] == run.name]
-    assert (line["ours"]["data"], line["ours"]["regime"]) == ("digits", "from scratch")
-    assert line["ours"]["epochs"] == 2
+    # Of runs of one kind the best is listed, perhaps another test's.
+    kind = {"data": "digits", "regime": "from scratch", "method": "ltm", "epochs": 2}
+    (mine,) = [one["ours"] for one in found["others"] if kind.items() <= one["ours"].items()]
+    assert mine["top1"] >= run.metrics["val/top1"]
 
 
 def test_an_exported_network_says_what_predict_says(
