@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 COMMANDS = (
     "submit",
     "tune",
+    "plan",
     "resume",
+    "list",
+    "status",
+    "logs",
+    "stop",
     "validate",
     "runs",
     "compare",
@@ -30,6 +35,8 @@ COMMANDS = (
     "ui",
     "models",
     "data",
+    "cluster",
+    "doctor",
 )
 
 
