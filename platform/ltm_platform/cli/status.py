@@ -33,7 +33,11 @@ def command(run: str, as_json: bool, address: str | None, tracking_uri: str | No
         assert found.address
         assert found.submission
         sent = Cluster(found.address).look(found.submission)
-        rows = {"state": sent.status, "where": found.address, "error": sent.message}
+        rows = {
+            "state": sent.status,
+            "where": found.address,
+            "error": sent.message if sent.status == "FAILED" else "",
+        }
         ended, fine = sent.ended, sent.status == "SUCCEEDED"
     else:
         about = whereabouts.summarise(found.record)

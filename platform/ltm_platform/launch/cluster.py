@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import platform
 import re
 import tempfile
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,7 @@ class Cluster:
             UserError: there is none, or it does not let this user in.
         """
         use_token()
+        logging.getLogger("ray").setLevel(logging.WARNING)
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
@@ -238,18 +239,15 @@ class Cluster:
             time.sleep(RETRY_S)
 
     def _tail(self, submission: str) -> Iterator[str]:
-        loop = asyncio.new_event_loop()
         chunks = self._client.tail_job_logs(submission)
-        try:
-            while True:
-                try:
-                    yield loop.run_until_complete(anext(chunks))
-                except StopAsyncIteration:
-                    return
-        finally:
-            with suppress(RuntimeError):  # interrupted in the middle of a wait
-                loop.run_until_complete(chunks.aclose())
-            loop.close()
+
+        async def piece() -> str | None:
+            return str(chunk) if (chunk := await anext(chunks, None)) is not None else None
+
+        with asyncio.Runner() as runner:
+            # The runner cancels what it waits for when Ctrl-C comes.
+            while (text := runner.run(piece())) is not None:
+                yield text
 
     def interrupt(self, submission: str) -> None:
         """End a job, with a minute for its last words."""

@@ -20,7 +20,26 @@ NAMED = 5
 LEFT_OUT = ("__pycache__", ".git", "mlruns", "mlartifacts", "wandb", "checkpoints")
 """Folders that hold no code."""
 NO_CODE = frozenset(
-    [".pyc", ".db", ".log", ".parquet", ".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".npy", ".npz", ".tar", ".tgz", ".gz", ".zip", ".jpg", ".jpeg", ".png"]
+    [
+        ".pyc",
+        ".db",
+        ".log",
+        ".parquet",
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".onnx",
+        ".npy",
+        ".npz",
+        ".tar",
+        ".tgz",
+        ".gz",
+        ".zip",
+        ".jpg",
+        ".jpeg",
+        ".png",
+    ]
 )
 
 

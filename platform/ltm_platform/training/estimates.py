@@ -17,7 +17,7 @@ STAGES = (0, 1, 2, 3)
 FP32 = 4  # bytes
 MOMENTS = 2
 """Tensors that AdamW keeps for each weight; some optimizers keep fewer."""
-RANDOM_STATE_BYTES = 15_000
+RANDOM_STATE_BYTES = 16_000
 """Of one rank in a checkpoint: its generators and its manifest."""
 SAMPLE = (2, 4)
 """Images in the two steps from which the activations of one image follow."""
@@ -130,7 +130,10 @@ def sent_bytes(
     return rounds * parameters * size * (workers - 1) // workers
 
 
-def checkpoint_bytes(parameters: int, workers: int, *, ema: bool) -> int:
-    """Weights, their moving average and the optimizer, each whole, and every rank's chance."""
+def checkpoint_bytes(parameters: int, workers: int, *, ema: bool, statistics: int = 0) -> int:
+    """Weights, their moving average and the optimizer, each whole, and every rank's chance.
+
+    ``statistics``: bytes of those of the information bottleneck.
+    """
     copies = 1 + MOMENTS + (1 if ema else 0)
-    return copies * FP32 * parameters + RANDOM_STATE_BYTES * workers
+    return copies * FP32 * parameters + statistics + RANDOM_STATE_BYTES * workers
