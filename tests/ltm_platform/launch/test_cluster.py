@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
@@ -202,3 +205,28 @@ def test_a_wrong_cluster_file_is_told(
         read_cluster_file(changed(text))
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def documented() -> list[dict]:
+    text = (ROOT / "docs/cluster.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_documented_cluster_files_fit_rays_schema(
+    changed: Callable[[str], Path],
+) -> None:
+    files = [values for values in documented() if "cluster_name" in values]
+    assert {values["provider"]["type"] for values in files} == {"gcp", "local"}
+    for values in files:
+        read_cluster_file(changed(yaml.safe_dump(values)))
+
+
+def test_the_documented_manifest_submits_a_bundled_job_with_a_token() -> None:
+    (manifest,) = (values for values in documented() if values.get("kind") == "RayJob")
+    spec = manifest["spec"]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    words = shlex.split(spec["entrypoint"])
+    assert words[:2] == ["ltm-platform", "submit"]
+    assert words[words.index("--address") + 1] == "auto"
+    assert (ROOT / words[2]).is_file()
