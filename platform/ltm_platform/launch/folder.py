@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
 
 
+PATIENCE_S = 0.3
+"""For a lock that another command holds only to see whether it is free."""
+
+
 @dataclass(frozen=True, slots=True)
 class GoingOn:
     """A run that was begun before."""
@@ -74,7 +78,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE_S)
         except Timeout:
             raise UserError(
                 f"the run {self.name!r} is being trained by another process: "
