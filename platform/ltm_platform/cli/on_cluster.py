@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -14,4 +15,5 @@ if __name__ == "__main__":
     if request is None:
         sys.exit("there is no command to carry out")
     with tempfile.TemporaryDirectory(prefix="ltm-request-") as folder:
+        os.chdir(folder)  # so that errors name the job file alone
         main(arguments(request, Path(folder)))

@@ -142,7 +142,6 @@ class Cluster:
             UserError: there is none, or it does not let this user in.
         """
         use_token()
-        logging.getLogger("ray").setLevel(logging.WARNING)
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
@@ -161,6 +160,8 @@ class Cluster:
             ) from None
         except (RuntimeError, OSError) as error:
             raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
+        # Importing Ray's client sets a level of its own.
+        logging.getLogger("ray").setLevel(logging.WARNING)
 
     def send(
         self, args: Sequence[str], *, run: str, job: str | None, environment: Mapping[str, str]
@@ -250,8 +251,10 @@ class Cluster:
                 yield text
 
     def interrupt(self, submission: str) -> None:
-        """End a job, with a minute for its last words."""
+        """End a job, with `STOP_WAIT_S` for its last words, and wait until it has ended."""
         self._client.stop_job(submission)
+        while not self.look(submission).ended:
+            time.sleep(RETRY_S)
 
 
 def exit_code(sent: Sent) -> int:
