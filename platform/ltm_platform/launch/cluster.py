@@ -160,8 +160,9 @@ class Cluster:
             ) from None
         except (RuntimeError, OSError) as error:
             raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
-        # Importing Ray's client sets a level of its own.
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        # Each module of Ray's client sets a level of its own, below what concerns a user.
+        for module in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
 
     def send(
         self, args: Sequence[str], *, run: str, job: str | None, environment: Mapping[str, str]
