@@ -85,7 +85,7 @@ def measure(workers: int, reports: int) -> Costs:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for first in range(0, workers, WORKERS_A_NODE):
         cluster.add_node(num_cpus=min(WORKERS_A_NODE, workers - first))
-    ray.init(address=cluster.address, log_to_driver=False)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
     nodes = time.perf_counter() - began
     started: list[float] = []
     try:
