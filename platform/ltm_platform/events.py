@@ -64,7 +64,12 @@ class GaveUp:
     reason: str
 
 
-Event = Started | Progress | GaveUp | Decided
+@dataclass(frozen=True, slots=True)
+class StoppedOnRequest:
+    """Training saved a checkpoint and ended, since somebody asked it to."""
+
+
+Event = Started | Progress | GaveUp | Decided | StoppedOnRequest
 Listener = Callable[[Event], None]
 
 

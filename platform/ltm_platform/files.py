@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and those by which processes find each other."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+STOP_FILE = ".stop"
+"""In a run's folder: the run is to save and end."""
 
 
 def check_writable(path: Path, option: str) -> None:

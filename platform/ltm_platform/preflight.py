@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,30 @@ from ltm_platform import paths, tracking
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import ltm
     from ltm_platform.data import Dataset
     from ltm_platform.job import BatchPlan, JobSpec
 
 
+SAMPLED_IMAGES = 4  # of each split, from first to last
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What can be taken: a machine's, or a cluster's."""
+    """What can be taken: a machine's, or a cluster's with all that its autoscaler may start."""
 
     cpus: float
     gpus: float
+    nodes: tuple[tuple[float, float], ...] = ()
+    """CPUs and GPUs of every node; a machine is one."""
+
+    def room(self, cpus_per_worker: float) -> int:
+        """How many workers fit, each on one node, with a GPU each where there are any."""
+        nodes = self.nodes or ((self.cpus, self.gpus),)
+        fits = [(int(cpus // cpus_per_worker), int(gpus)) for cpus, gpus in nodes]
+        return sum(min(pair) if self.gpus >= 1 else pair[0] for pair in fits)
 
     def auto_workers(self, cpus_per_worker: float) -> int:
         """What ``cluster.workers: auto`` means here."""
@@ -44,21 +56,51 @@ class Ready:
     cost: ltm.Count
     base_cost: ltm.Count
     notices: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    """Why it should not start, if that was overridden."""
 
 
-def check(job: JobSpec, resources: Resources) -> Ready:
-    """Resolve the job against this machine, its data and the model library.
+@dataclass(slots=True)
+class Overridable:
+    """Collects what is wrong where ``force`` overrides it, and raises it where not."""
+
+    force: bool
+    problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            if not self.force:
+                raise
+            self.problems.append(str(error))
+
+
+def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
+    """Resolve the job against what there is, its data and the model library.
 
     The cheap checks come first, so that a mistake is told before anything heavy is imported.
+    With ``force`` what may be mended meanwhile is no error, but one of `Ready.problems`.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
     """
-    _check_tracking(job)
-    _check_storage(job)
-    job, use_gpu = _with_workers(job, resources)
+    overridable = Overridable(force)
+    with overridable():
+        _check_tracking(job)
+    with overridable():
+        check_storage(job)
+    use_gpu = resources.gpus >= 1
+    if job.cluster.workers == "auto":
+        workers = resources.auto_workers(job.cluster.cpus_per_worker)
+        job = job.replace("cluster.workers", workers)
+    with overridable():
+        _check_workers(job, resources)
     check_names(job)
     dataset = check_data(job)
+    with overridable():
+        _check_sample(job, dataset)
     job, notices = _with_fitting_batch(job, dataset)
     _check_recipe(job)
     _check_precision(job, use_gpu=use_gpu)
@@ -67,12 +109,13 @@ def check(job: JobSpec, resources: Resources) -> Ready:
     _check_teacher(job, len(dataset.classes))
     return Ready(
         job=job,
-        batch=job.batch(_workers_now(job, resources, use_gpu=use_gpu)),
+        batch=job.batch(_workers_now(job, resources)),
         use_gpu=use_gpu,
         dataset=dataset,
         cost=cost,
         base_cost=base_cost,
         notices=notices + notes,
+        problems=tuple(overridable.problems),
     )
 
 
@@ -120,48 +163,72 @@ def _check_tracking(job: JobSpec) -> None:
         raise (job.error("tracking.uri", str(error)) if job.tracking.uri else error) from None
 
 
-def _check_storage(job: JobSpec) -> None:
+def storage_root(job: JobSpec) -> Path:
+    """The folder that holds the runs' folders."""
     storage = job.cluster.storage
+    return Path(storage).expanduser().resolve() if storage else paths.runs()
+
+
+def check_storage(job: JobSpec) -> None:
+    """Runs can be kept: a file is written, read back and removed.
+
+    Raises:
+        UserError: they cannot.
+    """
+    storage = job.cluster.storage
+    key = "cluster.storage"
     if storage and "://" in storage:
         raise job.error(
-            "cluster.storage",
-            f"cluster.storage is {storage!r}, but must be a folder on this machine "
+            key,
+            f"{key} is {storage!r}, but must be a folder on this machine "
             f"or on a shared file system",
         )
+    root = storage_root(job)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as probe:
+            probe.write(b"probe")
+            probe.seek(0)
+            if probe.read() != b"probe":
+                raise OSError("what is read is not what was written")
+    except OSError as error:
+        raise job.error(
+            key,
+            f"{key} is {str(root)!r}, which cannot be written to: {error.strerror or error}",
+        ) from None
 
 
-def _with_workers(job: JobSpec, resources: Resources) -> tuple[JobSpec, bool]:
-    """Settle ``cluster.workers`` and see that there is room for them, of a range for the fewest."""
-    use_gpu = resources.gpus >= 1
-    cpus = job.cluster.cpus_per_worker
-    if job.cluster.workers == "auto":
-        job = job.replace("cluster.workers", resources.auto_workers(cpus))
-    workers, _ = job.cluster.worker_range
-    if use_gpu and workers > resources.gpus:
+def _check_workers(job: JobSpec, resources: Resources) -> None:
+    """There will be room for the workers, of a range for the fewest."""
+    cpus, (workers, _) = job.cluster.cpus_per_worker, job.cluster.worker_range
+    if resources.gpus >= 1 and workers > resources.gpus:
         raise job.error(
             "cluster.workers",
             f"cluster.workers is {workers}, but there are only {resources.gpus:g} GPUs, "
             f"one for a worker",
         )
-    if cpus > resources.cpus:
+    largest = max((node[0] for node in resources.nodes), default=resources.cpus)
+    if cpus > largest:
+        where = " on the largest node" if len(resources.nodes) > 1 else ""
         raise job.error(
             "cluster.cpus_per_worker",
-            f"cluster.cpus_per_worker is {cpus:g}, but there are only {resources.cpus:g} CPUs",
+            f"cluster.cpus_per_worker is {cpus:g}, but there are only {largest:g} CPUs{where}",
         )
-    if workers * cpus > resources.cpus:
+    room = resources.room(cpus)
+    if workers > room:
+        where = f", on {len(resources.nodes)} nodes" if len(resources.nodes) > 1 else ""
         raise job.error(
             "cluster.workers",
             f"cluster.workers is {workers} at {cpus:g} CPUs each, "
-            f"but there are only {resources.cpus:g} CPUs: take {int(resources.cpus // cpus)} "
+            f"but there are only {resources.cpus:g} CPUs{where}: take {room} "
             f"workers or fewer, or a smaller cluster.cpus_per_worker",
         )
-    return job, use_gpu
 
 
-def _workers_now(job: JobSpec, resources: Resources, *, use_gpu: bool) -> int:
+def _workers_now(job: JobSpec, resources: Resources) -> int:
     """As many workers as the job wants and there is room for."""
-    room = resources.cpus // job.cluster.cpus_per_worker
-    return int(min(job.cluster.worker_range[1], room, resources.gpus if use_gpu else room))
+    fewest, most = job.cluster.worker_range
+    return max(fewest, min(most, resources.room(job.cluster.cpus_per_worker)))
 
 
 def check_data(job: JobSpec) -> Dataset:
@@ -171,6 +238,25 @@ def check_data(job: JobSpec) -> Dataset:
         return open_data(job.data, cache=paths.cache())
     except UserError as error:
         raise job.error("data.path", f"data.path: {error}") from None
+
+
+def _check_sample(job: JobSpec, dataset: Dataset) -> None:
+    """A few images of each split can be read and decoded."""
+    import numpy as np
+
+    from ltm_platform.data.importing.originals import BadImageError
+    from ltm_platform.data.importing.work import check_image
+
+    for source in (dataset.train, dataset.val):
+        indices = np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).round().astype(int))
+        for index in indices:
+            try:
+                ((data, _),) = source.read([index])
+                check_image(data)
+            except (BadImageError, OSError, UserError) as error:
+                raise job.error(
+                    "data.path", f"data.path: {source.locate(index)} is damaged: {error}"
+                ) from None
 
 
 def _with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:
@@ -287,3 +373,8 @@ def _with_model(
     if network.new_classifier:
         notices = (f"the classifier starts anew: the data has {num_classes} classes",)
     return job, ltm.count(model, size), ltm.count(base, size), notices
+
+
+def with_problems(ready: Ready, further: Iterable[str]) -> Ready:
+    """The same with more reasons not to start, which were overridden."""
+    return replace(ready, problems=ready.problems + tuple(further))

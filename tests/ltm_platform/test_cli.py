@@ -402,3 +402,50 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
     printing(log, echo=False)
     assert log.read_text().splitlines()[0] == "of the first attempt"
     assert len(log.read_text().splitlines()) == 1 + len(CAPTURED)
+
+
+# --- before the start
+
+
+def test_plan_is_one_page_and_starts_nothing(run: Run, home: Path) -> None:
+    answer = run("plan", "x.yaml", "--set", "cluster.workers=[1,2]", "--images-per-s", "100")
+    assert answer.code == 0, answer.err
+    for words in (
+        "256 = 256 x 1 x 1",
+        "256 = 128 x 1 x 2  <- with what there is",
+        '"train_micro_batch_size_per_gpu": 128',
+        "<- engine.zero_stage",
+        "0.00799 hours at 100 images/s",
+        "digits: 1,438 training",
+        "it can start",
+    ):
+        assert words in answer.out, words
+    assert len(answer.out.splitlines()) < 40
+    assert not list((home / "runs").iterdir())
+
+
+def test_plan_tells_everything_that_is_in_the_way(run: Run) -> None:
+    overrides = ("cluster.workers=64", "tracking.uri=http://127.0.0.1:1")
+    answer = run("plan", "x.yaml", *(word for o in overrides for word in ("--set", o)))
+    assert answer.code == 2
+    reasons = [line for line in answer.out.splitlines() if line.startswith("cannot start: ")]
+    assert len(reasons) == 2
+    assert "it can start" not in answer.out
+
+
+@pytest.mark.parametrize("option", [["--detach"], ["--env", "HOME"]])
+def test_what_is_for_a_cluster_is_refused_here(run: Run, option: list[str]) -> None:
+    answer = run("submit", "x.yaml", "--address", "local", *option)
+    assert answer.code == 2
+    assert "is for a cluster" in answer.err
+
+
+def test_doctor_tells_what_to_type(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    answer = run("doctor", "--json")
+    assert answer.code == 1
+    findings = {finding["what"]: finding for finding in json.loads(answer.out)}
+    assert not findings["MLflow"]["fine"]
+    assert "MLFLOW_TRACKING_URI" in findings["MLflow"]["remedy"]
+    assert findings["torch"]["fine"]
+    assert findings["Python"]["fine"]

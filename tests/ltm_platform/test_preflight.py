@@ -357,3 +357,57 @@ def test_the_micro_batch_may_be_left_to_the_workers() -> None:
     got = ready("recipe.micro_batch=auto", "cluster.workers=2")
     assert got.job.recipe.micro_batch == "auto"
     assert (got.batch.global_batch, got.batch.micro_batch) == (64, 32)
+
+
+# --- several nodes
+
+
+def test_a_worker_has_to_fit_one_node() -> None:
+    small = Resources(cpus=4, gpus=0, nodes=((1, 0),) * 4)
+    line = refusal("cluster.cpus_per_worker=2", "cluster.workers=2", resources=small)
+    assert "only 1 CPUs on the largest node" in line
+    uneven = Resources(cpus=6, gpus=0, nodes=((3, 0), (3, 0)))
+    assert uneven.room(2) == 2
+    three = ("cluster.workers=3", "recipe.global_batch=63")
+    line = refusal("cluster.cpus_per_worker=2", *three, resources=uneven)
+    assert "only 6 CPUs, on 2 nodes: take 2 workers" in line
+
+
+def test_a_node_without_gpus_has_no_room_where_there_are_any() -> None:
+    headed = Resources(cpus=100, gpus=8, nodes=((4, 0), (48, 4), (48, 4)))
+    assert (headed.room(1), headed.room(24)) == (8, 4)
+    assert ready(resources=headed).batch.workers == 8
+
+
+# --- what may be overridden
+
+
+def test_a_storage_that_cannot_be_written_to_is_refused() -> None:
+    Path("file").write_text("")
+    line = refusal("cluster.storage=file/runs")
+    assert line.startswith("--set cluster.storage=file/runs: cluster.storage is '")
+    assert "cannot be written to" in line
+
+
+def test_a_damaged_image_is_found_before_the_start() -> None:
+    pictures("photos", a_class=8)
+    for damaged in Path("photos").rglob("*.png"):
+        damaged.write_bytes(b"no image")
+    line = refusal("data.path=photos", "recipe.global_batch=4")
+    assert line.startswith("--set data.path=photos: data.path: ")
+    assert "is damaged" in line
+
+
+def test_what_is_forced_is_told_instead() -> None:
+    job = load("cluster.workers=4", "tracking.uri=http://127.0.0.1:1")
+    got = check(job, TWO_CPUS, force=True)
+    server, workers = got.problems
+    assert "no MLflow server answers" in server
+    assert "only 2 CPUs" in workers
+    assert got.batch.workers == 4
+    assert ready("cluster.workers=2").problems == ()
+
+
+def test_a_mistake_in_the_job_cannot_be_forced() -> None:
+    with pytest.raises(UserError, match="did you mean 'ltm'"):
+        check(load("model.method=ltn"), TWO_CPUS, force=True)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 COMMANDS = (
     "submit",
     "tune",
+    "plan",
     "resume",
+    "list",
+    "status",
+    "logs",
+    "stop",
     "validate",
     "runs",
     "compare",
@@ -30,7 +35,11 @@ COMMANDS = (
     "ui",
     "models",
     "data",
+    "cluster",
+    "doctor",
 )
+MODULES = {"list": "listing"}
+"""Where a command's module has another name: one called ``list`` would hide the type here."""
 
 
 class _Commands(click.Group):
@@ -42,7 +51,8 @@ class _Commands(click.Group):
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"ltm_platform.cli.{name}").command
+        module = MODULES.get(name, name)
+        return importlib.import_module(f"ltm_platform.cli.{module}").command
 
     def resolve_command(
         self, context: click.Context, args: list[str]

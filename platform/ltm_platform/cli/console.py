@@ -20,6 +20,14 @@ def results() -> Console:
     return Console(width=width, markup=False, highlight=False)
 
 
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two, e.g. ``90 min``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def cell(value: float | str | None, shape: str = "{:.5g}") -> str:
     """A table's cell: numbers in their ``shape``, nothing for what is not there."""
     if value is None or isinstance(value, str):

@@ -15,6 +15,14 @@ overrides = click.option(
 verbose = click.option(
     "-v", "--verbose", is_flag=True, help="Show what Ray, DeepSpeed and torch say."
 )
+address = click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="The Ray to use: http://HOST:8265 of a cluster, auto for one on this machine, or local "
+    "for one of its own; cluster.address, RAY_ADDRESS or 'cluster up --local' if left out.",
+)
+force = click.option("--force", is_flag=True, help="Start even though a check says it cannot work.")
+run = click.argument("run", metavar="RUN")
 tracking_uri = click.option(
     "--tracking-uri",
     metavar="URI",

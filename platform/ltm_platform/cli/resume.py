@@ -12,12 +12,18 @@ from ltm_platform.errors import UserError
 @click.argument("run", metavar="RUN")
 @click.option("--from", "start", metavar="CHECKPOINT", help="An earlier checkpoint, by its name.")
 @options.overrides
+@options.address
+@click.option("--detach", is_flag=True, help="Return once a cluster has taken it.")
+@options.force
 @options.tracking_uri
 @options.verbose
 def command(
     run: str,
     start: str | None,
     overrides: tuple[str, ...],
+    address: str | None,
+    detach: bool,
+    force: bool,
     tracking_uri: str | None,
     verbose: bool,
 ) -> None:
@@ -27,8 +33,12 @@ def command(
     Example:
       ltm-platform resume quickstart-1 --set cluster.workers=4
     """
+    from ltm_platform.cli import remote, sweep
     from ltm_platform.cli import run as single
-    from ltm_platform.cli import sweep
+    from ltm_platform.launch import whereabouts
+    from ltm_platform.launch.address import Kind, find_address, kind
+
+    words: list[str] = []
 
     if folder := sweep.find(run, tracking_uri):
         if start or overrides:
@@ -36,5 +46,24 @@ def command(
                 f"{run!r} is a sweep, which goes on as it is: leave --from and --set out"
             )
         sweep.go_on(folder, verbose=verbose)
+        return
+    found = whereabouts.locate(run, tracking_uri, address)
+    where = find_address(address or found.address)
+    if kind(where) == Kind.CLUSTER:
+        if start:
+            words += ["--from", start]
+        words += [word for override in overrides for word in ("--set", override)]
+        words += ["--force"] * force + ["--verbose"] * verbose
+        remote.resume(run, where, words, uri=tracking_uri, detach=detach)
+    elif detach:
+        raise UserError(f"--detach is for a cluster, but the run {run!r} goes on here")
     else:
-        single.go_on(run, tracking_uri, start=start, overrides=overrides, verbose=verbose)
+        single.go_on(
+            run,
+            tracking_uri,
+            start=start,
+            overrides=overrides,
+            address=where,
+            force=force,
+            verbose=verbose,
+        )

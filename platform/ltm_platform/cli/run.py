@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from ltm_platform.cli.program import program
 from ltm_platform.cli.screen import Screen
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec, changes
+from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.embedded import embedded_ray, this_machine
 from ltm_platform.launch.folder import GoingOn, RunFolder
 from ltm_platform.launch.history import prepare_to_resume
@@ -22,12 +25,20 @@ if TYPE_CHECKING:
     from ltm_platform.preflight import Ready
 
 
-def start(job: JobSpec, command: Sequence[str], *, name: str | None, verbose: bool) -> None:
+def start(
+    job: JobSpec,
+    command: Sequence[str],
+    *,
+    name: str | None,
+    address: str = EMBEDDED,
+    force: bool = False,
+    verbose: bool,
+) -> None:
     """Check the job, give the run a name and train it; ``command`` is what the user typed."""
-    ready, said = _check(job, verbose=verbose)
+    ready, said = check(job, address, force=force, verbose=verbose)
     folder = RunFolder.reserve(ready.job, name)
     with folder.locked():
-        _carry_out(ready, folder, said, command, verbose=verbose)
+        _carry_out(ready, folder, said, command, address=address, verbose=verbose)
 
 
 def go_on(
@@ -36,6 +47,8 @@ def go_on(
     *,
     start: str | None = None,
     overrides: Sequence[str] = (),
+    address: str = EMBEDDED,
+    force: bool = False,
     verbose: bool,
 ) -> None:
     """Train a run that stopped from its last checkpoint, or the one named ``start``, to the end.
@@ -56,18 +69,40 @@ def go_on(
     changed = changes(before, job)
     with folder.locked():
         prepare_to_resume(folder, start)
-        ready, said = _check(job.replace("tracking.uri", store), verbose=verbose)
+        job = job.replace("tracking.uri", store)
+        ready, said = check(job, address, force=force, verbose=verbose)
         command = (*program(), "submit", str(folder.job))
         going_on = GoingOn(record.run_id, changed, rewound=start is not None)
-        _carry_out(ready, folder, said, command, going_on=going_on, verbose=verbose)
+        _carry_out(
+            ready, folder, said, command, address=address, going_on=going_on, verbose=verbose
+        )
 
 
-def _check(job: JobSpec, *, verbose: bool) -> tuple[Ready, bytes]:
-    """The job ready to start, and what libraries printed meanwhile: the run has no log yet."""
+def check(job: JobSpec, address: str, *, force: bool, verbose: bool) -> tuple[Ready, bytes]:
+    """The job ready to start, and what libraries printed meanwhile: the run has no log yet.
+
+    A Ray that is there already is joined.
+    """
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), echo=verbose):
-            ready = preflight.check(job, this_machine())
+            if address == EMBEDDED:
+                ready = preflight.check(job, this_machine(), force=force)
+            else:
+                ready = _check_joined(job, address, force=force)
         return ready, Path(log.name).read_bytes()
+
+
+def _check_joined(job: JobSpec, address: str, *, force: bool) -> Ready:
+    from ltm_platform.launch import joined
+
+    joined.join(address)
+    ready = preflight.check(job, joined.at_most(), force=force)
+    overridable = preflight.Overridable(force)
+    with overridable():
+        joined.check_shared_storage(ready.job)
+    ready = preflight.with_problems(ready, overridable.problems)
+    waiting = joined.waiting_for(ready)
+    return replace(ready, notices=(*ready.notices, waiting)) if waiting else ready
 
 
 def _carry_out(
@@ -76,6 +111,7 @@ def _carry_out(
     said: bytes,
     command: Sequence[str],
     *,
+    address: str,
     going_on: GoingOn | None = None,
     verbose: bool,
 ) -> None:
@@ -84,11 +120,12 @@ def _carry_out(
     with folder.log.open("ab") as log:
         log.write(said)
     with captured_output(folder.log, echo=verbose) as console:
-        screen = Screen(console)
+        screen = Screen(console, folder.log)
         screen.head(ready, folder)
         connecting = tracking.connect_meanwhile(tracking.tracking_uri(ready.job.tracking.uri))
         try:
-            with screen, embedded_ray(this_machine()):
+            ray = embedded_ray(this_machine()) if address == EMBEDDED else nullcontext()
+            with screen, ray:
                 connecting.join()
                 from ltm_platform.launch.driver import drive
 

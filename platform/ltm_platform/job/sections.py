@@ -353,6 +353,9 @@ class Checkpoint(Section):
 class Cluster(Section):
     """What the run asks of the Ray cluster."""
 
+    address: Text | None = None
+    """Where it runs: http://HOST:8265 sends it to that cluster, auto or HOST:PORT joins a Ray that
+    is there, local starts one; null is $RAY_ADDRESS, else `cluster up --local`, else local."""
     workers: Count | WorkerRange | Literal["auto"] = "auto"
     """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
     most 2. With [fewest, most] the run goes on with what is there, and the global batch stays."""

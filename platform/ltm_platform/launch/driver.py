@@ -17,7 +17,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ltm_platform import paths
 from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
-from ltm_platform.events import Event, EventQueue, GaveUp, Listener, listening
+from ltm_platform.events import (
+    Event,
+    EventQueue,
+    GaveUp,
+    Listener,
+    StoppedOnRequest,
+    listening,
+)
+from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
@@ -31,6 +39,10 @@ if TYPE_CHECKING:
     from ltm_platform.launch.folder import GoingOn, RunFolder
     from ltm_platform.preflight import Ready
     from ltm_platform.training.worker import WorkerConfig
+
+
+START_ATTEMPTS = 3
+"""To start the workers of a job that was forced on a cluster without room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,8 @@ def drive(
             repeats=not (going_on and going_on.anew),
         ) as run,
     ):
+        for key, value in where_it_runs().items():
+            run.tag(key, value)
         for key, change in (going_on.changes if going_on else {}).items():
             run.tag(f"ltm.changed.{key}", change)
         events = event_queue()
@@ -81,19 +95,26 @@ def recording(
 
     Raises:
         RunError: a rank gave up.
+        KeyboardInterrupt: training saved and ended because somebody asked for it.
     """
     run.log_metrics(model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
     reasons: list[str] = []
 
+    stopped: list[Event] = []
+
     def note(event: Event) -> None:
         if isinstance(event, GaveUp):
             reasons.append(event.reason)
+        if isinstance(event, StoppedOnRequest):
+            stopped.append(event)
 
     try:
         with listening(events, run, *listeners, note):
             yield
         if reasons:
             raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
+        if stopped:
+            raise KeyboardInterrupt
     finally:
         _log_checkpoints(run, stored(folder))
 
@@ -123,6 +144,8 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
             failure_config=ray.train.FailureConfig(
                 max_failures=job.cluster.max_failures,
                 max_preemption_failures=job.cluster.max_preemptions,
+                # Ray would try for ever to start workers that there is no room for.
+                controller_failure_limit=START_ATTEMPTS if ready.problems else -1,
             ),
             checkpoint_config=kept_checkpoints(job),
             callbacks=list(callbacks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -12,11 +13,16 @@ from filelock import FileLock, Timeout
 
 from ltm_platform import paths
 from ltm_platform.errors import UserError
+from ltm_platform.files import STOP_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ltm_platform.job import JobSpec
+
+
+PATIENCE_S = 0.3
+"""For a lock that another command holds only to see whether it is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +78,42 @@ class RunFolder:
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE_S)
         except Timeout:
             raise UserError(
                 f"the run {self.name!r} is being trained by another process: "
                 f"wait for it or stop that one first"
             ) from None
+        self._pid.write_text(str(os.getpid()))
+        self.stop_request.unlink(missing_ok=True)
         try:
             yield
         finally:
             lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process on this machine carries out the run."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    @property
+    def pid(self) -> int | None:
+        """The process that carries out the run; None if none does."""
+        return int(self._pid.read_text()) if self.is_locked() and self._pid.exists() else None
+
+    @property
+    def _pid(self) -> Path:
+        return self.path / ".pid"
+
+    @property
+    def stop_request(self) -> Path:
+        """While this file is there, the run is to save and end."""
+        return self.path / STOP_FILE
 
     @property
     def name(self) -> str:

@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import paths
 from ltm_platform.errors import RunError
-from ltm_platform.events import Decided, Event, Progress, Started
+from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started
 from ltm_platform.tracking import leftovers
 from ltm_platform.tracking.model import ImageInput, save_model
 from ltm_platform.tracking.outbox import Outbox
 from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
-from ltm_platform.tracking.runs import ERROR_TAG, HOST_TAG, PARENT_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.runs import (
+    EPOCH_TAG,
+    ERROR_TAG,
+    HOST_TAG,
+    PARENT_TAG,
+    RESTARTS_TAG,
+    RUN_FOLDER_TAG,
+    WORKERS_TAG,
+)
 from ltm_platform.tracking.store import connect, tracking_uri
 from ltm_platform.tracking.system import PREFIX, sampling
 
@@ -63,6 +71,7 @@ class TrackedRun:
         self._recorded: dict[str, int] = {}  # the last step of every metric
         self._before: dict[str, int] = {}  # the same, when training last began
         self._starts = 0
+        self._epochs = 0
         self.next_system_step = 0
 
     def __call__(self, event: Event) -> None:
@@ -70,7 +79,12 @@ class TrackedRun:
             self._starts += 1
             self._before = dict(self._recorded)
             if self._starts > 1:
-                self.tag("ltm.restarts", str(self._starts - 1))
+                self.tag(RESTARTS_TAG, str(self._starts - 1))
+            self.tag(WORKERS_TAG, str(event.workers))
+            self.tag(EPOCH_TAG, f"{event.steps_done // event.steps_per_epoch}/{event.epochs}")
+            self._epochs = event.epochs
+        if isinstance(event, EpochEnded):
+            self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
         if isinstance(event, Decided):
             self.tag(f"ltm.{event.name}", event.value)
         if isinstance(event, Progress):

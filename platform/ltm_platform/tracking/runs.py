@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 RUN_FOLDER_TAG = "ltm.run_folder"
 HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
+WORKERS_TAG = "ltm.workers"
+EPOCH_TAG = "ltm.epoch"
+"""Epochs done of epochs in all, e.g. 3/300."""
+RESTARTS_TAG = "ltm.restarts"
+CLUSTER_TAG = "ltm.cluster"
+"""Address of the cluster that the run was sent to; empty for one that was not."""
+SUBMISSION_TAG = "ltm.submission"
+"""Its job there."""
 PARENT_TAG = "mlflow.parentRunId"
 
 

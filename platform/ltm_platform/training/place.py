@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ltm_platform.files import STOP_FILE
+
 if TYPE_CHECKING:
     import torch
     from ray.train import CheckpointConfig
@@ -39,6 +41,9 @@ class Place(Protocol):
     def is_preempted(self) -> bool:
         """The cluster has announced that it takes a node away. Collective."""
 
+    def stop_is_requested(self) -> bool:
+        """Somebody wants the run to save and end. Collective."""
+
 
 class AmongOthers:
     """A rank that Ray Train started."""
@@ -68,6 +73,18 @@ class AmongOthers:
         import ray.train
 
         return ray.train.get_preemption_info() is not None
+
+    def stop_is_requested(self) -> bool:
+        import ray.train
+        import torch
+        import torch.distributed as dist
+
+        folder = Path(ray.train.get_context().get_storage().experiment_fs_path)
+        seen = self.rank == 0 and (folder / STOP_FILE).exists()
+        # Rank 0 alone looks: all must end at the same step, wherever they see the file.
+        answer = torch.tensor(int(seen), device=self.device)
+        dist.broadcast(answer, 0)
+        return bool(answer)
 
 
 ALONE = {
@@ -122,6 +139,9 @@ class Alone:
 
     def is_preempted(self) -> bool:
         return False
+
+    def stop_is_requested(self) -> bool:
+        return (self._folder / STOP_FILE).exists()
 
 
 def _manager(folder: Path, kept: CheckpointConfig) -> CheckpointManager:

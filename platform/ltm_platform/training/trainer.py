@@ -51,6 +51,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class Stopped(Exception):  # noqa: N818 - an outcome of training, not a mistake in it
+    """Training was asked to end, and has saved. Raised at the same step on all ranks."""
+
+
 class Trainer:
     """Everything that a rank trains with.
 
@@ -111,6 +115,7 @@ class Trainer:
         self._meter = StepMeter(send, self._batch.global_batch)
         self._steps_done = 0
         self._preempted = False
+        self._stopping = False
         # From here on chance (dropout, drop path) differs between ranks.
         seed_everything(job.recipe.seed + rank)
 
@@ -153,6 +158,7 @@ class Trainer:
 
         Raises:
             Diverged: on all ranks, when the loss or a weight is not finite.
+            Stopped: on all ranks, when somebody asked for it.
         """
         done = self._steps_done // len(self._train_loader)
         for epoch in range(done, self.job.recipe.epochs):
@@ -168,6 +174,9 @@ class Trainer:
             self._send(ended)
             self._save(metrics, confusion)
             yield ended
+            last = epoch + 1 == self.job.recipe.epochs
+            if not last and self._place.stop_is_requested():
+                raise Stopped
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
                 break
@@ -196,15 +205,22 @@ class Trainer:
                 average_buffers(self._engine, self._ema)
                 self._save({})
                 self._meter.restart_clock()
+                if self._stopping:
+                    raise Stopped
         self._meter.check()
         self._meter.send_rest()
         if self._plan is not None:
             self._engine.module.model.set_compression(self._plan)
 
     def _checkpoint_is_due(self) -> bool:
-        """Within an epoch: every so many steps, and once when the cluster takes a node away."""
+        """Within an epoch: every so many steps, once when the cluster takes a node away, and
+        before an end that was asked for."""
         if self._steps_done % len(self._train_loader) == 0:
             return False  # the epoch's own comes after validation
+        if self._steps_done % CHECK_STEPS == 0:
+            self._stopping = self._place.stop_is_requested()
+            if self._stopping:
+                return True
         if self._steps_done % CHECK_STEPS == 0 and not self._preempted:
             self._preempted = self._place.is_preempted()
             if self._preempted:

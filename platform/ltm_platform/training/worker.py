@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from ltm_platform.events import Event, GaveUp, Sender
+from ltm_platform.events import Event, GaveUp, Sender, StoppedOnRequest
 from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
     import_deepspeed()
 
     from ltm_platform.training.meter import Diverged
-    from ltm_platform.training.trainer import Trainer
+    from ltm_platform.training.trainer import Stopped, Trainer
 
     sender = Sender(config["events"])
     send = sender if place.rank == 0 else _silent
@@ -62,6 +62,8 @@ def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
         trainer.measure_inference()
     except Diverged as error:
         send(GaveUp(str(error)))
+    except Stopped:
+        send(StoppedOnRequest())
     finally:
         sender.flush()
         trainer.close()

@@ -1,0 +1,19 @@
+"""What a cluster starts: the command that somebody sent there, see `launch.cluster`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ltm_platform.cli import main
+from ltm_platform.launch.cluster import Request, arguments
+
+if __name__ == "__main__":
+    request = Request.here()
+    if request is None:
+        sys.exit("there is no command to carry out")
+    with tempfile.TemporaryDirectory(prefix="ltm-request-") as folder:
+        os.chdir(folder)  # so that errors name the job file alone
+        main(arguments(request, Path(folder)))

@@ -1,0 +1,129 @@
+"""Commands that a cluster carries out: sent there, followed, detached from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from itertools import count
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform import preflight, tracking
+from ltm_platform.cli.program import program
+from ltm_platform.errors import UserError
+from ltm_platform.launch.address import EMBEDDED
+from ltm_platform.launch.cluster import Cluster, check_store, exit_code, passed_on
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_platform.job import JobSpec
+
+ON_THE_HEAD = ("--address", "auto")
+
+
+def submit(
+    job: JobSpec,
+    address: str,
+    options: Sequence[str],
+    *,
+    name: str | None,
+    variables: Sequence[str],
+    detach: bool,
+) -> None:
+    """Send a job to be trained there, and follow it."""
+    environment = passed_on(variables, os.environ)
+    store = tracking.tracking_uri(job.tracking.uri)
+    if "--force" not in options:
+        check_store(store, address, job)
+    preflight.check_names(job)
+    cluster = Cluster(address)
+    run = _free_name(cluster, job, store, name)
+    submission = cluster.send(
+        ["submit", "--name", run, *ON_THE_HEAD, *options],
+        run=run,
+        job=_as_sent(job, store).to_yaml(),
+        environment=environment,
+    )
+    _follow_or_detach(cluster, run, submission, detach=detach)
+
+
+def resume(
+    run: str, address: str, options: Sequence[str], *, uri: str | None, detach: bool
+) -> None:
+    """Have a run go on there, and follow it."""
+    cluster = Cluster(address)
+    if cluster.training(run):
+        raise UserError(f"the run {run!r} is being trained on {address}")
+    words = ["resume", run, "--tracking-uri", tracking.tracking_uri(uri), *ON_THE_HEAD, *options]
+    submission = cluster.send(words, run=run, job=None, environment=passed_on((), os.environ))
+    _follow_or_detach(cluster, run, submission, detach=detach)
+
+
+def plan(job: JobSpec, address: str, options: Sequence[str]) -> None:
+    """Have the page printed there, where the nodes, the data and the storage are."""
+    cluster = Cluster(address)
+    store = tracking.tracking_uri(job.tracking.uri)
+    words = ["plan", *ON_THE_HEAD, *options]
+    sent = _as_sent(job, store).to_yaml()
+    submission = cluster.send(words, run=job.name, job=sent, environment={})
+    follow(cluster, submission)
+
+
+def ask(run: str, address: str, args: Sequence[str]) -> None:
+    """Have a command about a run carried out on the head, and show what it says."""
+    cluster = Cluster(address)
+    follow(cluster, cluster.send(args, run=run, job=None, environment={}))
+
+
+def follow(cluster: Cluster, submission: str) -> None:
+    """Show what it prints; exit as it does."""
+    for text in cluster.follow(submission):
+        click.echo(text, nl=False)
+    sent = cluster.look(submission)
+    if sent.status != "SUCCEEDED" and sent.exit_code is None and sent.message:
+        click.echo(sent.message, err=True)
+    if code := exit_code(sent):
+        raise SystemExit(code)
+
+
+def _as_sent(job: JobSpec, store: str) -> JobSpec:
+    job = preflight.with_absolute_paths(job).replace("tracking.uri", store)
+    return job.replace("cluster.address", EMBEDDED)
+
+
+def _free_name(cluster: Cluster, job: JobSpec, store: str, name: str | None) -> str:
+    """``name``, or the next free ``<job name>-<number>``.
+
+    Raises:
+        UserError: there is a run of that name.
+    """
+    taken = {run.name for run in tracking.list_runs(store)}
+    taken |= {sent.run for sent in cluster.sent() if not sent.ended}
+    if name is None:
+        return next(n for n in (f"{job.name}-{k}" for k in count(1)) if n not in taken)
+    if name in taken:
+        raise UserError(
+            f"a run named {name!r} exists already: go on with it (ltm-platform resume {name}) "
+            f"or choose another --name"
+        )
+    return name
+
+
+def _follow_or_detach(cluster: Cluster, run: str, submission: str, *, detach: bool) -> None:
+    click.echo(f"{run} is on {cluster.address}")
+    if detach:
+        _how_to_follow(run)
+        return
+    try:
+        follow(cluster, submission)
+    except KeyboardInterrupt:
+        click.echo(f"\ndetached: {run} goes on")
+        _how_to_follow(run)
+        raise SystemExit(130) from None
+
+
+def _how_to_follow(run: str) -> None:
+    for words, purpose in (("logs -f", "follow it"), ("stop", "end it with a checkpoint")):
+        click.echo(f"  {shlex.join(program())} {words} {run}  # {purpose}")

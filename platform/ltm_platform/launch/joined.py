@@ -1,0 +1,162 @@
+"""A Ray that is there already: joining it, and what it has."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltm_platform.errors import UserError
+from ltm_platform.launch.address import JOINED, use_token
+from ltm_platform.launch.embedded import ENVIRONMENT
+from ltm_platform.preflight import Resources, storage_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from ltm_platform.job import JobSpec
+    from ltm_platform.preflight import Ready
+
+PROBE_S = 60.0
+_MOST_NODES = 4096  # of a group without a limit
+
+
+def join(address: str) -> None:
+    """Make this process a driver of the Ray at ``address``.
+
+    Raises:
+        UserError: there is none, or it refuses.
+    """
+    use_token()
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    passed_on = {key: os.environ[key] for key in ENVIRONMENT if key.startswith("RAY_TRAIN_")}
+    try:
+        ray.init(address=address, runtime_env={"env_vars": passed_on})
+    except AuthenticationError:
+        raise UserError(
+            f"the Ray at {address} wants a token: copy the cluster's ~/.ray/auth_token to "
+            f"yours, or set RAY_AUTH_TOKEN"
+        ) from None
+    except (ConnectionError, ValueError) as error:
+        where = "on this machine" if address == JOINED else f"at {address}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"there is no Ray {where}: {reason}") from None
+
+
+def there() -> Resources:
+    """What the nodes have that are there now."""
+    import ray
+
+    nodes = tuple(
+        (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    return _sum(nodes)
+
+
+def free() -> Resources:
+    """What of that nobody uses."""
+    import ray
+
+    left = ray.available_resources()
+    return Resources(left.get("CPU", 0.0), left.get("GPU", 0.0))
+
+
+def waiting_for(ready: Ready) -> str | None:
+    """What the run has to wait for, if others use it now."""
+    cpus, workers = ready.job.cluster.cpus_per_worker, ready.job.cluster.worker_range[0]
+    left = free()
+    if ready.use_gpu and workers > left.gpus:
+        return f"it waits for {workers} GPUs: {left.gpus:g} are free now"
+    if workers * cpus > left.cpus:
+        return f"it waits for {workers * cpus:g} CPUs: {left.cpus:g} are free now"
+    return None
+
+
+def at_most() -> Resources:
+    """What can ever be there: as many nodes of every group as the autoscaler may start, too."""
+    from ray._private.state import state
+
+    now = there()
+    config = state.get_cluster_config()
+    if config is None or not config.node_group_configs:
+        return now
+    groups: list[tuple[float, float]] = []
+    for group in config.node_group_configs:
+        count = _MOST_NODES if group.max_count < 0 else group.max_count
+        groups += [(group.resources.get("CPU", 0), group.resources.get("GPU", 0))] * count
+    most = _sum(tuple(groups))
+    return most if (most.gpus, most.cpus) > (now.gpus, now.cpus) else now
+
+
+def _sum(nodes: tuple[tuple[float, float], ...]) -> Resources:
+    return Resources(sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes), nodes)
+
+
+def check_shared_storage(job: JobSpec) -> int:
+    """Every node writes into the folder of the runs and sees what this process wrote there.
+
+    Returns how many nodes there are.
+
+    Raises:
+        UserError: one does not; the sentence names it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    root = storage_root(job)
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    mine = root / f".probe-{uuid.uuid4().hex}"
+    mine.write_text("")
+    try:
+        answers = {
+            node: ray.remote(probe)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, False))
+            .remote(str(mine), node)
+            for node in nodes
+        }
+        for node, problem in _gathered(answers):
+            theirs = Path(f"{mine}.{node}")
+            if problem is None and not theirs.exists():
+                problem = "what it writes there is not seen here"
+            theirs.unlink(missing_ok=True)
+            if problem:
+                raise job.error(
+                    "cluster.storage",
+                    f"cluster.storage is {str(root)!r}, but not for the node {nodes[node]}: "
+                    f"{problem}; name a folder that all nodes share",
+                )
+    finally:
+        mine.unlink(missing_ok=True)
+    return len(nodes)
+
+
+def _gathered(answers: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    import ray
+
+    for node, answer in answers.items():
+        try:
+            yield node, ray.get(answer, timeout=PROBE_S)
+        except ray.exceptions.GetTimeoutError:
+            yield node, f"it does not answer for {PROBE_S:.0f} s"
+        except ray.exceptions.RayError as error:
+            yield node, str(error).splitlines()[0]
+
+
+def probe(known: str, node: str) -> str | None:
+    """On a node: what is wrong with the folder of ``known``, a file that another node wrote."""
+    path = Path(known)
+    try:
+        if not path.exists():
+            return f"there is no {path.parent}" if not path.parent.is_dir() else "it is not shared"
+        Path(f"{path}.{node}").write_text("")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

@@ -1,0 +1,37 @@
+"""Ending a run of this machine before its time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ltm_platform.errors import UserError
+from ltm_platform.tuning.spec import SWEEP_FILE
+
+if TYPE_CHECKING:
+    from ltm_platform.launch.folder import RunFolder
+
+POLL_S = 0.2
+
+
+def stop(folder: RunFolder, *, now: bool) -> None:
+    """Have the run save and end, or with ``now`` end at once, and wait until it has ended.
+
+    A sweep has no checkpoint of its own and always ends at once.
+
+    Raises:
+        UserError: nobody carries it out.
+    """
+    pid = folder.pid
+    if pid is None:
+        raise UserError(f"the run {folder.name!r} is not going on: there is nothing to stop")
+    if now or (folder.path / SWEEP_FILE).exists():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    else:
+        folder.stop_request.touch()
+    while folder.pid == pid:
+        time.sleep(POLL_S)

@@ -1,0 +1,139 @@
+"""What training takes of a GPU, of the network and of the storage, told before it starts.
+
+Model states are counted as this platform's engine keeps them, and beside that stands what
+DeepSpeed's own estimators say, which assume half precision with fp32 copies. Activations are
+measured. All are lower bounds: buffers and fragments come on top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltm_platform.job import BatchPlan, JobSpec
+
+STAGES = (0, 1, 2, 3)
+FP32 = 4  # bytes
+MOMENTS = 2
+"""Tensors that AdamW keeps for each weight; some optimizers keep fewer."""
+RANDOM_STATE_BYTES = 16_000
+"""Of one rank in a checkpoint: its generators and its manifest."""
+SAMPLE = (2, 4)
+"""Images in the two steps from which the activations of one image follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes a GPU at one ZeRO stage, activations left out."""
+
+    stage: int
+    states: int
+    """Weights, gradients, optimizer and moving average, as the engine keeps them."""
+    deepspeed: int | None
+    """DeepSpeed's estimate; it has none below stage 2."""
+    offloaded: int | None
+    """The same with the optimizer, and at stage 3 the weights, in the CPU's memory."""
+
+
+def memory(
+    job: JobSpec, parameters: int, largest_layer: int, workers: int, nodes: int
+) -> list[Memory]:
+    """Bytes a GPU at every stage; ``parameters`` and those of the largest layer."""
+    rows = []
+    for stage in STAGES:
+        states = model_states(
+            parameters,
+            stage,
+            workers,
+            half=job.engine.precision == "fp16",
+            ema=job.recipe.ema_decay is not None,
+        )
+        plain, offloaded = _deepspeed(parameters, largest_layer, stage, workers, nodes)
+        rows.append(Memory(stage, states, plain, offloaded))
+    return rows
+
+
+def model_states(parameters: int, stage: int, workers: int, *, half: bool, ema: bool) -> int:
+    """Bytes a GPU of weights, gradients, optimizer and moving average.
+
+    Stage 1 shares out the optimizer with its fp32 copies, 2 the gradients too, 3 the weights too.
+    """
+    weight = gradient = FP32 // 2 if half else FP32
+    optimizer = MOMENTS * FP32
+    average = FP32 if ema else 0
+    if stage == 0:
+        return parameters * (weight + gradient + optimizer + average)
+    shared = optimizer + average + 2 * FP32  # and the fp32 copies of weights and gradients
+    kept = weight + gradient
+    if stage >= 2:
+        shared, kept = shared + gradient, kept - gradient
+    if stage == 3:
+        shared, kept = shared + weight, kept - weight
+    return parameters * kept + parameters * shared // workers
+
+
+def _deepspeed(
+    parameters: int, largest_layer: int, stage: int, workers: int, nodes: int
+) -> tuple[int | None, int | None]:
+    """Bytes a GPU, without and with offload."""
+    if stage < 2:
+        return None, None
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    size = {"num_gpus_per_node": max(1, workers // nodes), "num_nodes": nodes}
+    if stage == 2:
+        both = [
+            estimate_zero2_model_states_mem_needs(parameters, **size, cpu_offload=offload)[1]
+            for offload in (False, True)
+        ]
+    else:
+        both = [
+            estimate_zero3_model_states_mem_needs(
+                parameters, largest_layer, **size, cpu_offload=offload, cpu_offload_params=offload
+            )[1]
+            for offload in (False, True)
+        ]
+    return int(both[0]), int(both[1])
+
+
+def activations(job: JobSpec, num_classes: int) -> int:
+    """Bytes of one image's activations, measured in steps of a few images on the CPU."""
+    import torch
+
+    from ltm_platform.training.micro_batch import activation_bytes, training_step
+
+    step = training_step(job, num_classes, torch.device("cpu"))
+    few, more = (activation_bytes(step, size) for size in SAMPLE)
+    return (more - few) // (SAMPLE[1] - SAMPLE[0])
+
+
+def resolved_config(job: JobSpec, batch: BatchPlan) -> dict:
+    """What DeepSpeed is told."""
+    from ltm_platform.training.engine import deepspeed_config
+
+    return deepspeed_config(job, batch)
+
+
+def sent_bytes(
+    parameters: int, stage: int, workers: int, *, accumulation: int = 1, half: bool = False
+) -> int:
+    """Bytes that a GPU sends in one optimizer step, by the ring algorithms of NCCL.
+
+    An all-reduce is a reduce-scatter and an all-gather, each of which sends all but one share.
+    Stages 0 and 1 reduce at the end of an accumulation, 2 and 3 after every micro-batch; 3 gathers
+    the weights for the forward and again for the backward pass.
+    """
+    size = FP32 // 2 if half else FP32
+    rounds = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[stage]
+    return rounds * parameters * size * (workers - 1) // workers
+
+
+def checkpoint_bytes(parameters: int, workers: int, *, ema: bool, statistics: int = 0) -> int:
+    """Weights, their moving average and the optimizer, each whole, and every rank's chance.
+
+    ``statistics``: bytes of those of the information bottleneck.
+    """
+    copies = 1 + MOMENTS + (1 if ema else 0)
+    return copies * FP32 * parameters + statistics + RANDOM_STATE_BYTES * workers

@@ -1,0 +1,121 @@
+"""A Ray that outlives the commands: jobs are sent to it through its Jobs API, as to a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform import tracking
+from ltm_platform.checkpoints import check
+from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import stored
+
+from .conftest import COMMAND, TIMEOUT_S, ended, in_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Answer = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A user with a token and runs of their own."""
+    home = tmp_path_factory.mktemp("user")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    return kept | {
+        "LTM_PLATFORM_HOME": str(home / "ltm"),
+        "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+    }
+
+
+@pytest.fixture(scope="module")
+def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answer]:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*args: str, **changes: str) -> Answer:
+        return subprocess.run(
+            [*COMMAND, *args],
+            cwd=elsewhere,
+            env=user | changes,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def address(call: Callable[..., Answer]) -> Iterator[str]:
+    """Of the Ray that the user keeps on this machine."""
+    up = call("cluster", "up", "--local")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield up.stdout.partition("Ray is up on ")[2].split()[0]
+    finally:
+        down = call("cluster", "down", "--local")
+    assert down.stdout == "Ray has ended\n", down.stderr
+    assert call("cluster", "down", "--local").returncode == 2
+
+
+def test_who_has_no_token_is_refused(
+    call: Callable[..., Answer], address: str, tiny_job: Path, tmp_path: Path
+) -> None:
+    assert address.startswith("http://127.0.0.1:")
+    other = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "", "LTM_PLATFORM_HOME": str(tmp_path)}
+    words = ["submit", str(tiny_job), "--address", address, "--force"]
+    for theirs in (other, other | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}):
+        refused = call(*words, **theirs)
+        assert refused.returncode == 2
+        assert "wants a token" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_run_is_sent_followed_and_stopped(
+    call: Callable[..., Answer], user: dict[str, str], address: str, tiny_job: Path
+) -> None:
+    long = ("--set", "recipe.epochs=500", "--name", "sent")
+    sent = call("submit", str(tiny_job), *long, "--detach")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert f"sent is on {address}" in sent.stdout
+    assert "logs -f sent" in sent.stdout
+    again = call("submit", str(tiny_job), *long, "--detach")
+    assert again.returncode == 2
+    assert "a run named 'sent' exists already" in again.stderr
+
+    following = in_terminal(user, "logs", "-f", "sent")
+    following.expect(r"epoch +1/500  loss .*top-1 .*images/s")
+    following.sendintr()
+    following.expect("sent is let be")
+    assert ended(following) == 0
+    shown = call("status", "sent").stdout
+    assert "RUNNING" in shown
+    assert address in shown
+
+    stopped = call("stop", "sent")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "sent has ended as KILLED" in stopped.stdout
+    store = f"sqlite:///{user['LTM_PLATFORM_HOME']}/mlflow.db"
+    run = tracking.find_run(store, "sent")
+    assert run.status == "KILLED"
+    assert run.folder
+    last = stored(RunFolder(Path(run.folder)))[-1]
+    check(last.path)
+
+
+def test_what_the_head_refuses_is_refused_here(
+    call: Callable[..., Answer], address: str, tiny_job: Path
+) -> None:
+    batch = "recipe.global_batch=64"
+    refused = call("submit", str(tiny_job), "--set", "cluster.workers=64", "--set", batch)
+    assert refused.returncode == 2
+    assert f"is on {address}" in refused.stdout
+    assert "cluster.workers is 64" in refused.stdout
+    assert "only" in refused.stdout
+    assert "Traceback" not in refused.stdout + refused.stderr

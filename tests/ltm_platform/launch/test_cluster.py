@@ -1,0 +1,232 @@
+"""What goes to a cluster, how it gets there and what it may not hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.launch import cluster, package
+from ltm_platform.launch.address import EMBEDDED, Kind, find_address, kind
+from ltm_platform.launch.cluster import Request, arguments, check_store, passed_on, where_it_runs
+from ltm_platform.launch.launcher import read_cluster_file
+from ltm_platform.tracking.runs import CLUSTER_TAG, SUBMISSION_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+# --- where
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("local", Kind.EMBEDDED),
+        ("auto", Kind.JOINED),
+        ("10.0.0.1:6379", Kind.JOINED),
+        ("http://head:8265", Kind.CLUSTER),
+        ("https://ray.example.com/team", Kind.CLUSTER),
+    ],
+)
+def test_an_address_tells_how_ray_is_reached(address: str, meant: Kind) -> None:
+    assert kind(address) == meant
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "http://a b", "$(touch x):1", ""])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="must be http://HOST:8265"):
+        kind(address)
+
+
+def test_the_option_comes_before_the_job_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = JobSpec.load("quickstart", ["cluster.address=http://job:8265/"])
+    plain = JobSpec.load("quickstart")
+    assert find_address(None, plain) == EMBEDDED
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert find_address(None, plain) == "10.0.0.1:6379"
+    assert find_address(None, job) == "http://job:8265"
+    assert find_address("http://option:8265", job) == "http://option:8265"
+
+
+def test_a_wrong_address_is_told_with_its_place() -> None:
+    job = JobSpec.load("quickstart", ["cluster.address=head"])
+    with pytest.raises(UserError, match=r"^--set cluster\.address=head: cluster\.address: "):
+        find_address(None, job)
+
+
+# --- what goes along
+
+
+def test_only_what_is_listed_or_asked_for_goes_along() -> None:
+    environment = {"NCCL_DEBUG": "INFO", "MINE": "1", "AWS_SECRET_ACCESS_KEY": "x", "HOME": "/"}
+    assert passed_on((), environment) == {"NCCL_DEBUG": "INFO"}
+    assert passed_on(["MINE"], environment) == {"NCCL_DEBUG": "INFO", "MINE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "looks like a secret"),
+        ("HF_TOKEN", "looks like a secret"),
+        ("MISSING", "is not set here"),
+        ("A=B", "must be the name"),
+    ],
+)
+def test_secrets_and_what_is_no_variable_do_not_go_along(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        passed_on([name], {"AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "y"})
+
+
+def test_the_code_goes_without_data_and_stores(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    for name in ("a.py", "sub/b.py", "sub/table.yaml", "__pycache__/a.pyc", "mlruns/1/meta.yaml"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text("x")
+    for name in ("weights.safetensors", "images.tar", "mlflow.db", "photo.JPG"):
+        (code / name).write_text("x")
+    (code / "link.py").symlink_to("/etc/passwd")
+    found = [str(file.to) for file in package.code_files([code])]
+    assert found == ["code/a.py", "code/sub/b.py", "code/sub/table.yaml"]
+
+
+def test_too_much_code_is_refused_with_its_largest_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "LARGEST_BYTES", 3 << 20)
+    for number in range(7):
+        (tmp_path / f"{number}.bin").write_bytes(bytes((number + 1) << 18))
+    with pytest.raises(UserError) as error:
+        package.code_files([tmp_path])
+    sentence = str(error.value)
+    assert "the code is 7.0 MiB, but a cluster takes 3.0 MiB" in sentence
+    assert sentence.index("6.bin (1.8 MiB)") < sentence.index("2.bin (0.8 MiB)")
+    assert "1.bin" not in sentence
+
+
+def test_the_package_holds_both_packages(tmp_path: Path) -> None:
+    package.write_package(tmp_path)
+    assert (tmp_path / "ltm/__init__.py").is_file()
+    assert (tmp_path / "ltm_platform/cli/on_cluster.py").is_file()
+    assert not list(tmp_path.rglob("*.pyc"))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 5 << 20
+
+
+def test_the_shell_there_sees_nothing_that_the_user_typed() -> None:
+    assert set(cluster.ENTRY) <= set("abcdefghijklmnopqrstuvwxyz_.- ")
+
+
+def test_a_request_arrives_as_it_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["resume", "x", "--set", "recipe.lr=$(touch /tmp/x); `id` 'a' \"b\""]
+    sent = {"args": words, "job": None, "cluster": "http://head:8265", "submission": "x~1"}
+    assert Request.here() is None
+    assert set(where_it_runs().values()) & {"http://head:8265", "x~1"} == set()
+    monkeypatch.setenv(cluster.REQUEST, json.dumps(sent))
+    request = Request.here()
+    assert request
+    assert arguments(request, tmp_path) == words
+    tags = where_it_runs()
+    assert (tags[CLUSTER_TAG], tags[SUBMISSION_TAG]) == ("http://head:8265", "x~1")
+
+
+def test_the_job_arrives_complete(tmp_path: Path) -> None:
+    job = JobSpec.load("quickstart", ["recipe.epochs=3"])
+    request = Request(("submit", "--name", "x"), job.to_yaml(), "http://head:8265", "x~1")
+    command, file, *rest = arguments(request, tmp_path)
+    assert (command, rest) == ("submit", ["--name", "x"])
+    assert JobSpec.load(file) == job
+
+
+def test_a_store_that_the_cluster_cannot_see_is_refused() -> None:
+    job = JobSpec.load("quickstart")
+    with pytest.raises(UserError, match="a file on this machine, which the cluster"):
+        check_store("sqlite:////home/me/mlflow.db", "http://head:8265", job)
+    check_store("http://127.0.0.1:5000", "http://head:8265", job)
+
+
+def test_a_cluster_that_is_not_there_is_told_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:1"):
+        cluster.Cluster("http://127.0.0.1:1")
+
+
+# --- the cluster's file
+
+
+def test_the_bundled_cluster_file_fits_rays_schema() -> None:
+    values = read_cluster_file(ROOT / "cluster.yaml")
+    starts = values["head_start_ray_commands"] + values["worker_start_ray_commands"]
+    assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
+    assert "--dashboard-host=127.0.0.1" in " ".join(starts)
+    head = values["available_node_types"][values["head_node_type"]]["node_config"]
+    assert "InstanceMarketOptions" not in head, "the head must not be a spot node"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        (tmp_path / "cluster.yaml").write_text(text)
+        return tmp_path / "cluster.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cluster_name: x\nprovider: {type: aws}\nmax_wrkers: 3\n", "max_wrkers"),
+        ("cluster_name: x\nprovider: {type: aws}\nmax_workers: many\n", "max_workers: 'many'"),
+        ("cluster_name: x\n", "'provider' is a required property"),
+        ("a: [", "is no cluster file"),
+        ("!!python/object/apply:os.getcwd []", "is no cluster file"),
+        ("", "None is not of type 'object'"),
+    ],
+)
+def test_a_wrong_cluster_file_is_told(
+    changed: Callable[[str], Path], text: str, words: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        read_cluster_file(changed(text))
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def documented() -> list[dict]:
+    text = (ROOT / "docs/cluster.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_documented_cluster_files_fit_rays_schema(
+    changed: Callable[[str], Path],
+) -> None:
+    files = [values for values in documented() if "cluster_name" in values]
+    assert {values["provider"]["type"] for values in files} == {"gcp", "local"}
+    for values in files:
+        read_cluster_file(changed(yaml.safe_dump(values)))
+
+
+def test_the_documented_manifest_submits_a_bundled_job_with_a_token() -> None:
+    (manifest,) = (values for values in documented() if values.get("kind") == "RayJob")
+    spec = manifest["spec"]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    words = shlex.split(spec["entrypoint"])
+    assert words[:2] == ["ltm-platform", "submit"]
+    assert words[words.index("--address") + 1] == "auto"
+    assert (ROOT / words[2]).is_file()
