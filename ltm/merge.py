@@ -123,7 +123,7 @@ class NormKept(Assigned):
     def __call__(self, x: Tensor) -> Tensor:
         mean = super().__call__(x).float()
         norm = x.float().norm(dim=-1)
-        largest = norm.new_zeros(len(x), self.slots).scatter_reduce(1, self.slot, norm, "amax")
+        largest = norm.new_zeros(x.shape[0], self.slots).scatter_reduce(1, self.slot, norm, "amax")
         return (F.normalize(mean, dim=-1) * largest[..., None]).to(x.dtype)
 
 

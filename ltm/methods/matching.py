@@ -48,7 +48,7 @@ def join(gone: Tensor, partner: Tensor, tokens: int) -> Tensor:
 
     Slots are the tokens that stay, in their order.
     """
-    stays = torch.ones(len(gone), tokens, dtype=torch.long, device=gone.device)
+    stays = torch.ones(gone.shape[0], tokens, dtype=torch.long, device=gone.device)
     slot = stays.scatter(1, gone, 0).cumsum(1) - 1
     return slot.scatter(1, gone, slot.gather(1, partner))
 

@@ -45,7 +45,7 @@ def merge_by_energy(
         return unit.gather(1, index[..., None].expand(-1, -1, unit.shape[-1]))
 
     if not leave:
-        slot = torch.arange(N, device=metric.device).expand(len(metric), -1)
+        slot = torch.arange(N, device=metric.device).expand(metric.shape[0], -1)
     else:
         nearest = (rows(gone) @ rows(stay).transpose(1, 2)).argmax(-1)
         slot = join(gone, stay.gather(1, nearest), N)

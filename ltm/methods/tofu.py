@@ -23,7 +23,7 @@ def prune_pairs(metric: Tensor, mass: Tensor, slots: int) -> Assigned:
     """
     slot = match_bipartite(metric, slots)
     # the destination of a slot is its B token, an odd one; a lone token is its own
-    alone = mass.new_zeros(len(mass), slots).scatter_add(1, slot, mass.new_ones(mass.shape))
+    alone = mass.new_zeros(mass.shape[0], slots).scatter_add(1, slot, mass.new_ones(mass.shape))
     weight = (alone.gather(1, slot) == 1).to(mass.dtype)
     weight[:, 1::2] = 1
     return Assigned(slot, weight, slots)
