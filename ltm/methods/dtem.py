@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class DecoupledEmbedding(Method):
         keys: Tensor | None = None,  # noqa: ARG002
         received: Tensor | None = None,  # noqa: ARG002
     ) -> Merge:
-        embed = self.embed[self.numbers[site.name]]
+        embed: Any = self.embed[self.numbers[site.name]]
         with full_precision(tokens):
             h = F.layer_norm(tokens.detach().float(), (site.dim,))
             embedding = embed(h.to(embed.weight.dtype)).float()

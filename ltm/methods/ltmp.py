@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ class LearnedThresholds(Method):
         keys: Tensor | None = None,
         received: Tensor | None = None,
     ) -> Merge:
-        thresholds = self.blocks[self.numbers[site.name]]
+        thresholds: Any = self.blocks[self.numbers[site.name]]
         with full_precision(tokens):
             metric = (tokens if keys is None else keys).detach().float()
             received = importance(metric) if received is None else received.detach().float()

@@ -42,12 +42,16 @@ class Selector(nn.Module):
             nn.Linear(heads, max(1, heads // 2)), nn.GELU(), nn.Linear(max(1, heads // 2), heads)
         )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.score.parameters()).dtype
+
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """tokens [B, N, D], present [B, N] in [0, 1] -> probabilities of keep and drop, [B, N, 2].
 
         Tokens that are gone have no part in the global features.
         """
-        x = F.layer_norm(tokens.float(), (self.dim,)).to(self.score[0].weight.dtype)
+        x = F.layer_norm(tokens.float(), (self.dim,)).to(self._dtype)
         x = x.view(*x.shape[:2], self.heads, -1)
         there = (present / present.sum(1, keepdim=True)).to(x.dtype)[..., None, None]
         whole = (self.whole(x) * there).sum(1, keepdim=True)
