@@ -10,7 +10,7 @@ from ltm.backbones import list_backbones
 from ltm.bottleneck import StreamingBottleneck
 from ltm.create import create_model
 from ltm.flops import Count, count
-from ltm.heatmap import Heatmap, heatmap
+from ltm.heatmap import Heatmap, beside, heatmap
 from ltm.merge import Merge
 from ltm.methods import Method, list_methods, register_method
 from ltm.plan import elastic_ratio
@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "Published",
     "StreamingBottleneck",
+    "beside",
     "count",
     "create_model",
     "elastic_ratio",

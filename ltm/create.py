@@ -95,6 +95,8 @@ def merged(
     to = given.get("plan", given.get("compression_ratio"))
     merging.attach(lambda places: build_method(method, places, method_options), to)
     if "target_gmacs" in given:
+        if merging.method.removes is not None:
+            raise ValueError("option 'r' is given beside target_gmacs, allowed is one of them")
         fit_budget(merging, given["target_gmacs"])
     return merging
 

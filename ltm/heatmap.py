@@ -13,6 +13,8 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from ltm.merge import Merge
@@ -99,6 +101,17 @@ def heatmap(model: nn.Module, image: Tensor, target: Grid, site: str | None = No
     slot = int(G[row * columns + column].argmax())
     weights = G[:, slot].view(rows, columns)
     return Heatmap(weights / weights.sum(), (row, column))
+
+
+def beside(image: Tensor, heatmaps: Sequence[Heatmap]) -> Tensor:
+    """The pictures of several heatmaps of one image side by side, a white line between them.
+
+    Such as LTM beside a rival, for the same target. image: [3, height, width], values in [0, 1].
+    Returns uint8 [3, height, n width + n - 1].
+    """
+    line = torch.full((3, image.shape[1], 1), 255, dtype=torch.uint8)
+    parts = [part for heat in heatmaps for part in (line, heat.picture(image))]
+    return torch.cat(parts[1:], dim=2)
 
 
 def _merges(model: Any, image: Tensor) -> list[tuple[Site, Merge]]:

@@ -10,15 +10,21 @@ paper (arXiv 2407.15219, section 3) become columns of `weights()`: merged tokens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_SMALLEST = 1e-6  # of a sum of weights
+
 
 class Merge(ABC):
-    """How N source tokens become P slots, every slot a convex combination of its sources."""
+    """How N source tokens become P slots, every slot a convex combination of its sources.
+
+    A method may represent a slot otherwise than by the mean; `weights()` is that of the mean.
+    """
 
     slots: int
 
@@ -59,7 +65,7 @@ class Assigned(Merge):
     slots: int
 
     @classmethod
-    def normalised(cls, slot: Tensor, weight: Tensor, slots: int) -> Assigned:
+    def normalised(cls, slot: Tensor, weight: Tensor, slots: int) -> Self:
         """From positive weights [B, N] of any scale, each slot's divided by their sum."""
         total = weight.new_zeros(slot.shape[0], slots).scatter_add(1, slot, weight)
         return cls(slot, weight / total.gather(1, slot), slots)
@@ -85,9 +91,14 @@ class Assigned(Merge):
             )
         return merged.view(B, self.slots, D).to(x.dtype)
 
-    def repeated(self, times: int) -> Assigned:
+    def then(self, after: Assigned) -> Self:
+        """This merge and another one of its slots, as one."""
+        slot, weight = (x.gather(1, self.slot) for x in (after.slot, after.weight))
+        return replace(self, slot=slot, weight=self.weight * weight, slots=after.slots)
+
+    def repeated(self, times: int) -> Self:
         slot, weight = (x.repeat_interleave(times, 0) for x in (self.slot, self.weight))
-        return Assigned(slot, weight, self.slots)
+        return replace(self, slot=slot, weight=weight)
 
     def unmerge(self, y: Tensor) -> Tensor:
         return y.gather(1, self.slot[..., None].expand(-1, -1, y.shape[-1]))
@@ -100,6 +111,84 @@ class Assigned(Merge):
     def sizes(self, mass: Tensor | None = None) -> Tensor:
         mass = torch.ones_like(self.weight) if mass is None else mass
         return mass.new_zeros(mass.shape[0], self.slots).scatter_add(1, self.slot, mass)
+
+
+@dataclass(frozen=True)
+class NormKept(Assigned):
+    """MLERP (ToFu, arXiv 2312.01026): the direction of the mean, the norm of the largest token.
+
+    A mean of tokens that point apart is shorter than they are, which later layers never saw.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mean = super().__call__(x).float()
+        norm = x.float().norm(dim=-1)
+        largest = norm.new_zeros(x.shape[0], self.slots).scatter_reduce(1, self.slot, norm, "amax")
+        return (F.normalize(mean, dim=-1) * largest[..., None]).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class MaxMagnitude(Assigned):
+    """In every channel the value that is farthest from 0 (CubistMerge, arXiv 2509.21764)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        B, _, D = x.shape
+        slot = self.slot[..., None].expand(-1, -1, D)
+        empty = x.new_zeros(B, self.slots, D)
+        top, bottom = (
+            empty.scatter_reduce(1, slot, x, how, include_self=False) for how in ("amax", "amin")
+        )
+        return torch.where(top >= -bottom, top, bottom)
+
+
+@dataclass(frozen=True)
+class Soft(Merge):
+    """A merge in training that removes nothing: tokens stay in place and lose their mass.
+
+    What a hard merge decides by comparing has no gradient. Here slot s is token s, which takes in
+    others in part; `mass` says how much of it is left, for attention and pooling to heed. Slots
+    beyond the tokens are new ones.
+
+    own: [B, S], weight of each slot's own token, 0 for a new slot.
+    incoming: [B, N, S], weight of each token in the slots of others.
+    mass: [B, S], above 0; what `sizes` returns.
+    """
+
+    own: Tensor
+    incoming: Tensor
+    mass: Tensor
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return self.own.shape[1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        own = F.pad(x, (0, 0, 0, self.slots - x.shape[1])).float()
+        total = (self.own + self.incoming.sum(1)).clamp_min(_SMALLEST)[..., None]
+        taken = self.incoming.transpose(1, 2) @ x.float()
+        return ((self.own[..., None] * own + taken) / total).to(x.dtype)
+
+    def repeated(self, times: int) -> Soft:
+        own, incoming, mass = (
+            x.repeat_interleave(times, 0) for x in (self.own, self.incoming, self.mass)
+        )
+        return Soft(own, incoming, mass)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return y[:, : self.incoming.shape[1]]
+
+    def weights(self) -> Tensor:
+        tokens = self.incoming.shape[1]
+        G = self.incoming + torch.diag_embed(self.own)[:, :tokens]
+        return G / G.sum(1, keepdim=True).clamp_min(_SMALLEST)
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.mass
+
+
+def presence(mass: Tensor) -> Tensor:
+    """How much of each token of a `Soft` merge is left, at most 1, with a gradient everywhere."""
+    return mass / mass.detach().clamp_min(1)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,22 @@ def kept_grid(name: str, kept: object, grid: Grid, smallest: Grid = (1, 1)) -> G
     )
 
 
+def lost_by_place(spread: str, places: int) -> list[float]:
+    """What part of all tokens that leave has left after each place, from above 0 to 1.
+
+    even: the same number at every place. decreasing: linearly less, to none at the last.
+    quarters: a third each at a quarter, a half and three quarters of the depth.
+    """
+    if spread == "quarters":
+        chosen = {places // 4, places // 2, 3 * places // 4}
+        shares = [1.0 * (place in chosen) for place in range(places)]
+    elif spread == "decreasing" and places > 1:
+        shares = [1 - place / (places - 1) for place in range(places)]
+    else:
+        shares = [1.0] * places
+    return [sum(shares[: place + 1]) / sum(shares) for place in range(places)]
+
+
 def tokens_for_ratio(ratio: float, tokens: int) -> int:
     """Kept tokens nearest to ratio x tokens, at least one."""
     return max(1, round(ratio * tokens))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import nn
@@ -19,6 +19,7 @@ from ltm.plan import (
     grid_for_ratio,
     kept_grid,
     kept_tokens,
+    lost_by_place,
     tokens_for_ratio,
 )
 
@@ -34,6 +35,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Choose = Callable[[str, Grid | None, int], Kept | None]
 
 DEFAULT_RATIO = 0.8  # the published command's
+_LEAST = 1e-6  # a kept fraction above 0
 
 
 def adopt(cls: type[ModuleT], module: nn.Module) -> ModuleT:
@@ -53,23 +55,36 @@ class Merging:
 
     mass: [B, N], how many image tokens each token stands for; None for one each.
     pixels: tokens come as [B x pixels, N, D], and all pixels of a token share its fate.
+    prefix: how many tokens before the first one of the image pass by.
     """
 
     merge: Merge
     _each: Merge
 
     def __init__(
-        self, method: Method, site: Site, mass: Tensor | None = None, pixels: int = 1
+        self,
+        method: Method,
+        site: Site,
+        mass: Tensor | None = None,
+        pixels: int = 1,
+        prefix: int = 0,
     ) -> None:
         self.method = method
         self.site = site
         self.mass = mass
         self.pixels = pixels
+        self.prefix = prefix
 
-    def __call__(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Decide on tokens [B x pixels, N, D] and merge them: [B x pixels, P, D]."""
+    def __call__(
+        self, tokens: Tensor, keys: Tensor | None = None, received: Tensor | None = None
+    ) -> Tensor:
+        """Decide on tokens [B x pixels, N, D] and merge them: [B x pixels, P, D].
+
+        keys [B x pixels, N, d] and received [B x pixels, N] as `Method.forward` takes them.
+        """
         keys = self._mean(keys) if self.method.needs_keys and keys is not None else None
-        self.merge = self.method(self._mean(tokens), self.site, self.mass, keys)
+        received = None if received is None else self._mean(received)
+        self.merge = self.method(self._mean(tokens), self.site, self.mass, keys, received)
         self._each = self.merge if self.pixels == 1 else self.merge.repeated(self.pixels)
         return self.apply(tokens)
 
@@ -83,7 +98,8 @@ class Merging:
 
     def merged_mass(self) -> Tensor:
         """[B, P], after the merge."""
-        return self.merge.sizes(self.mass).detach()
+        sizes = self.merge.sizes(self.mass)
+        return sizes if self.method.learns_mass else sizes.detach()
 
     def _mean(self, x: Tensor) -> Tensor:
         return x if self.pixels == 1 else x.view(-1, self.pixels, *x.shape[1:]).mean(1)
@@ -156,6 +172,13 @@ class MergingModel(nn.Module):
             name: Place(dim, self.needs_grid) for name, dim in widths.items() if dim in used
         }
         self.method = build(self.method_places)
+        if self.method.removes is not None and (self.needs_grid or to is not None):
+            raise ValueError(
+                f"option 'r' says how many tokens merge in a block, but {self.timm_name} keeps a "
+                f"grid: allowed are compression_ratio, plan and target_gmacs"
+                if self.needs_grid
+                else "option 'r' is given beside compression_ratio or plan, allowed is one of them"
+            )
         self.set_compression(to)
 
     def default_plan(self) -> float | Plan:
@@ -172,8 +195,14 @@ class MergingModel(nn.Module):
 
         ValueError, and no change, when the ratio or plan is not possible here.
         """
+        removes = self.method.removes if to is None else None
         wish = self.default_plan() if to is None else to
-        choose = self._choose_plan(wish) if isinstance(wish, Mapping) else self._choose_ratio(wish)
+        if removes is not None:
+            choose = self._choose_removals(removes)
+        elif isinstance(wish, Mapping):
+            choose = self._choose_plan(wish)
+        else:
+            choose = self._choose_ratio(wish)
         self.sites = {site.name: site for site in self.walk(choose)}
         self._wish = to
 
@@ -205,14 +234,30 @@ class MergingModel(nn.Module):
             )
 
     @property
+    def _on_grid(self) -> bool:
+        return self.needs_grid or self.method.keeps_grid
+
+    @property
     def _spreads(self) -> bool:
-        return self.method.spread == "even" and not self.needs_grid
+        return self.method.spread != "once" and not self.needs_grid
+
+    def _lost(self) -> list[float]:
+        return lost_by_place(self.method.spread, len(self.places()))
 
     @property
     def least_ratio(self) -> float:
         """The smallest ratio that a plan can reach: one token at the end."""
-        places = len(self.places())
-        return 1 - (places + 1) / (2 * places) if self._spreads else 0.0
+        lost = self._lost()
+        return 1 - sum(lost) / len(lost) if self._spreads else 0.0
+
+    def _choose_removals(self, removes: Sequence[int]) -> Choose:
+        places = self.places()
+
+        def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:  # noqa: ARG001
+            # a matching merges half of the tokens at most
+            return max(tokens - removes[places.index(name)], tokens - tokens // 2)
+
+        return choose
 
     def _choose_plan(self, plan: Plan) -> Choose:
         check_names(plan, self.method_places)
@@ -221,7 +266,7 @@ class MergingModel(nn.Module):
             if name not in plan:
                 return None
             kept = plan[name]
-            if not self.needs_grid and not isinstance(kept, tuple | list):
+            if not self._on_grid and not isinstance(kept, tuple | list):
                 return kept_tokens(name, kept, tokens)
             if grid is None:
                 raise ValueError(
@@ -239,19 +284,24 @@ class MergingModel(nn.Module):
                 f"compression_ratio is {ratio}, allowed for a method that merges in all "
                 f"{len(self.places())} blocks is {self.least_ratio:.3f} to 1"
             )
-        places, defaults = self.places(), self.default_sites()
-        first: list[int] = []
+        places, defaults, lost = self.places(), self.default_sites(), self._lost()
+        first: list[tuple[int, Grid | None]] = []
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
-            first.append(tokens)
+            first.append((tokens, grid))
             if self._spreads:
-                # token counts fall linearly; their mean over the places is ratio x tokens
-                place = places.index(name) + 1
-                lost = 2 * (1 - ratio) * place / (len(places) + 1)
-                return max(1, round(first[0] * (1 - lost)))
+                # the mean of what is kept over the places is ratio x tokens
+                kept = 1 - (1 - ratio) * lost[places.index(name)] * len(lost) / sum(lost)
+                if not self._on_grid:
+                    return max(1, round(first[0][0] * kept))
+                assert grid is not None
+                whole = first[0][1]
+                assert whole is not None
+                rows, columns = grid_for_ratio(max(kept, _LEAST), whole, self.smallest_grid)
+                return min(rows, grid[0]), min(columns, grid[1])
             if name not in defaults:
                 return None
-            if self.needs_grid:
+            if self._on_grid:
                 assert grid is not None
                 return grid_for_ratio(ratio, grid, self.smallest_grid)
             return tokens_for_ratio(ratio, tokens)

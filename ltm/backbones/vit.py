@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ltm.backbones._base import DEFAULT_RATIO, Choose, Merging, MergingModel, adopt
 from ltm.backbones._registry import register_family
+from ltm.merge import presence
 from ltm.plan import Grid, Kept, Plan, Site
 
 if TYPE_CHECKING:
@@ -35,28 +36,43 @@ if TYPE_CHECKING:
 
 
 class KeyAttention(Attention):
-    """timm's attention. Modifications: also returns the keys, averaged over heads."""
+    """timm's attention. Modifications: also returns keys, and attention received, if asked for."""
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> (x [B, T, D], keys [B, T, D / H])."""
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        needs_received: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> x [B, T, D], and of the same tokens
+        the keys averaged over heads [B, T, D / H], and the attention received averaged over heads
+        and queries [B, T].
+        """
         B, T, _ = x.shape
         qkv = self.qkv(x).reshape(B, T, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if attn_mask is None else attn_mask.to(q.dtype),
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            is_causal=is_causal,
-        )
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        received = None
+        if needs_received:
+            logits = (q * self.scale) @ k.transpose(-2, -1)
+            attention = (logits if mask is None else logits + mask).softmax(-1)
+            received = attention.mean((1, 2))
+            y = self.attn_drop(attention) @ v
+        else:
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=self.attn_drop.p if self.training else 0.0,
+                is_causal=is_causal,
+            )
         y = self.norm(y.transpose(1, 2).reshape(B, T, self.attn_dim))
         if self.gate is not None:
             y = y * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(y)), k.mean(1)
+        return self.proj_drop(self.proj(y)), k.mean(1), received
 
 
 class MergingBlock(Block):
@@ -69,12 +85,15 @@ class MergingBlock(Block):
         is_causal: bool = False,
         merging: Merging | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with `merging` the last N of its tokens become P."""
-        y, keys = self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
+        """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P."""
+        asks = merging is not None and merging.method.needs_received
+        y, keys, received = self.attn(self.norm1(x), attn_mask, is_causal, asks)
         x = x + self.drop_path1(self.ls1(y))
         if merging is not None:
-            prefix = x.shape[1] - merging.site.tokens
-            tokens = merging(x[:, prefix:], keys[:, prefix:])
+            prefix = merging.prefix
+            if received is not None:
+                received = received[:, prefix:]
+            tokens = merging(x[:, prefix:], keys[:, prefix:], received)
             x = torch.cat([x[:, :prefix], tokens], dim=1) if prefix else tokens
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
@@ -156,7 +175,8 @@ class MergingViT(MergingModel, VisionTransformer):
         mass = None
         for name, block in zip(self.places(), self.blocks, strict=True):
             x, mass, _ = self._block(name, block, x, mass)
-        return self.norm(x)
+        x = self.norm(x)
+        return x if mass is None or not self._soft else self._pooled_by_mass(x, mass)
 
     def forward_intermediates(
         self,
@@ -214,15 +234,29 @@ class MergingViT(MergingModel, VisionTransformer):
         _check_patches(self.timm_name, image_size, self.patch_embed.patch_size)
         VisionTransformer.set_input_size(self, image_size, **options)
 
+    @property
+    def _soft(self) -> bool:
+        """Tokens that leave stay in training, without their mass."""
+        return self.training and self.method.learns_mass
+
+    def _pooled_by_mass(self, x: Tensor, mass: Tensor) -> Tensor:
+        """Tokens scaled so that their mean is one over those that are left, mass [B, N]."""
+        if self.global_pool != "avg":
+            return x
+        present = presence(mass)
+        share = present * (mass.shape[1] / present.sum(1, keepdim=True))
+        return x * F.pad(share, (self.num_prefix_tokens, 0), value=1.0)[..., None].to(x.dtype)
+
     def _block(
         self, name: str, block: nn.Module, x: Tensor, mass: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Merging | None]:
         """One block, given the mass of image tokens [B, N] once they differ."""
         mask, merging = None, self.merging(name)
-        if mass is not None and self.method.proportional:
-            mask = F.pad(mass.log(), (self.num_prefix_tokens, 0))[:, None, None]
+        if mass is not None and (self.method.proportional or self._soft):
+            heeded = mass if self.method.proportional else presence(mass)
+            mask = F.pad(heeded.log(), (self.num_prefix_tokens, 0))[:, None, None]
         if merging is not None:
-            merging.mass = mass
+            merging.mass, merging.prefix = mass, self.num_prefix_tokens
         if self.grad_checkpointing and self.training:
             x = checkpoint(block, x, mask, False, merging)
         else:

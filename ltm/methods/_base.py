@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from inspect import signature
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ltm.merge import Merge
     from ltm.plan import Place, Site
 
-Spread = Literal["once", "even"]
+Spread = Literal["once", "even", "decreasing", "quarters"]
 
 
 class Method(nn.Module):
@@ -26,25 +26,56 @@ class Method(nn.Module):
     `site.kept` is a grid, slot r * columns + c must stand for row r and column c of it.
 
     needs_keys: the backbone passes the keys of the attention before the site.
+    needs_received: the backbone passes the attention that each token received there.
+    keeps_grid: tokens must lie on a grid after a merge, whatever the backbone needs.
     proportional: attention after a merge adds log(size) to its logits (ToMe, arXiv 2210.09461,
         section 3), where the backbone has softmax attention over tokens.
-    spread: a compression ratio is spent "once", at the backbone's default sites, or an "even"
-        part of it at every site, so that the mean kept fraction is the ratio.
+    spread: a compression ratio is spent "once", at the backbone's default sites, or over all
+        sites, see `ltm.plan.lost_by_place`, so that the mean kept fraction is the ratio.
+    removes: how many tokens merge at each place, when no ratio, plan or budget is given.
+
+    What training calls, without knowing the method:
+
+    learns_mass: in training, sizes of tokens carry a gradient, and where no grid has to stay all
+        tokens do: those that would leave lose their mass (`ltm.merge.Soft`).
+    freezes_backbone: only the method's own parameters learn.
+    rates: factor of the learning rate for own parameters, by a part of their name.
+    loss_terms: what the last forward pass adds to the loss.
     """
 
     needs_keys: bool = False
+    needs_received: bool = False
+    keeps_grid: bool = False
     proportional: bool = True
     spread: Spread = "once"
+    removes: Sequence[int] | None = None
+    learns_mass: bool = False
+    freezes_backbone: bool = False
 
     @abstractmethod
     def forward(
-        self, tokens: Tensor, site: Site, mass: Tensor | None = None, keys: Tensor | None = None
+        self,
+        tokens: Tensor,
+        site: Site,
+        mass: Tensor | None = None,
+        keys: Tensor | None = None,
+        received: Tensor | None = None,
     ) -> Merge:
         """Merge tokens [B, N, D] of a site into `site.slots` slots.
 
         mass: [B, N], how many image tokens each token stands for; None for one each.
         keys: [B, N, d], mean over heads, for a method that `needs_keys`.
+        received: [B, N], mean over heads and queries of the attention to each token, for a method
+            that `needs_received`. Keys and received are None where the backbone has none.
         """
+
+    def rates(self) -> Mapping[str, float]:
+        """Factor of the recipe's learning rate for parameters whose name holds the key."""
+        return {}
+
+    def loss_terms(self) -> dict[str, Tensor]:
+        """Scalars by name, already weighted, from the last forward pass in training mode."""
+        return {}
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:

@@ -203,6 +203,7 @@ class LearnableTokenMerging(Method):
         site: Site,
         mass: Tensor | None = None,  # noqa: ARG002
         keys: Tensor | None = None,  # noqa: ARG002
+        received: Tensor | None = None,  # noqa: ARG002
     ) -> Merge:
         merge: Merge = self.masks[str(site.dim)](tokens, site)
         return merge

@@ -1,100 +1,76 @@
-"""Token Merging, ToMe (Bolya et al., arXiv 2210.09461): merge the most similar tokens.
-
-Implemented from the paper's section 3. No parameters, no training needed; sizes weigh the means.
-On a grid, where the paper is silent, our rule is: match within rows, then within columns, an equal
-number in each, so that the tokens that stay lie on a grid again.
-
-Legend: B images, N tokens, P slots, d channels of the metric.
-"""
+"""Token Merging, ToMe (Bolya et al., arXiv 2210.09461): merge the most similar tokens."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional as F
-
-from ltm.merge import Assigned, Merge
-from ltm.methods._base import Method, register_method
+from ltm.methods._base import register_method
+from ltm.methods.matching import MatchingMethod, Step, merge_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
+    from ltm.plan import Place, Site
 
-    from ltm.plan import Grid, Place, Site
+SCHEDULES = {"constant": "even", "decreasing": "decreasing"}
 
 
-def match_bipartite(metric: Tensor, slots: int) -> Tensor:
-    """Which slot each token goes to: [B, N], for unit vectors [B, N, d] (section 3, steps 1 to 4).
+def removals(r: int | Sequence[int], schedule: str, places: int) -> list[int]:
+    """How many tokens merge at each place, by the paper's r and schedule.
 
-    Tokens split alternately in A and B; each A token has an edge to its most similar B token; the
-    N - slots most similar edges merge. Slots are the tokens that stay, in their order. At most half
-    of the tokens can merge at once.
+    constant: r everywhere. decreasing: linearly from 2r at the first place to 0 at the last.
+
+    >>> removals(8, "constant", 3), removals(8, "decreasing", 3), removals([9, 4, 1], "constant", 3)
+    ([8, 8, 8], [16, 8, 0], [9, 4, 1])
     """
-    B, N, _ = metric.shape
-    merged = N - slots
-    assert 0 <= merged <= N // 2, f"{merged} of {N} tokens cannot merge in one matching"
-    device = metric.device
-    a, b = metric[:, ::2], metric[:, 1::2]
-    likeness, partner = (a @ b.transpose(1, 2)).max(-1)
-    gone = likeness.argsort(-1, descending=True)[:, :merged]
-    stays = torch.ones(B, N, dtype=torch.long, device=device).scatter(1, 2 * gone, 0)
-    slot = stays.cumsum(1) - 1
-    partner_slot = slot.gather(1, 2 * partner.gather(1, gone) + 1)
-    return slot.scatter(1, 2 * gone, partner_slot)
-
-
-def match(metric: Tensor, mass: Tensor, slots: int) -> Tensor:
-    """Slots [B, N] for metric [B, N, d] and mass [B, N], in as many matchings as it takes."""
-    N = metric.shape[1]
-    half = max(slots, N - N // 2)
-    slot = match_bipartite(F.normalize(metric, dim=-1), half)
-    if half == slots:
-        return slot
-    merge = Assigned.normalised(slot, mass, half)
-    return match(merge(metric), merge.sizes(mass), slots).gather(1, slot)
-
-
-def match_on_grid(metric: Tensor, mass: Tensor, grid: Grid, kept: Grid) -> Tensor:
-    """Ours: the same number of merges in every row, then in every column. Slots [B, N]."""
-    (h, w), (rows, columns) = grid, kept
-    B, N, d = metric.shape
-    row = torch.arange(h, device=metric.device)[:, None]
-    in_rows = match(metric.reshape(B * h, w, d), mass.reshape(B * h, w), columns)
-    slot = (in_rows.view(B, h, w) + columns * row).view(B, N)
-
-    merge = Assigned.normalised(slot, mass, h * columns)
-    turned = merge(metric).view(B, h, columns, d).transpose(1, 2).reshape(B * columns, h, d)
-    masses = merge.sizes(mass).view(B, h, columns).transpose(1, 2).reshape(B * columns, h)
-    in_columns = match(turned, masses, rows).view(B, columns, h).transpose(1, 2)
-    column = torch.arange(columns, device=metric.device)
-    return (in_columns * columns + column).reshape(B, h * columns).gather(1, slot)
+    given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
+    if not given or any(type(n) is not int or n < 0 for n in given):
+        raise ValueError(
+            f"option 'r' is {r!r}, allowed is a whole number from 0, or a list of them"
+        )
+    if isinstance(r, int):
+        if schedule == "constant" or places == 1:
+            return [r] * places
+        return [int(2 * r * (1 - i / (places - 1))) for i in range(places)]
+    if len(given) != places:
+        raise ValueError(
+            f"option 'r' is a list of {len(given)} numbers, allowed is one for each of "
+            f"the {places} blocks"
+        )
+    return given
 
 
 @register_method("tome")
-class TokenMerging(Method):
-    """ToMe (arXiv 2210.09461).
+class TokenMerging(MatchingMethod):
+    """ToMe (arXiv 2210.09461), between attention and MLP of every block.
 
-    A compression ratio is the mean kept fraction over the blocks of a ViT: the same number of
-    tokens merges in every block (the paper's constant schedule). Where attention has no keys for
-    tokens (linear attention, windows not yet attended), tokens themselves are compared.
+    Tokens split alternately in A and B. Each A token has an edge to the B token whose key, mean
+    over heads, has the largest cosine with its own; the r most similar edges merge:
+    x_b <- (s_b x_b + sum_a s_a x_a) / (s_b + sum_a s_a), with s the sizes; attention adds log s.
+    The class token never merges, and at most half of the tokens do at once: a plan that removes
+    more takes several matchings.
+
+    Learned: nothing. Regimes: off-the-shelf, fine-tuned, from scratch.
+
+    r: tokens that merge in every block, or a list with one number a block, in the place of a
+        ratio, plan or budget.
+    schedule: "constant" or "decreasing" (from 2r to 0). A compression ratio, the mean kept
+        fraction over the blocks, is spent in the same way.
     """
 
-    needs_keys = True
-    spread = "even"
-
-    def __init__(self, places: Mapping[str, Place]) -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        r: int | Sequence[int] | None = None,
+        schedule: str = "constant",
+    ) -> None:
         super().__init__()
+        if schedule not in SCHEDULES:
+            raise ValueError(
+                f"option 'schedule' is {schedule!r}, allowed are {' and '.join(SCHEDULES)}"
+            )
+        self.spread = SCHEDULES[schedule]  # type: ignore[assignment]
+        self.removes = None if r is None else removals(r, schedule, len(places))
 
-    def forward(
-        self, tokens: Tensor, site: Site, mass: Tensor | None = None, keys: Tensor | None = None
-    ) -> Merge:
-        metric = (tokens if keys is None else keys).detach().float()
-        mass = metric.new_ones(metric.shape[:2]) if mass is None else mass
-        if isinstance(site.kept, int):
-            slot = match(metric, mass, site.slots)
-        else:
-            assert site.grid is not None
-            slot = match_on_grid(metric, mass, site.grid, site.kept)
-        return Assigned.normalised(slot, mass, site.slots)
+    def step(self, site: Site) -> Step:  # noqa: ARG002
+        return merge_pairs

@@ -98,6 +98,15 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
         raise ValueError(f"freeze is {', '.join(patterns)}, which leaves nothing to train")
 
 
+def freeze_for_method(model: Any) -> None:
+    """No gradient for the backbone where the method learns alone."""
+    method = getattr(model, "method", None)
+    if method is not None and method.freezes_backbone:
+        for name, parameter in model.named_parameters():
+            if not name.startswith("method."):
+                parameter.requires_grad_(False)
+
+
 def _outer(name: str) -> list[str]:
     """``blocks.0.norm.weight`` -> blocks, blocks.0, blocks.0.norm, and itself."""
     parts = name.split(".")

@@ -46,6 +46,16 @@ def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Pat
         np.testing.assert_allclose(out, expected[:n].numpy(), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["ltmp", "spvit"])
+def test_rivals_export_for_any_batch(method: str) -> None:
+    model: Any = ltm.create_model("vit_nano_patch4_32", method, compression_ratio=0.6).eval()
+    x = torch.randn(4, 3, 32, 32)
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    with torch.no_grad():
+        program = torch.export.export(model, (x[:2],), dynamic_shapes=batch)
+        torch.testing.assert_close(program.module()(x), model(x), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
 def test_compile_breaks_no_graph(backbone: str) -> None:
     model, x = create(backbone)

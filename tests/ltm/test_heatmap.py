@@ -19,11 +19,15 @@ NETS: list[tuple[str, int, dict[str, Any]]] = [
 
 
 def create(backbone: str, size: int, options: dict[str, Any], method: str = "ltm") -> Any:
+    if method == "spvit" and "blocks.0" in options.get("plan", {}):
+        options = {"plan": {"blocks.1": 40, "blocks.2": 12}}  # where it has selectors
+    if method == "cubistmerge" and "blocks.2" in options.get("plan", {}):
+        options = {"plan": {"blocks.0": (6, 7), "blocks.2": (4, 3)}}
     torch.manual_seed(0)
     return ltm.create_model(backbone, method, image_size=size, num_classes=5, **options)
 
 
-@pytest.mark.parametrize("method", ["ltm", "tome"])
+@pytest.mark.parametrize("method", [name for name in ltm.list_methods() if name != "none"])
 @pytest.mark.parametrize(("backbone", "size", "options"), NETS)
 def test_weights_of_one_target(
     backbone: str, size: int, options: dict[str, Any], method: str
@@ -52,6 +56,15 @@ def test_two_merges_are_followed_as_one() -> None:
     torch.testing.assert_close(heat.weights.flatten(), G[:, G[2 * 8 + 3].argmax()])
     first = ltm.heatmap(model, image, (2, 3), site="blocks.0")
     assert first.sources <= heat.sources
+
+
+def test_rivals_stand_side_by_side() -> None:
+    image = torch.rand(3, 32, 32)
+    heats = [ltm.heatmap(create(*NETS[0], method), image, (1, 1)) for method in ("ltm", "tome")]
+    picture = ltm.beside(image, heats)
+    assert picture.shape == (3, 32, 65)
+    torch.testing.assert_close(picture[:, :, :32], heats[0].picture(image))
+    torch.testing.assert_close(picture[:, :, 33:], heats[1].picture(image))
 
 
 def test_windows_merge_within_themselves() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import ltm
-from ltm.methods.tome import match, match_bipartite, match_on_grid
+from ltm.methods.matching import match_bipartite, merge_pairs, reduce_grid, reduce_tokens
 
 
 def partners(slot: torch.Tensor) -> list[set[int]]:
@@ -36,14 +36,14 @@ def test_several_matchings_reach_any_number() -> None:
     torch.manual_seed(0)
     metric = torch.randn(3, 20, 8)
     for slots in (20, 13, 7, 2, 1):
-        slot = match(metric, torch.ones(3, 20), slots)
+        slot = reduce_tokens(metric, torch.ones(3, 20), slots, merge_pairs).slot
         assert [sorted(set(row.tolist())) for row in slot] == [list(range(slots))] * 3
 
 
 @pytest.mark.parametrize("kept", [(6, 6), (5, 6), (6, 4), (4, 3), (2, 1)])
 def test_a_grid_stays_a_grid(kept: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    slot = match_on_grid(torch.randn(2, 36, 8), torch.ones(2, 36), (6, 6), kept)
+    slot = reduce_grid(torch.randn(2, 36, 8), torch.ones(2, 36), (6, 6), kept, merge_pairs).slot
     rows, columns = kept
     assert sorted(set(slot.flatten().tolist())) == list(range(rows * columns))
     if rows == 6:  # merged within rows only

@@ -1,4 +1,4 @@
-"""The bundled jobs: one a row of the published table, and fine-tuning."""
+"""The bundled jobs: one for each row of the published table and its rivals, and fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import ltm
 from ltm.table import PUBLISHED
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model
+from ltm_platform.report.published import Figures, PublishedNetwork, published
 
 ROWS = (
     "ltm_mobilevit_xs",
@@ -53,6 +54,35 @@ def test_every_row_has_the_published_recipe(name: str) -> None:
     assert (recipe.ib.weight, recipe.ib.warmup) == (0.1, 0.3)
     assert not job.model.pretrained
     assert [job.batch(workers).accumulation for workers in (1, 2, 4)] == [4, 2, 1]
+
+
+RIVALS = [
+    (network, method, result)
+    for network in published().networks
+    for method, result in network.results.items()
+    if method in ltm.list_methods() and method not in ("none", "ltm")
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "method", "result"), RIVALS, ids=lambda value: getattr(value, "title", None)
+)
+def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
+    network: PublishedNetwork, method: str, result: Figures
+) -> None:
+    row = next(
+        name
+        for name, ours in ROW_OF.items()
+        if (ours.backbone, ours.image_size) == (network.backbone, network.image_size)
+    )
+    job, ours = JobSpec.load(row.replace("ltm_", f"{method}_")), JobSpec.load(row)
+    assert job.model.method == method
+    assert job.recipe.ib.weight == 0
+    spent = cost(job)
+    gmacs = spent.gmacs if network.attention_matmuls else spent.gmacs_no_attention_matmul
+    assert gmacs == pytest.approx(result.gmacs, rel=0.025)
+    same = job.replace("recipe.ib.weight", ours.recipe.ib.weight).recipe
+    assert same == ours.recipe
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.backbone)

@@ -45,7 +45,7 @@ class StepMeter:
         self._window_start = time.perf_counter()
 
     def step(self, step: int, epoch: int, lr: float, parts: Tensor) -> None:
-        """``parts`` [3] of this rank, in ``Objective.PARTS`` order. Collective.
+        """``parts`` of this rank, in ``Objective.PARTS`` order. Collective.
 
         Raises:
             Diverged: a part of the loss is not finite.

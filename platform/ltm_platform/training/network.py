@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltm.bottleneck import StreamingBottleneck
-from ltm_platform.models import create_model, create_teacher, freeze, input_pixels, load_start
+from ltm_platform.models import (
+    create_model,
+    create_teacher,
+    freeze,
+    freeze_for_method,
+    input_pixels,
+    load_start,
+)
 from ltm_platform.training.distillation import Teacher
 from ltm_platform.training.recipe import Objective
 from ltm_platform.training.sync_bn import synchronise
@@ -38,6 +45,7 @@ def build_network(job: JobSpec, num_classes: int) -> Network:
     model = create_model(job, num_classes)
     new_classifier = load_start(model, job)
     freeze(model, job.recipe.freeze)
+    freeze_for_method(model)
     if job.recipe.sync_bn:
         synchronise(model)
     if job.engine.grad_checkpointing:
@@ -66,4 +74,5 @@ def build_objective(
         precision = PRECISION[job.engine.precision]
         network = create_teacher(job, num_classes)
         teacher = Teacher(network, input_pixels(model), precision).to(device)
-    return Objective(job.recipe, bottleneck, teacher), bottleneck
+    method = getattr(model, "method", None)
+    return Objective(job.recipe, bottleneck, teacher, method), bottleneck

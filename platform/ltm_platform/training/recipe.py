@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from ltm_platform.training.distillation import divergence
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from torch.optim import Optimizer
 
     from ltm.bottleneck import StreamingBottleneck
+    from ltm.methods import Method
     from ltm_platform.job import Recipe
     from ltm_platform.training.distillation import Teacher
 
@@ -38,15 +41,39 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """timm's optimizer of that name, of all that is not frozen.
 
     Biases and norms carry no weight decay. With ``layer_decay`` the rate falls from the classifier
-    to the first layer, by timm's order of layers; a method's own parameters have the full one.
+    to the first layer, by timm's order of layers; a method's own parameters have the full one, or
+    the part of it that the method says.
     """
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
     )
+    for part, rate in method_rates(model).items():
+        _scale_rate(optimizer, [p for n, p in model.named_parameters() if part in f".{n}."], rate)
+    return optimizer
+
+
+def method_rates(model: Any) -> Mapping[str, float]:
+    """What the model's method says of the learning rates of its own parameters."""
+    method = getattr(model, "method", None)
+    rates: Mapping[str, float] = method.rates() if method is not None else {}
+    return rates
+
+
+def _scale_rate(optimizer: Optimizer, parameters: Collection[nn.Parameter], rate: float) -> None:
+    """Give some parameters groups of their own, whose rate is `rate` times that of the schedule."""
+    chosen = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        scaled = [p for p in group["params"] if id(p) in chosen]
+        if scaled:
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            own = {key: value for key, value in group.items() if key != "params"}
+            scale = rate * group.get("lr_scale", 1.0)
+            optimizer.add_param_group({**own, "params": scaled, "lr_scale": scale})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def is_elementwise(optimizer: str) -> bool:
@@ -79,23 +106,29 @@ class Objective:
 
     Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
     and centroids settle; then cross-entropy + ``ib.weight`` x the IB bound. With a teacher,
-    ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher.
+    ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher. Terms that
+    the method brings are added as they are.
     """
 
-    PARTS = ("train/loss", "train/ce", "train/ib_bound")
+    PARTS = ("train/loss", "train/ce", "train/ib_bound", "train/method_loss")
 
     def __init__(
-        self, recipe: Recipe, bottleneck: StreamingBottleneck, teacher: Teacher | None = None
+        self,
+        recipe: Recipe,
+        bottleneck: StreamingBottleneck,
+        teacher: Teacher | None = None,
+        method: Method | None = None,
     ) -> None:
         self._recipe = recipe
         self._bottleneck = bottleneck
         self._teacher = teacher
+        self._method = method
         self._warmup_epochs = recipe.ib.warmup * recipe.epochs
 
     def __call__(
         self, images: Tensor, labels: Tensor, logits: Tensor, features: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """The scalar loss of one micro-batch, and its detached parts [3] in ``PARTS`` order.
+        """The scalar loss of one micro-batch, and its detached parts in ``PARTS`` order.
 
         labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
         """
@@ -110,7 +143,12 @@ class Objective:
             loss = (1 - distill.weight) * cross_entropy + distill.weight * apart
         if not warming_up:
             loss = loss + self._recipe.ib.weight * bound
-        return loss, torch.stack([loss.detach(), cross_entropy.detach(), bound.detach()])
+        own = cross_entropy.new_zeros(())
+        if self._method is not None:
+            own = own + sum(self._method.loss_terms().values())
+            loss = loss + own
+        parts = (loss, cross_entropy, bound, own)
+        return loss, torch.stack([part.detach() for part in parts])
 
 
 def hard_labels(labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.job import Bottleneck, Recipe
+from ltm_platform.models import freeze_for_method
 from ltm_platform.training.recipe import (
     Objective,
     build_optimizer,
@@ -62,7 +63,7 @@ def test_warm_up_is_smoothed_cross_entropy_alone(
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
     bound = bottleneck(features, labels, images)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(parts, torch.stack([expected, expected, bound]).detach())
+    torch.testing.assert_close(parts[:3], torch.stack([expected, expected, bound]).detach())
     loss.backward()
     assert features.grad is None
 
@@ -80,10 +81,24 @@ def test_after_it_the_bound_takes_the_place_of_smoothing(
     bound = bottleneck(features, labels, images)
     expected = cross_entropy + 0.5 * bound
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(parts, torch.stack([expected, cross_entropy, bound]).detach())
+    torch.testing.assert_close(parts[:3], torch.stack([expected, cross_entropy, bound]).detach())
     loss.backward()
     assert features.grad is not None
     assert features.grad.norm() > 0
+
+
+def test_terms_of_the_method_are_added_and_told(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    model = ltm.create_model("vit_nano_patch4_32", "ltmp", compression_ratio=0.7)
+    model.train()(images)
+    without, _ = Objective(recipe(0.3), bottleneck)(images, labels, logits, features, 5)
+    objective = Objective(recipe(0.3), bottleneck, method=model.method)
+    loss, parts = objective(images, labels, logits, features, 5)
+    assert parts[3] > 0
+    torch.testing.assert_close(loss, without + parts[3])
+    assert Objective.PARTS[3] == "train/method_loss"
 
 
 def test_the_parts_keep_no_graph(
@@ -229,4 +244,20 @@ def test_mixed_images_are_learned_by_their_shares(
     _, parts = objective(images, shares, logits, features, 5)
     expected = 0.7 * F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(logits, labels.flip(0))
     bound = bottleneck(features, labels, images)
-    torch.testing.assert_close(parts[1:], torch.stack([expected, bound]).detach())
+    torch.testing.assert_close(parts[1:3], torch.stack([expected, bound]).detach())
+
+
+def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", "ltmp", num_classes=5)
+    freeze_for_method(model)
+    learned = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(learned) == 2 * 4
+    assert all(name.startswith("method.") for name in learned)
+    settings = Recipe(epochs=10, warmup_epochs=0, lr=5e-3, min_lr=0.0)
+    optimizer = build_optimizer(model, settings)
+    build_schedule(optimizer, settings, STEPS_PER_EPOCH).step_update(0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if name in learned:
+            expected = 5e-6 if "prune" in name else 5e-3
+            assert rates[id(parameter)] == pytest.approx(expected), name

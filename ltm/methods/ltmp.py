@@ -1,0 +1,182 @@
+"""Learned Thresholds Token Merging and Pruning, LTMP (Bonnaerens and Dambre, arXiv 2307.10780)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltm.merge import Assigned, Merge, Soft, presence
+from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods.matching import join, pairs, reduce_site
+from ltm.methods.relaxed import Threshold, masses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ltm.plan import Place, Site
+
+TAU = 0.1
+
+
+class Thresholds(nn.Module):
+    """The two learned numbers of a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.merge = Threshold(0.9, TAU)
+        self.prune = Threshold(0.0, TAU)
+
+
+def relative_macs(fractions: Tensor, tokens: int, dim: int) -> Tensor:
+    """r_FLOPs: MACs of all blocks over those of the network that keeps every token.
+
+    fractions: [L], kept after the merge of each block. A block takes 4 n D^2 + 2 n^2 D for the
+    attention, with the tokens that arrive, and 8 n D^2 for the MLP, with those that are left.
+    """
+    arrive = torch.cat([fractions.new_ones(1), fractions[:-1]])
+    linear, pairwise = dim * dim * tokens, dim * tokens**2
+    macs = 4 * linear * arrive + 2 * pairwise * arrive**2 + 8 * linear * fractions
+    return macs.sum() / (len(fractions) * (12 * linear + 2 * pairwise))
+
+
+@register_method("ltmp")
+class LearnedThresholds(Method):
+    """LTMP (arXiv 2307.10780): in every block merge, then prune, each by a learned threshold.
+
+    An A token merges with its most similar B token (ToMe's split) where the cosine of their keys
+    is above theta_m, which starts at 0.9; then a token is pruned where its importance, the mean
+    attention that it receives, is below theta_p, which starts at 0. Forward the comparison is
+    hard, backward it is sigmoid((v - theta) / 0.1). In training all tokens stay and removed ones
+    are masked out of the softmax. The loss adds 10 (r_FLOPs - target)^2, the target being
+    r_FLOPs of the plan.
+
+    Learned: two numbers a block. Regime: about one epoch, everything else frozen, at a learning
+    rate of 5e-3 for merging (the recipe's `lr`) and 5e-6 for pruning.
+
+    Ours: the paper gathers what is above the thresholds, a number that differs between images.
+    Here a batch stays rectangular: outside of training the plan says how many A tokens leave a
+    block; those above theta_m merge first, the most similar first, then those below theta_p are
+    pruned, then the next most similar merge. Where a grid has to stay that is so in training,
+    too, within rows and then columns: there is nothing to penalise, and thresholds only learn to
+    tell merging from pruning. Where nothing attends to tokens before the site, importance is
+    the softmax of their own cosines, as if their keys were queries.
+
+    penalty: 10, the weight of the penalty.
+    freeze: only thresholds learn, as published; false trains everything.
+    """
+
+    needs_keys = True
+    needs_received = True
+    spread = "even"
+    learns_mass = True
+
+    def __init__(
+        self, places: Mapping[str, Place], penalty: float = 10.0, freeze: bool = True
+    ) -> None:
+        super().__init__()
+        if isinstance(penalty, bool) or not isinstance(penalty, int | float) or penalty < 0:
+            raise ValueError(f"option 'penalty' is {penalty!r}, allowed is a number from 0")
+        if not isinstance(freeze, bool):
+            raise ValueError(f"option 'freeze' is {freeze!r}, allowed are true and false")
+        self.penalty = penalty
+        self.freezes_backbone = freeze
+        self.numbers = {name: i for i, name in enumerate(places)}
+        self.blocks = nn.ModuleList(Thresholds() for _ in places)
+        self._kept: dict[str, Tensor] = {}
+        self._planned: dict[str, float] = {}
+        self._first: tuple[int, int] = (1, 1)
+
+    def rates(self) -> Mapping[str, float]:
+        return {".prune.": 1e-3}
+
+    def forward(
+        self,
+        tokens: Tensor,
+        site: Site,
+        mass: Tensor | None = None,
+        keys: Tensor | None = None,
+        received: Tensor | None = None,
+    ) -> Merge:
+        thresholds: Any = self.blocks[self.numbers[site.name]]
+        with full_precision(tokens):
+            metric = (tokens if keys is None else keys).detach().float()
+            received = importance(metric) if received is None else received.detach().float()
+            if mass is None:
+                mass = metric.new_ones(metric.shape[:2])
+                self._kept, self._planned, self._first = {}, {}, (site.tokens, site.dim)
+            if self.training and isinstance(site.kept, int):
+                merge = threshold_softly(metric, received, mass, thresholds)
+                self._kept[site.name] = presence(merge.mass).mean()
+                self._planned[site.name] = site.slots / self._first[0]
+                return merge
+
+            def step(both: Tensor, mass: Tensor, slots: int) -> Assigned:
+                return threshold_to(both[..., :-1], both[..., -1], mass, slots, thresholds)
+
+            return reduce_site(torch.cat([metric, received[..., None]], -1), mass, site, step)
+
+    def loss_terms(self) -> dict[str, Tensor]:
+        seen, self._kept = self._kept, {}
+        if not seen:
+            return {}
+        like = next(iter(seen.values()))
+        kept, planned = [like.new_ones(())], [1.0]
+        for name in self.numbers:  # a block without a site keeps what the one before it did
+            kept.append(seen.get(name, kept[-1]))
+            planned.append(self._planned.get(name, planned[-1]))
+        spent = relative_macs(torch.stack(kept[1:]), *self._first)
+        target = relative_macs(torch.tensor(planned[1:], device=like.device), *self._first)
+        return {"flops": self.penalty * (spent - target).square()}
+
+
+def importance(metric: Tensor) -> Tensor:
+    """[B, N, d] -> [B, N]: what the tokens would receive if they attended to each other."""
+    unit = F.normalize(metric, dim=-1)
+    return (unit @ unit.transpose(1, 2)).softmax(-1).mean(1)
+
+
+def threshold_softly(
+    metric: Tensor, received: Tensor, mass: Tensor, thresholds: Thresholds
+) -> Soft:
+    """Training: by thresholds alone, with gradients, and no token removed."""
+    B, N = mass.shape
+    here = mass.detach() > 0.5  # not gone in an earlier block
+    likeness, partner = pairs_present(metric, here)
+    merges = thresholds.merge(likeness) * here[:, ::2]
+    moved = mass[:, ::2] * merges
+    incoming = mass.new_zeros(B, N, N)
+    rows = incoming[:, ::2].scatter(2, partner[..., None], moved[..., None])
+    incoming = torch.stack([rows, torch.zeros_like(rows)], 2).flatten(1, 2)[:, :N]
+    stays = torch.stack([1 - merges, torch.ones_like(merges)], 2).flatten(1)[:, :N]
+    stays = stays * thresholds.prune(received)
+    return Soft(mass, incoming, masses(mass + incoming.sum(1), stays))
+
+
+def pairs_present(metric: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+    """`pairs` among the tokens that are here, [B, N]; without a partner the likeness is -1."""
+    unit = F.normalize(metric, dim=-1)
+    cosine = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    cosine = cosine.masked_fill(~here[:, None, 1::2], -1.0)
+    likeness, partner = cosine.max(-1)
+    return likeness, 2 * partner + 1
+
+
+def threshold_to(
+    metric: Tensor, received: Tensor, mass: Tensor, slots: int, thresholds: Thresholds
+) -> Assigned:
+    """Inference: to a number of slots, in the order that the thresholds say."""
+    N = mass.shape[1]
+    likeness, partner = pairs(metric)
+    source = received[:, ::2]
+    merges = thresholds.merge(likeness)
+    prunes = (1 - merges) * (1 - thresholds.prune(source))
+    # three ranks, each in an order of its own: cosines lie in [-1, 1], importance in [0, 1]
+    order = likeness + 4 * merges + prunes * (2 - likeness - source)
+    gone = order.detach().argsort(-1, descending=True)[:, : N - slots]
+    slot = join(2 * gone, partner.gather(1, gone), N)
+    leaves = torch.zeros_like(mass).scatter(1, 2 * gone, 1.0)
+    pruned = F.pad(prunes[..., None], (0, 1)).flatten(1)[:, :N] * leaves
+    return Assigned.normalised(slot, mass * (1 - pruned), slots)

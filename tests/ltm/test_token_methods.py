@@ -1,0 +1,127 @@
+"""What every method that reduces tokens has to keep, on every family of backbones."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import ltm
+from ltm.merge import Soft
+
+TOKEN_METHODS = [name for name in ltm.list_methods() if name != "none"]
+NETS = {
+    "vit_nano_patch4_32": 32,
+    "swin_nano_patch2_window4_32": 32,
+    "mobilevit_xxs": 64,
+    "efficientvit_b0": 64,
+}
+# merged tokens that are means weighted by size, and nothing else
+MEANS = ["tome", "pitome", "dtem"]
+
+methods = pytest.mark.parametrize("method", TOKEN_METHODS)
+backbones = pytest.mark.parametrize("backbone", NETS)
+
+
+def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    size = NETS[backbone]
+    model = ltm.create_model(
+        backbone, method, compression_ratio=ratio, image_size=size, num_classes=5
+    )
+    return model, torch.randn(3, 3, size, size)
+
+
+@methods
+@backbones
+def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None:
+    model, x = create(backbone, method)
+    with torch.no_grad():
+        whole = model.eval()(x)
+        torch.testing.assert_close(model(x.flip(0)), whole.flip(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model(x[1:2]), whole[1:2], atol=1e-5, rtol=1e-4)
+    y = model.train()(x)
+    terms: dict[str, torch.Tensor] = model.method.loss_terms()
+    (y.square().mean() + sum(terms.values())).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    assert ltm.count(model).gmacs < ltm.count(create(backbone, method, 1.0)[0]).gmacs
+
+
+@methods
+@backbones
+def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
+    model, x = create(backbone, method, 1.0)
+    base = ltm.create_model(backbone, "none", image_size=NETS[backbone], num_classes=5)
+    base.load_state_dict({k: v for k, v in model.state_dict().items() if k in base.state_dict()})
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), base.eval()(x), atol=1e-5, rtol=1e-4)
+    assert model.plan == {}
+
+
+@methods
+@backbones
+def test_every_slot_is_filled_and_all_mass_is_kept(backbone: str, method: str) -> None:
+    model, x = create(backbone, method, 0.5)
+    seen: list[tuple[Any, Any]] = []
+    model.method.register_forward_hook(lambda _m, args, merge: seen.append((args, merge)))
+    with torch.no_grad():
+        model.eval()(x)
+    assert seen
+    for (tokens, site, mass, *_), merge in seen:
+        G = merge.weights()
+        assert G.shape == (len(tokens), site.tokens, site.slots)
+        assert (G >= 0).all()
+        torch.testing.assert_close(G.sum(1), torch.ones(len(tokens), site.slots))
+        total = tokens.shape[1] if mass is None else mass.sum(1)
+        torch.testing.assert_close(
+            merge.sizes(mass).sum(1), torch.ones(len(tokens)) * total, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("method", MEANS)
+def test_the_mean_weighted_by_size_is_kept(method: str) -> None:
+    model, x = create("vit_nano_patch4_32", method, 0.4)
+    means: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(_module: Any, args: Any, merge: Any) -> None:
+        tokens, _, mass, *_ = args
+        mass = torch.ones(tokens.shape[:2]) if mass is None else mass
+        before = (tokens * mass[..., None]).sum(1)
+        after = (merge(tokens) * merge.sizes(mass)[..., None]).sum(1)
+        means.append((before, after))
+
+    model.method.register_forward_hook(note)
+    with torch.no_grad():
+        model.eval()(x)
+    assert len(means) == 4
+    for before, after in means:
+        torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+@methods
+def test_the_class_token_never_merges(method: str) -> None:
+    """Only the tokens of the image reach the method, in training and outside."""
+    torch.manual_seed(0)
+    model: Any = ltm.create_model(
+        "vit_tiny_patch16_224", method, compression_ratio=0.6, image_size=64, num_classes=3
+    )
+    counts: list[int] = []
+    model.method.register_forward_hook(lambda _m, args, _o: counts.append(args[0].shape[1]))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        tokens = model.eval().forward_features(x)
+        assert tokens.shape[1] == 1 + list(model.sites.values())[-1].slots
+        model.train().forward_features(x)
+    assert counts[0] == 16
+    assert len(counts) == 2 * len(model.sites)
+
+
+@pytest.mark.parametrize("method", [m for m in TOKEN_METHODS if m in {"dtem", "ltmp", "spvit"}])
+def test_a_soft_merge_keeps_places_and_its_masses_decide(method: str) -> None:
+    model, x = create("vit_nano_patch4_32", method)
+    seen: list[Any] = []
+    model.method.register_forward_hook(lambda _m, _a, merge: seen.append(merge))
+    model.train()(x)
+    assert all(isinstance(merge, Soft) for merge in seen)
+    assert all(merge.slots >= 64 for merge in seen)
+    assert all((merge.mass > 0).all() for merge in seen)
