@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.tracking.record import TrackedRun, create_run, ending
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from ltm_platform.job import JobSpec
+
+STOPPED_TAG = "ltm.stopped_early"
+"""Epochs after which a scheduler stopped a trial."""
 
 
 class TrackedSweep(TrackedRun):
@@ -77,10 +81,23 @@ def run_of_folder(uri: str, experiment: str, folder: Path) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
-def metrics_if_finished(uri: str, run_id: str) -> dict[str, float]:
-    """The latest value of every metric of a run; nothing unless it has finished."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial that needs nothing more."""
+
+    metrics: dict[str, float]
+    """The latest of each."""
+    stopped_after: int | None
+    """Epochs, if a scheduler stopped it."""
+
+
+def how_it_ended(uri: str, run_id: str) -> Ended | None:
+    """Of a trial's run that is FINISHED; None of any other."""
     run = connect(uri).get_run(run_id)
-    return dict(run.data.metrics) if run.info.status == "FINISHED" else {}
+    if run.info.status != "FINISHED":
+        return None
+    stopped = run.data.tags.get(STOPPED_TAG)
+    return Ended(dict(run.data.metrics), None if stopped is None else int(stopped))
 
 
 def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:
