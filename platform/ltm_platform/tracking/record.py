@@ -133,6 +133,7 @@ class TrackedRun:
         ``repeats``: what comes again is what is recorded already, and is left out.
         """
         self._client.update_run(self.run_id, status="RUNNING")
+        self.tag(HOST_TAG, platform.node())
         self._outbox.put(leftovers.load(self._folder))
         self.flush()
         leftovers.remove(self._folder)
