@@ -16,12 +16,13 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ltm_platform import paths
-from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
+from ltm_platform.checkpoints import CLASSES_FILE, EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
 from ltm_platform.events import Event, EventQueue, GaveUp, Listener, listening
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
+from ltm_platform.launch.target import tracked_folder
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def recording(
         if reasons:
             raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
     finally:
-        _log_checkpoints(run, stored(folder))
+        _log_checkpoints(run, stored(folder), ready.dataset.classes)
 
 
 def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
@@ -175,13 +176,16 @@ def model_metrics(ready: Ready) -> dict[str, float]:
     }
 
 
-def _log_checkpoints(run: TrackedRun, found: list[StoredCheckpoint]) -> None:
-    """Weights and job go into MLflow; what else resuming needs stays where it is, linked."""
+def _log_checkpoints(
+    run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
+) -> None:
+    """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
             path = checkpoint.path
             files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
-            run.log_files([file for file in files if file.exists()], f"checkpoints/{kind}")
+            run.log_files([file for file in files if file.exists()], tracked_folder(kind))
+            run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
             run.tag(f"ltm.checkpoint_{kind}", str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import signal
@@ -98,6 +99,9 @@ class TrackedRun:
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         for file in files:
             self._client.log_artifact(self.run_id, str(file), folder)
+
+    def log_json(self, value: object, path: str) -> None:
+        self._client.log_text(self.run_id, json.dumps(value), path)
 
     def log_image(self, image: Image.Image, key: str, step: int) -> None:
         """An image that the UI shows beside those of other runs with the same key."""
