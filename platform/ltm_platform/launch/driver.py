@@ -28,6 +28,7 @@ from ltm_platform.tracking import TrackedRun, tracked_run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import ltm
     from ltm_platform.job import JobSpec
     from ltm_platform.launch.folder import GoingOn, RunFolder
     from ltm_platform.preflight import Ready
@@ -166,7 +167,11 @@ def _num_workers(ready: Ready) -> int | tuple[int, int]:
 
 def model_metrics(ready: Ready) -> dict[str, float]:
     """What is known of a network before it is trained."""
-    cost, base = ready.cost, ready.base_cost
+    return cost_metrics(ready.cost, ready.base_cost)
+
+
+def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
+    """Of a network, and of the same without merging."""
     return {
         "model/gmacs": cost.gmacs,
         "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,

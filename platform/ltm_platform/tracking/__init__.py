@@ -8,6 +8,7 @@ from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import (
     ERROR_TAG,
+    EVALUATED_TAG,
     Point,
     RunRecord,
     fetch_files,
@@ -28,6 +29,7 @@ from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
     "ERROR_TAG",
+    "EVALUATED_TAG",
     "STOPPED_TAG",
     "ImageInput",
     "Point",

@@ -18,6 +18,8 @@ RUN_FOLDER_TAG = "ltm.run_folder"
 HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
 PARENT_TAG = "mlflow.parentRunId"
+EVALUATED_TAG = "ltm.evaluated"
+"""Whose weights a run measured that trained nothing itself."""
 
 
 @dataclass(frozen=True, slots=True)
