@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,20 @@ class TrackedSweep(TrackedRun):
         for run in self._children():
             if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
                 self._close(run, status, tags)
+
+    def correct_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Give metrics of the run of the trial in ``folder`` another last value."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for run in self._children():
+            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
+                # MLflow's public view of a run leaves out the steps
+                steps = {metric.key: metric.step for metric in run.data._metric_objs}
+                rows = [
+                    Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()
+                ]
+                self._client.log_batch(run.info.run_id, metrics=rows)
 
     def end_trials(self, status: str) -> None:
         """Close all that are not."""
