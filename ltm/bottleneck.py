@@ -284,6 +284,12 @@ def _unit(x: Tensor) -> Tensor:
 
 def _pixels(images: Tensor) -> Tensor:
     """Images [n, 3, height, width] -> unit vectors [n, 3072]."""
-    if images.shape[-2:] != (_INPUT_SIDE, _INPUT_SIDE):
+    height, width = images.shape[-2:]
+    rows, columns = height // _INPUT_SIDE, width // _INPUT_SIDE
+    if (height, width) == (rows * _INPUT_SIDE, columns * _INPUT_SIDE):
+        # sums of tiles, three times faster on CPU than pooling; the unit vector is that of means
+        tiles = images.float().unflatten(-1, (-1, columns)).unflatten(-3, (-1, rows))
+        images = tiles.sum(-3).sum(-1)
+    else:
         images = F.adaptive_avg_pool2d(images.float(), _INPUT_SIDE)
     return _unit(images.flatten(1))

@@ -196,13 +196,15 @@ def _with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[
 
 def _check_recipe(job: JobSpec) -> None:
     """timm knows the optimizer, and can read the augmentation."""
-    from timm.optim import list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers
 
     from ltm_platform.data.transforms import Augment, train_transform
     from ltm_platform.training.recipe import is_elementwise
 
-    if job.recipe.optimizer not in list_optimizers():
-        raise job.choice_error("recipe.optimizer", list_optimizers())
+    # No gradient of a gradient is taken in training.
+    allowed = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
+    if job.recipe.optimizer not in allowed:
+        raise job.choice_error("recipe.optimizer", allowed)
     if job.engine.zero_stage and not is_elementwise(job.recipe.optimizer):
         key = "recipe.optimizer"
         raise job.error(

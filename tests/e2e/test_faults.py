@@ -95,7 +95,6 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
     overrides = (
         "engine.zero_stage=3",
         "checkpoint.every_steps=10",
-        "data.loader_workers=1",
         "cluster.hang_timeout_s=30",
         "cluster.max_failures=5",  # of a busy machine, not all are ours
     )

@@ -120,6 +120,15 @@ def test_the_order_of_samples_does_not_matter() -> None:
     assert_same_state(shuffled.state_dict(), stream().state_dict())
 
 
+@pytest.mark.parametrize("size", [(64, 96), (50, 70)])
+def test_inputs_are_compared_at_32_pixels(size: tuple[int, int]) -> None:
+    images, features, labels = torch.rand(8, 3, *size), torch.randn(8, D), torch.arange(8) % C
+    bottleneck = stream()
+    whole = bottleneck(features, labels, images)
+    small = bottleneck(features, labels, F.adaptive_avg_pool2d(images, 32))
+    torch.testing.assert_close(whole, small)
+
+
 def test_a_checkpoint_resumes_to_the_same_values() -> None:
     whole, first, second = (StreamingBottleneck(C, D) for _ in range(3))
     for step, batch in enumerate(batches(6)):

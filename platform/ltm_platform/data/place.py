@@ -35,8 +35,11 @@ class Place:
         return self.text
 
     def __truediv__(self, name: str) -> Place:
-        path, text = (f"{whole.rstrip('/')}/{name}" for whole in (self.path, self.text))
-        return replace(self, path=path, text=text)
+        address, mark, query = (
+            self.text.partition("?") if is_address(self.text) else (self.text, "", "")
+        )
+        path, address = (f"{whole.rstrip('/')}/{name}" for whole in (self.path, address))
+        return replace(self, path=path, text=f"{address}{mark}{query}")
 
     def is_folder(self) -> bool:
         return self._type() == fs.FileType.Directory

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,6 +22,7 @@ from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
 from ltm_platform.launch.target import tracked_folder
+from ltm_platform.launch.trainer import LeanTrainer
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
     from ltm_platform.training.worker import train_worker
 
     job = ready.job
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config=dict(worker_config(ready, events)),
         scaling_config=ray.train.ScalingConfig(

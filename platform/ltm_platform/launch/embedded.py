@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's default of 15 leaves training what every other program on this machine does not want.
+    "RAY_worker_niceness": "0",
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from ltm.bottleneck import StreamingBottleneck
     from ltm_platform.job import Recipe
     from ltm_platform.training.distillation import Teacher
+
+_OF_WHOLE_TENSORS = {
+    "Adafactor",
+    "AdafactorBigVision",
+    "AdamP",
+    "Kron",
+    "Lamb",
+    "Lars",
+    "Mars",
+    "Muon",
+    "NovoGrad",
+    "NvNovoGrad",
+    "SGDP",
+}
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -36,37 +50,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def is_elementwise(optimizer: str) -> bool:
-    """Whether timm's optimizer treats a tensor in pieces as it treats the whole, found by trying.
+    """Whether timm's optimizer treats a tensor in pieces as it treats the whole.
 
-    ZeRO stages 1 to 3 give it flat pieces, so an optimizer that looks at the shape or the norm of a
-    tensor (LAMB, LARS, Muon) would depend on the number of workers. True, too, for one that cannot
-    be tried here, such as one for GPUs alone.
+    ZeRO stages 1 to 3 give it flat pieces, so one that looks at the shape or a norm of a tensor
+    (LAMB, LARS, Muon, the mask of a "cautious" one) would depend on the number of workers.
     """
-    try:
-        whole, pieces = (_weights_after_steps(optimizer, pieces) for pieces in (1, 2))
-    except (RuntimeError, AssertionError):
-        return True
-    return torch.allclose(whole, pieces, rtol=1e-4, atol=1e-6)
-
-
-def _weights_after_steps(optimizer: str, pieces: int) -> Tensor:
-    """A matrix [64, 48] after some steps of an optimizer that has it in so many flat pieces."""
-    generator = torch.Generator().manual_seed(0)
-    weights, *gradients = torch.randn(4, 64, 48, generator=generator)
-    # At right angles to the weights, row by row: some optimizers then project.
-    direction = F.normalize(weights, dim=1)
-    gradients[0] -= (gradients[0] * direction).sum(1, keepdim=True) * direction
-
-    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
-        return tensor.flatten().chunk(pieces) if pieces > 1 else (tensor,)
-
-    parameters = [nn.Parameter(piece.clone()) for piece in cut(weights)]
-    stepper = create_optimizer_v2(parameters, opt=optimizer, lr=0.01, weight_decay=0.05)
-    for gradient in gradients:
-        for parameter, piece in zip(parameters, cut(gradient), strict=True):
-            parameter.grad = piece.clone()
-        stepper.step()
-    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+    info = get_optimizer_info(optimizer)
+    cautious = (info.defaults or {}).get("caution", False)
+    return not cautious and info.opt_class.__name__ not in _OF_WHOLE_TENSORS
 
 
 def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:

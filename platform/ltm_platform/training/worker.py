@@ -46,6 +46,10 @@ def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
     if job.data.loader_workers:
         start_fork_server()  # it imports while this process does
 
+    from ltm_platform.training.lean_import import import_deepspeed
+
+    import_deepspeed()
+
     from ltm_platform.training.meter import Diverged
     from ltm_platform.training.trainer import Trainer
 

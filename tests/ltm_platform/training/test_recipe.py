@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.job import Bottleneck, Recipe
-from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule
+from ltm_platform.training.recipe import (
+    Objective,
+    build_optimizer,
+    build_schedule,
+    is_elementwise,
+)
 
 CLASSES, DIM, IMAGES = 3, 8, 12
 STEPS_PER_EPOCH = 10
@@ -156,6 +162,41 @@ def test_the_job_names_the_optimizer() -> None:
     model = nn.Linear(2, 2)
     assert type(build_optimizer(model, Recipe(optimizer="sgd"))) is torch.optim.SGD
     assert type(build_optimizer(model, Recipe(optimizer="adamw"))) is torch.optim.AdamW
+
+
+def one_of_each_kind() -> list[str]:
+    """A name for each of timm's classes of optimizers, and one that is cautious."""
+    kinds = {get_optimizer_info(name).opt_class: name for name in reversed(list_optimizers())}
+    on_gpus = {name for name in kinds.values() if name.startswith(("fused", "bnb"))}
+    second_order, compiled = {"adahessian"}, {"kron"}
+    return sorted(({*kinds.values()} - on_gpus - second_order - compiled) | {"cadamw"})
+
+
+@pytest.mark.parametrize("optimizer", one_of_each_kind())
+def test_optimizers_that_may_have_tensors_in_pieces_are_known(optimizer: str) -> None:
+    whole, pieces = (weights_after_steps(optimizer, pieces) for pieces in (1, 2))
+    apart = (whole - pieces).abs().max()
+    assert is_elementwise(optimizer) == bool(apart < 1e-5), f"{apart} apart"
+
+
+def weights_after_steps(optimizer: str, pieces: int) -> Tensor:
+    """A matrix [64, 48] after some steps of an optimizer that has it in so many flat pieces."""
+    random = torch.Generator().manual_seed(0)
+    weights, *gradients = torch.randn(4, 64, 48, generator=random)
+    # At right angles to the weights, row by row: some optimizers then project.
+    direction = F.normalize(weights, dim=1)
+    gradients[0] -= (gradients[0] * direction).sum(1, keepdim=True) * direction
+
+    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor.flatten().chunk(pieces) if pieces > 1 else (tensor,)
+
+    parameters = [nn.Parameter(piece.clone()) for piece in cut(weights)]
+    stepper = create_optimizer_v2(parameters, opt=optimizer, lr=0.01, weight_decay=0.05)
+    for gradient in gradients:
+        for parameter, piece in zip(parameters, cut(gradient), strict=True):
+            parameter.grad = piece.clone()
+        stepper.step()
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
 def test_layers_learn_the_slower_the_earlier_they_are() -> None:

@@ -1,0 +1,87 @@
+"""Images in an object store: a real S3 protocol over HTTP, served by this process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from ltm_platform.data import open_dataset
+from ltm_platform.data.importing import import_images
+from ltm_platform.data.inspection import check_shards
+from ltm_platform.data.loader import Loader
+from ltm_platform.data.place import place
+from ltm_platform.data.transforms import eval_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Tree
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "any")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    urlopen(Request(f"http://{host}:{port}/pets", method="PUT")).close()
+    yield "s3://pets"
+    server.stop()
+
+
+def files(where: str | Path) -> dict[str, bytes]:
+    root = place(where)
+    return {name: (root / name).read() for name, _ in root.files(recursive=True)}
+
+
+def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
+    bucket: str, tree: Tree, tmp_path: Path
+) -> None:
+    tree.add(*(f"{pet}/{number}.png" for pet in ("cat", "dog") for number in range(12)))
+    originals = f"{bucket}/originals"
+    for name, content in files(tree.root).items():
+        (place(originals) / name).write(content)
+    options = {"shard_bytes": 1500, "processes": 2}
+    import_images(str(tree.root), str(tmp_path / "shards"), **options)
+    import_images(originals, f"{bucket}/shards", **options)
+    assert files(f"{bucket}/shards") == files(tmp_path / "shards")
+    assert len(files(tmp_path / "shards")) >= 4
+    assert check_shards(f"{bucket}/shards").images == 24
+
+    def first_epoch(path: str) -> list[torch.Tensor]:
+        source = open_dataset(path, cache=tmp_path / "cache", val_fraction=0.2).train
+        loader = Loader(
+            source,
+            eval_transform(8, HALF, HALF),
+            micro_batch=4,
+            accumulation=1,
+            rank=0,
+            world_size=1,
+            seed=0,
+            workers=1,
+        )
+        with closing(loader):
+            return [x for batch in loader.epoch(0) for x in batch]
+
+    far, near = first_epoch(f"{bucket}/shards"), first_epoch(str(tmp_path / "shards"))
+    assert len(far) >= 8
+    assert all(torch.equal(x, y) for x, y in zip(far, near, strict=True))
+
+
+def test_a_file_below_an_address_with_options_is_named_as_it_can_be_opened(bucket: str) -> None:
+    image = place(f"{bucket}/cats?region=us-east-1") / "1.png"
+    image.write(b"image")
+    assert str(image) == "s3://pets/cats/1.png?region=us-east-1"
+    assert place(str(image)).read() == b"image"
