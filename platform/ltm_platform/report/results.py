@@ -185,7 +185,7 @@ def _data(params: Mapping[str, str]) -> str:
     """The path, and which part of it where it was not all."""
     text = params.get("data.path", "")
     if (share := float(params.get("data.subset", "1"))) < 1:
-        text += f", {share:.0%} of it"
+        text += f", {100 * share:g} % of it"
     if fold := _given(params, "data.fold"):
         text += f", fold {fold} of {params.get('data.folds')}"
     return text

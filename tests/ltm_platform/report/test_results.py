@@ -180,4 +180,4 @@ def test_a_trial_tells_what_it_had_of_the_epochs_and_of_the_data(trained: Any) -
     params = {"data_subset": 0.1, "data_fold": 0, "data_folds": 5}
     found = measure(trained("trial", tags={"ltm.stopped_early": "1"}, **params))
     assert found.epochs == 1
-    assert found.data == "/data/imagenet, 10% of it, fold 0 of 5"
+    assert found.data == "/data/imagenet, 10 % of it, fold 0 of 5"
