@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 from filelock import FileLock
 
@@ -56,12 +55,12 @@ def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
     return chosen.path if chosen and chosen.path.is_dir() else None
 
 
-def tracked_folder(kind: Literal["best", "last"]) -> str:
-    """Where a run's weights lie among its artifacts."""
+def tracked_folder(kind: str) -> str:
+    """Where a run's weights lie among its artifacts: its ``best`` or its ``last``."""
     return f"checkpoints/{kind}"
 
 
-def _fetched(record: tracking.RunRecord, store: str, kind: Literal["best", "last"]) -> Path | None:
+def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
     """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
     folder = _copies(record) / kind
     folder.parent.mkdir(parents=True, exist_ok=True)

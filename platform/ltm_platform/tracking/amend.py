@@ -32,7 +32,7 @@ def add_curve(
     now = int(time.time() * 1000)
     keys = {key for metrics in curve.values() for key in metrics}
     tag = f"ltm.{to}_of"
-    known = set()
+    known: set[tuple[str, int]] = set()
     if client.get_run(run_id).data.tags.get(tag) == source:
         known = {(key, row.step) for key in keys for row in client.get_metric_history(run_id, key)}
     rows = [

@@ -23,7 +23,7 @@ METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
 INTERVAL_S = 1.0
 """Between batches, unless somebody waits for them: many rows cost hardly more than one."""
-LONGEST_INTERVAL_S = 10.0
+LONGEST_INTERVAL_S = 5.0
 SHARE = 0.02
 """Of the time that writing may take: where it is slow, for the machine is busy, it comes seldom."""
 
