@@ -15,7 +15,8 @@ quickstart: $(INSTALLED)
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest tests/e2e
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -124,6 +124,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
 ) -> None:
     overrides = (
         "model.method=none",
+        "cluster.workers=1",
         "engine.zero_stage=0",
         "engine.precision=bf16",
         "recipe.optimizer=adamw",
