@@ -17,7 +17,12 @@ from ltm_platform.tracking.runs import (
     list_runs,
     read_curves,
 )
-from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
+from ltm_platform.tracking.store import (
+    URI_VARIABLE,
+    check_reachable,
+    connect_meanwhile,
+    tracking_uri,
+)
 from ltm_platform.tracking.sweep import (
     STOPPED_TAG,
     TrackedSweep,
@@ -31,6 +36,7 @@ __all__ = [
     "ERROR_TAG",
     "EVALUATED_TAG",
     "STOPPED_TAG",
+    "URI_VARIABLE",
     "ImageInput",
     "Point",
     "RunRecord",

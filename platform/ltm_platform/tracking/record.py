@@ -175,8 +175,8 @@ class TrackedRun:
         waiting = self._outbox.flush(limit_s)
         if waiting:
             raise RunError(
-                f"the tracking store {self.uri} has been away for {limit_s:.0f} s and lacks the "
-                f"last {waiting} values: once it is back, ltm-platform resume "
+                f"the tracking store {paths.shown(self.uri)} has been away for {limit_s:.0f} s "
+                f"and lacks the last {waiting} values: once it is back, ltm-platform resume "
                 f"{self._folder.name} records them"
             )
 
@@ -191,7 +191,9 @@ class TrackedRun:
             rows = self._outbox.close()
             if rows:
                 file = leftovers.save(rows, self._folder)
-                _log.error("%d values are not in %s but in %s", len(rows), self.uri, file)
+                _log.error(
+                    "%d values are not in %s but in %s", len(rows), paths.shown(self.uri), file
+                )
 
 
 @contextmanager
@@ -261,7 +263,7 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
         away = isinstance(error, RunError) or is_away(error)
         if status == "FINISHED" or not away:
             raise
-        _log.error("the run stays RUNNING in %s: %s", run.uri, error)
+        _log.error("the run stays RUNNING in %s: %s", paths.shown(run.uri), error)
 
 
 def create_run(
