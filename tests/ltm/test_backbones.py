@@ -51,7 +51,7 @@ def test_keep_ratio_1_is_exactly_the_base_model(backbone: str) -> None:
         assert torch.equal(model(x), base(x))
 
 
-@pytest.mark.parametrize("method", [name for name in ltm.list_methods() if name != "none"])
+@pytest.mark.parametrize("method", ltm.list_token_methods())
 @pytest.mark.parametrize("backbone", SMALL)
 def test_every_method_trains_on_every_backbone(backbone: str, method: str) -> None:
     model = create(backbone, method, compression_ratio=0.5).train()
