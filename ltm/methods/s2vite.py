@@ -69,5 +69,7 @@ class DynamicStructure(Structure):
             if share > 0:
                 seen = mean_over_ranks(gate.score)
                 worth = seen if part.heads else part.magnitude()
-                gate.close(swap(gate.kept, worth, seen, round(share * int(gate.kept.sum()))))
+                count = round(share * int(gate.kept.sum()))
+                if seen.any():  # else nothing is known: gates are watched from the first step on
+                    gate.close(swap(gate.kept, worth, seen, count))
                 gate.score.zero_()

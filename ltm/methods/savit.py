@@ -62,7 +62,7 @@ class CollaborativePruning(Structure):
             gate.close(kept)
 
     def choose(self, model: PrunableModel, samples: Tensor) -> list[Tensor]:
-        """What every part keeps, by terms [n, K] of all its components in the order of the parts."""
+        """What every part keeps, by terms [n, K] of all components in the order of the parts."""
         parts = [part for part, _ in model.gated]
         sizes = torch.tensor([part.size for part in parts])
         macs = torch.tensor([model.part_gmacs[part.name] for part in parts], dtype=torch.float64)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ltm.backbones import adopt
 from ltm.flops import count, image_size_of
 from ltm.plan import check_names, check_ratio
-from ltm.structure.gate import Gate
 from ltm.structure.parts import Part, find_parts
 from ltm.structure.select import best, even_plan
 
 if TYPE_CHECKING:
     from ltm.methods._structure import Structure
     from ltm.plan import Grid
+    from ltm.structure.gate import Gate
 
 DEFAULT_RATIO = 0.8
 _EXACT = 1e-12  # GMACs that are rounding

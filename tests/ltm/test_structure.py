@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +12,9 @@ from torch.nn import functional as F
 import ltm
 from ltm.create import load_checkpoint
 from ltm.structure.select import best, even_plan, remove, swap, taylor_cost
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TINY = "vit_nano_patch4_32"
 SMALL = {TINY: 32, "mobilevit_xxs": 64, "efficientvit_b0": 64}
