@@ -40,5 +40,8 @@ class Hooks(nn.Module):
     def after_scoring(self, model: Any) -> None:
         """After the scoring pass. Collective: all ranks decide the same."""
 
+    def before_training(self, model: Any) -> None:
+        """Before the first step of a new run, and before the next one of a resumed run."""
+
     def after_step(self, model: Any, step: int, steps: int) -> None:
         """After optimizer step `step`, from 1, of all `steps`. Collective."""

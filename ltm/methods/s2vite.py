@@ -57,11 +57,14 @@ class DynamicStructure(Structure):
             return 0.0
         return self.share / 2 * (1 + math.cos(math.pi * step / (self.until * steps)))
 
+    def before_training(self, model: PrunableModel) -> None:
+        for _, gate in model.gated:
+            gate.watched = "batch"
+
     @torch.no_grad()
     def after_step(self, model: PrunableModel, step: int, steps: int) -> None:
         share = self.share_at(step, steps)
         for part, gate in model.gated:
-            gate.watched = "batch"
             gradient = gate.take_gradient()
             if gradient is not None and step <= self.until * steps:
                 # a step that overflowed in fp16 says nothing
@@ -69,7 +72,5 @@ class DynamicStructure(Structure):
             if share > 0:
                 seen = mean_over_ranks(gate.score)
                 worth = seen if part.heads else part.magnitude()
-                count = round(share * int(gate.kept.sum()))
-                if seen.any():  # else nothing is known: gates are watched from the first step on
-                    gate.close(swap(gate.kept, worth, seen, count))
+                gate.close(swap(gate.kept, worth, seen, round(share * int(gate.kept.sum()))))
                 gate.score.zero_()

@@ -219,6 +219,7 @@ def test_s2vite_changes_a_share_that_falls_along_a_cosine() -> None:
 def test_s2vite_drops_and_regrows_and_its_macs_stay() -> None:
     model = create(method="s2vite", compression_ratio=0.5, update_every=2, share=0.5).train()
     plan = model.plan
+    model.method.before_training(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     seen = [gate.kept.clone() for _, gate in model.gated]
     for step in range(1, 5):
@@ -230,7 +231,6 @@ def test_s2vite_drops_and_regrows_and_its_macs_stay() -> None:
         assert model.plan == plan
         now = [gate.kept.clone() for _, gate in model.gated]
         moved = [bool((a != b).any()) for a, b in zip(seen, now, strict=True)]
-        # nothing is known before the first step, in which gates begin to be watched
         assert any(moved) == (step % 2 == 0)
         seen = now
     changed = [name for name, p in model.named_parameters() if not p.isfinite().all()]
@@ -239,6 +239,7 @@ def test_s2vite_drops_and_regrows_and_its_macs_stay() -> None:
 
 def test_s2vite_grows_what_the_loss_asks_for() -> None:
     model = create(method="s2vite", compression_ratio=0.5, update_every=2, share=0.01).train()
+    model.method.before_training(model)
     _, gate = next((p, g) for p, g in model.gated if p.name == "blocks.1.mlp")
     wanted = int((~gate.kept).nonzero()[3])
     with torch.no_grad():

@@ -45,6 +45,13 @@ def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor
     network.train(was_training)
 
 
+def before_training(engine: DeepSpeedEngine) -> None:
+    """The next step is the first one, or that after the checkpoint."""
+    method = method_of(engine)
+    if method is not None:
+        method.before_training(engine.module.model)
+
+
 def after_step(engine: DeepSpeedEngine, step: int, steps: int) -> None:
     """Optimizer step ``step``, from 1, of all ``steps`` is done. Collective."""
     method = method_of(engine)

@@ -143,6 +143,7 @@ class Trainer:
         else:
             batches = self._train_loader.epoch(0)
             method_hooks.scoring_pass(self._engine, self._watchdog.watched(batches))
+        method_hooks.before_training(self._engine)
         started = Started(
             epochs=self.job.recipe.epochs,
             steps_per_epoch=len(self._train_loader),

@@ -330,6 +330,7 @@ def structured(method: str, stage: int, rank: int, workers: int) -> dict[str, An
     with closing(Engine(JobSpec.from_dict(values), rank, workers)) as trained:
         engine, network = trained.forward, trained.model
         method_hooks.scoring_pass(engine, trained.train_loader.epoch(0))
+        method_hooks.before_training(engine)
         seen: dict[str, Any] = {"kept": [], "losses": []}
         for step, parts in enumerate(trained.epoch(0), start=1):
             seen["losses"].append(parts)
