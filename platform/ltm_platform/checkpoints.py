@@ -24,6 +24,9 @@ JOB_FILE = "job.yaml"
 CONFUSION_FILE = "confusion.safetensors"
 """``counts`` of the validation images, int32 [classes, classes]: true by predicted class."""
 
+CLASSES_FILE = "classes.json"
+"""The names of the classes by their labels, of weights that are kept apart from their data."""
+
 _FORMAT = 1
 _CHUNK = 1 << 20
 

@@ -157,6 +157,12 @@ def _located(job: JobSpec) -> Iterator[None]:
 
 
 def _check_tracking(job: JobSpec) -> None:
+    if job.tracking.uri and paths.has_password(job.tracking.uri):
+        # Without the place, which for --set would show the password again.
+        raise UserError(
+            "tracking.uri holds a password, which would be kept with every run: leave it out of "
+            f"the job and set {tracking.URI_VARIABLE}"
+        )
     try:
         tracking.check_reachable(tracking.tracking_uri(job.tracking.uri))
     except UserError as error:

@@ -5,6 +5,7 @@ With ``LTM_SCREENSHOTS=docs/figures`` the pictures of docs/mlflow.md are taken o
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from ltm_platform import tracking
@@ -88,7 +90,8 @@ def rounded(value: float) -> str:
 
 def screenshot(page: Page, name: str) -> None:
     if SCREENSHOTS:
-        page.screenshot(path=Path(SCREENSHOTS) / f"mlflow-{name}.png")
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        picture.quantize(64).save(Path(SCREENSHOTS) / f"mlflow-{name}.png", optimize=True)
 
 
 def test_runs_are_sorted_compared_and_seen(page: Page, runs: list[tracking.RunRecord]) -> None:

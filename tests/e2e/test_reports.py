@@ -37,12 +37,12 @@ def test_a_curve_over_ratios_is_logged_to_its_run(
     assert own["top1"] == pytest.approx(run.metrics["val/top1"], abs=0.3)  # one image
     assert own["gmacs"] < whole["gmacs"]
     client = MlflowClient(tracking_uri=store)
-    for key, curve in (("pareto/top1", "weights"), ("pareto/ema_top1", "EMA")):
+    for key, curve in (("pareto_last/top1", "weights"), ("pareto_last/ema_top1", "EMA")):
         points = {row.step: row.value for row in client.get_metric_history(run.run_id, key)}
         assert points == {round(1000 * one["ratio"]): one["top1"] for one in curves[curve]}
     assert client.get_run(run.run_id).info.status == "FINISHED"
-    kept = {item.path for item in client.list_artifacts(run.run_id, "pareto")}
-    assert kept == {"pareto/curve.png", "pareto/curve.json"}
+    kept = {item.path for item in client.list_artifacts(run.run_id, "pareto_last")}
+    assert kept == {"pareto_last/curve.png", "pareto_last/curve.json"}
     assert picture.read_text().startswith("<?xml")
 
 

@@ -97,6 +97,8 @@ def test_trials_are_stopped_early_or_fail_and_the_others_do_not_mind(
         assert run.info.status == "FINISHED"
         assert run.data.metrics["model/gmacs"] > 0
         assert run.data.metrics["val/top1"] > 0
+    for run in stopped:
+        assert int(run.data.tags["ltm.stopped_early"]) < 3  # never in the last epoch
     for run in whole:
         assert run.data.metrics["bench/latency_ms"] > 0
     assert "3 of 6 trials failed" in done.stdout

@@ -314,6 +314,12 @@ def test_a_folder_as_tracking_store_is_refused_with_its_place() -> None:
     assert line.startswith("--set tracking.uri=mlruns: tracking.uri is 'mlruns', ")
 
 
+def test_a_password_has_no_place_in_a_job() -> None:
+    line = refusal("tracking.uri=postgresql://me:secret@db/mlflow")
+    assert "MLFLOW_TRACKING_URI" in line
+    assert "secret" not in line
+
+
 # --- the recipe
 
 

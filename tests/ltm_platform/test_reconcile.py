@@ -15,7 +15,7 @@ import pytest
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.reconcile import GONE, STATUS, reconcile
-from ltm_platform.tracking import find_run, list_runs, tracked_run
+from ltm_platform.tracking import find_run, list_runs, tracked_run, tracked_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,3 +98,24 @@ def test_a_run_of_another_machine_is_let_be_unless_it_is_silent(elsewhere: str) 
     assert run.status == STATUS
     assert run.error
     assert "recorded nothing" in run.error
+
+
+def test_a_trial_is_trained_for_as_long_as_its_sweep(store: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    job, folder = JobSpec.load("quickstart", [f"tracking.uri={store}"]), RunFolder(tmp_path)
+    trial_folder = tmp_path / "trial"
+    trial_folder.mkdir()
+    with (
+        folder.locked(),
+        tracked_sweep(job, "sweep", tmp_path) as sweep,
+        tracked_run(job, "trial", trial_folder, parent=sweep.run_id) as trial,
+    ):
+        trial.log_metrics({"val/top1": 1.0}, step=1, time_ms=int(time.time() * 1000))
+        assert [one.trained for one in reconcile(store)] == [True, True]
+    for run_id in (sweep.run_id, trial.run_id):
+        MlflowClient(tracking_uri=store).update_run(run_id, status="RUNNING")
+    assert {one.run for one in reconcile(store) if one.trained is False} == {"sweep", "trial"}
+    ended = [find_run(store, name) for name in ("sweep", "trial")]
+    assert [run.status for run in ended] == [STATUS, STATUS]
+    assert ended[0].ended_ms == ended[1].ended_ms == ended[1].last_told_ms

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     help="A compression ratio in (0, 1]; may be given several times. The run's own if left out.",
 )
 @click.option(
+    "--method",
+    metavar="METHOD",
+    help="Put a method on a network that was trained without one, and record what comes of it as "
+    "runs, one a ratio, whose regime in reports is off-the-shelf.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Processes; one a GPU, or at most two on the CPU, if left out.",
@@ -38,6 +44,7 @@ def command(
     data: str | None,
     last: bool,
     ratios: tuple[float, ...],
+    method: str | None,
     workers: int | None,
     as_json: bool,
     tracking_uri: str | None,
@@ -48,11 +55,13 @@ def command(
     \b
     Example:
       ltm-platform evaluate quickstart-1 --ratio 0.5 --ratio 0.7 --ratio 1
+      ltm-platform evaluate base-1 --method tome --ratio 0.7
     """
+    from ltm_platform import paths, tracking
     from ltm_platform.cli.scoring import scores_of
     from ltm_platform.launch.embedded import this_machine
     from ltm_platform.launch.evaluation import prepare
-    from ltm_platform.launch.target import find_checkpoint
+    from ltm_platform.launch.target import find_checkpoint, run_of
 
     evaluation = prepare(
         find_checkpoint(target, last=last, uri=tracking_uri),
@@ -60,12 +69,21 @@ def command(
         ratios=ratios,
         workers=workers,
         resources=this_machine(),
+        method=method,
     )
     scores = scores_of(evaluation, log_name="evaluate.log", verbose=verbose)
     if as_json:
         click.echo(json.dumps([asdict(score) for score in scores], indent=2))
     else:
         _print_table(scores, f"{evaluation.checkpoint.name} on {evaluation.dataset.name}")
+    if method is not None:
+        from ltm_platform.launch.off_shelf import record
+
+        store = tracking.tracking_uri(tracking_uri)
+        run = run_of(evaluation.checkpoint, store)
+        source = run.name if run else str(evaluation.checkpoint)
+        names = record(evaluation, scores, source, store)
+        click.echo(f"recorded in {paths.shown(store)}: {', '.join(names)}", err=as_json)
 
 
 def _print_table(scores: list[Score], title: str) -> None:

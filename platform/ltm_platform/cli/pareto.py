@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ltm_platform.report.pareto import Measurement
     from ltm_platform.tracking import RunRecord
 
-ARTIFACTS = "pareto"
+GROUP, GROUP_OF_LAST = "pareto", "pareto_last"
+"""Of the metrics, and folder of the artifacts."""
 
 
 @click.command("pareto")
@@ -63,19 +64,20 @@ def command(
     """Measure one checkpoint at many compression ratios and log the curve to its run in MLflow.
 
     There it is the metrics pareto/..., whose step is the ratio in permille, and the artifacts
-    pareto/curve.png and curve.json.
+    pareto/curve.png and curve.json; with --last, pareto_last/...
 
     \b
     Example:
       ltm-platform pareto quickstart-1 --points 11
     """
+    from ltm_platform import paths
     from ltm_platform.checkpoints import job_of
     from ltm_platform.cli.scoring import scores_of
     from ltm_platform.launch.embedded import this_machine
     from ltm_platform.launch.evaluation import prepare
     from ltm_platform.launch.target import find_checkpoint, run_of
     from ltm_platform.report import pareto
-    from ltm_platform.report.figures import check_picture
+    from ltm_platform.report.figures import check_picture, pareto_figure, save
 
     if out is not None:
         check_picture(out, "--out")
@@ -97,42 +99,39 @@ def command(
         click.echo(json.dumps(text, indent=2))
     else:
         _print_table(curves, f"{checkpoint.name} on {evaluation.dataset.name}")
-    where = _keep(curves, record.name if record else checkpoint.name, record, out, tracking_uri)
-    for line in where:
+    lines = []
+    if record is not None:
+        group = GROUP_OF_LAST if last else GROUP
+        lines.append(_log(curves, record, tracking_uri, group, checkpoint.name))
+    if out is not None:
+        save(pareto_figure(record.name if record else checkpoint.name, curves), out)
+        lines.append(f"plot: {paths.shown(out)}")
+    for line in lines:
         click.echo(line, err=as_json)
 
 
-def _keep(
+def _log(
     curves: Mapping[str, Sequence[Measurement]],
-    name: str,
-    record: RunRecord | None,
-    out: Path | None,
+    record: RunRecord,
     uri: str | None,
-) -> list[str]:
-    """Draw the curve, log it to its run if there is one; a line for each place where it is now."""
+    group: str,
+    source: str,
+) -> str:
+    """Log the curve of the checkpoint ``source`` to its run; a line that says where it is."""
     from ltm_platform import paths, tracking
     from ltm_platform.report import pareto
     from ltm_platform.report.figures import pareto_figure, save
 
-    figure = pareto_figure(name, curves)
-    lines = []
-    if record is not None:
-        store = tracking.tracking_uri(uri)
-        with tempfile.TemporaryDirectory(prefix="ltm-pareto-") as folder:
-            picture, text = Path(folder) / "curve.png", Path(folder) / "curve.json"
-            save(figure, picture)
-            text.write_text(
-                json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})
-            )
-            steps = pareto.metrics(curves)
-            tracking.add_curve(store, record.run_id, steps, [picture, text], ARTIFACTS)
-        lines.append(
-            f"logged to {name} in {paths.shown(store)}: metrics and artifacts {ARTIFACTS}/"
+    store = tracking.tracking_uri(uri)
+    with tempfile.TemporaryDirectory(prefix="ltm-pareto-") as folder:
+        picture, text = Path(folder) / "curve.png", Path(folder) / "curve.json"
+        save(pareto_figure(record.name, curves), picture)
+        text.write_text(
+            json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})
         )
-    if out is not None:
-        save(figure, out)
-        lines.append(f"plot: {paths.shown(out)}")
-    return lines
+        steps = pareto.metrics(curves, group)
+        tracking.add_curve(store, record.run_id, steps, [picture, text], group, source)
+    return f"logged to {record.name} in {paths.shown(store)}: metrics and artifacts {group}/"
 
 
 def _print_table(curves: Mapping[str, Sequence[Measurement]], title: str) -> None:

@@ -13,7 +13,13 @@ from ltm_platform import preflight, tracking
 from ltm_platform.cli.program import program
 from ltm_platform.errors import UserError
 from ltm_platform.launch.address import EMBEDDED
-from ltm_platform.launch.cluster import Cluster, check_store, exit_code, passed_on
+from ltm_platform.launch.cluster import (
+    Cluster,
+    check_no_password,
+    check_store,
+    exit_code,
+    passed_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +62,9 @@ def resume(
     cluster = Cluster(address)
     if cluster.training(run):
         raise UserError(f"the run {run!r} is being trained on {address}")
-    words = ["resume", run, "--tracking-uri", tracking.tracking_uri(uri), *ON_THE_HEAD, *options]
+    store = tracking.tracking_uri(uri)
+    check_no_password(store)
+    words = ["resume", run, "--tracking-uri", store, *ON_THE_HEAD, *options]
     submission = cluster.send(words, run=run, job=None, environment=passed_on((), os.environ))
     _follow_or_detach(cluster, run, submission, detach=detach)
 
@@ -89,6 +97,7 @@ def follow(cluster: Cluster, submission: str) -> None:
 
 
 def _as_sent(job: JobSpec, store: str) -> JobSpec:
+    check_no_password(store)
     job = preflight.with_absolute_paths(job).replace("tracking.uri", store)
     return job.replace("cluster.address", EMBEDDED)
 

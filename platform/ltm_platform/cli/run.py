@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform import preflight, tracking
+from ltm_platform import paths, preflight, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.cli.program import program
 from ltm_platform.cli.screen import Screen
@@ -69,7 +70,10 @@ def go_on(
     changed = changes(before, job)
     with folder.locked():
         prepare_to_resume(folder, start)
-        job = job.replace("tracking.uri", store)
+        if paths.has_password(store):
+            os.environ[tracking.URI_VARIABLE] = store
+        else:
+            job = job.replace("tracking.uri", store)
         ready, said = check(job, address, force=force, verbose=verbose)
         command = (*program(), "submit", str(folder.job))
         going_on = GoingOn(record.run_id, changed, rewound=start is not None)

@@ -142,8 +142,11 @@ class SweepScreen:
         self._console.print()
         self._console.print(self._table(summary.trials))
         for metric, trials in summary.fronts.items():
-            if len(trials) > 1:
+            if trials:
                 self._console.print(f"\nPareto front of val/top1 against {metric}", style="bold")
+            if len(trials) == 1:
+                self._console.print(f"{trials[0].name} alone: no other trial is better in either")
+            elif trials:
                 self._console.print(self._table(trials))
         if summary.importance:
             self._console.print(f"\nimportance for {self._plan.stages[0].objectives[0].metric}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ltm_platform import paths
-from ltm_platform.checkpoints import EMA_FILE, WEIGHTS_FILE, job_of
+from ltm_platform.checkpoints import CLASSES_FILE, EMA_FILE, WEIGHTS_FILE, job_of
 from ltm_platform.data.names import class_names
 from ltm_platform.errors import UserError
 from ltm_platform.models import Pixels, create_model, input_pixels, load_weights
@@ -62,7 +63,12 @@ def load_network(
     except ValueError as error:
         raise UserError(f"{shown}: {error}") from None
     return StoredNetwork(
-        model.eval(), job, checkpoint, file.name, input_pixels(model), _names(job, classes)
+        model.eval(),
+        job,
+        checkpoint,
+        file.name,
+        input_pixels(model),
+        _names(checkpoint, job, classes),
     )
 
 
@@ -83,7 +89,9 @@ def _count_classes(job: JobSpec, file: Path) -> int:
         raise ValueError(f"{file.name} cannot be read as weights: {error}") from None
 
 
-def _names(job: JobSpec, count: int) -> tuple[str, ...]:
+def _names(checkpoint: Path, job: JobSpec, count: int) -> tuple[str, ...]:
+    if (checkpoint / CLASSES_FILE).is_file():
+        return tuple(json.loads((checkpoint / CLASSES_FILE).read_text()))
     try:
         names = class_names(job.data.path, cache=paths.cache())
     except (UserError, OSError):

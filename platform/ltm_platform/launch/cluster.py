@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_platform.errors import UserError
 from ltm_platform.launch.address import is_here, use_token
 from ltm_platform.launch.package import write_package
-from ltm_platform.paths import HOME_VARIABLE
+from ltm_platform.paths import HOME_VARIABLE, has_password, shown
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, SUBMISSION_TAG
 
 if TYPE_CHECKING:
@@ -116,6 +116,16 @@ def passed_on(further: Sequence[str], environment: Mapping[str, str]) -> dict[st
         if name not in environment:
             raise UserError(f"--env is {name!r}, which is not set here")
     return {name: environment[name] for name in (*PASSED_ON, *further) if name in environment}
+
+
+def check_no_password(uri: str) -> None:
+    """UserError: the address holds a password."""
+    if has_password(uri):
+        raise UserError(
+            f"the tracking store is {shown(uri)}: everyone who sees the cluster's dashboard would "
+            f"see its password; name an MLflow server that asks for none, such as one of the "
+            f"cluster's network"
+        )
 
 
 def check_store(uri: str, address: str, job: JobSpec) -> None:

@@ -15,7 +15,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ltm_platform import paths
-from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
+from ltm_platform.checkpoints import CLASSES_FILE, EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     Event,
@@ -29,12 +29,14 @@ from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
+from ltm_platform.launch.target import tracked_folder
 from ltm_platform.launch.trainer import LeanTrainer
 from ltm_platform.tracking import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import ltm
     from ltm_platform.job import JobSpec
     from ltm_platform.launch.folder import GoingOn, RunFolder
     from ltm_platform.preflight import Ready
@@ -116,7 +118,7 @@ def recording(
         if stopped:
             raise KeyboardInterrupt
     finally:
-        _log_checkpoints(run, stored(folder))
+        _log_checkpoints(run, stored(folder), ready.dataset.classes)
 
 
 def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
@@ -188,7 +190,11 @@ def _num_workers(ready: Ready) -> int | tuple[int, int]:
 
 def model_metrics(ready: Ready) -> dict[str, float]:
     """What is known of a network before it is trained."""
-    cost, base = ready.cost, ready.base_cost
+    return cost_metrics(ready.cost, ready.base_cost)
+
+
+def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
+    """Of a network, and of the same without merging."""
     return {
         "model/gmacs": cost.gmacs,
         "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
@@ -198,13 +204,16 @@ def model_metrics(ready: Ready) -> dict[str, float]:
     }
 
 
-def _log_checkpoints(run: TrackedRun, found: list[StoredCheckpoint]) -> None:
-    """Weights and job go into MLflow; what else resuming needs stays where it is, linked."""
+def _log_checkpoints(
+    run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
+) -> None:
+    """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
             path = checkpoint.path
             files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
-            run.log_files([file for file in files if file.exists()], f"checkpoints/{kind}")
+            run.log_files([file for file in files if file.exists()], tracked_folder(kind))
+            run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
             run.tag(f"ltm.checkpoint_{kind}", str(path))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import ltm
     from ltm_platform.data import Dataset
     from ltm_platform.job import JobSpec
     from ltm_platform.preflight import Resources
@@ -33,7 +34,7 @@ class Evaluation:
     use_gpu: bool
     ratios: tuple[float | None, ...]
     """Compression ratios; None is the network's own plan."""
-    gmacs: tuple[float, ...]
+    costs: tuple[ltm.Count, ...]
     """Of one image at each ratio."""
 
 
@@ -58,8 +59,11 @@ def prepare(
     ratios: Sequence[float],
     workers: int | None,
     resources: Resources,
+    method: str | None = None,
 ) -> Evaluation:
     """See that the weights in a checkpoint's folder fit the data and the ratios.
+
+    ``method``: put on a network that was trained without one.
 
     Raises:
         UserError: they do not, or there is no room for the workers.
@@ -69,6 +73,8 @@ def prepare(
     job = job_of(checkpoint)
     if data is not None:
         job = job.replace("data.path", data)
+    if method is not None:
+        job = _with_method(job, method, checkpoint)
     use_gpu = resources.gpus >= 1
     cpus = job.cluster.cpus_per_worker
     room = int(resources.gpus if use_gpu else resources.cpus // cpus)
@@ -83,13 +89,36 @@ def prepare(
         workers=workers or resources.auto_workers(cpus),
         use_gpu=use_gpu,
         ratios=wanted,
-        gmacs=_gmacs(job, checkpoint, len(dataset.classes), wanted),
+        costs=_costs(job, checkpoint, len(dataset.classes), wanted),
     )
 
 
-def _gmacs(
+def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
+    import torch
+
+    from ltm.methods import check_method
+    from ltm_platform.models import create_model
+
+    if job.model.method != "none":
+        raise UserError(
+            f"--method {method}: {paths.shown(checkpoint)} was trained with {job.model.method}, "
+            f"but a method is put on a network without one"
+        )
+    try:
+        check_method(method)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    job = job.replace("model.method", method)
+    with torch.device("meta"):
+        model = create_model(job, num_classes=2)
+    if any(name.startswith("method.") for name, _ in model.named_parameters()):
+        raise UserError(f"--method {method} has weights of its own, which only training gives")
+    return job
+
+
+def _costs(
     job: JobSpec, checkpoint: Path, num_classes: int, ratios: Sequence[float | None]
-) -> tuple[float, ...]:
+) -> tuple[ltm.Count, ...]:
     """Build the network once with its weights, and count it at every ratio."""
     import ltm
     from ltm_platform.models import create_model, input_pixels, load_weights
@@ -103,7 +132,7 @@ def _gmacs(
         for ratio in ratios:
             if ratio is not None:
                 model.set_compression(ratio)
-            counts.append(ltm.count(model, input_pixels(model).size).gmacs)
+            counts.append(ltm.count(model, input_pixels(model).size))
     except ValueError as error:
         raise UserError(f"{paths.shown(checkpoint)}: {error}") from None
     return tuple(counts)
@@ -144,8 +173,8 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
         )
         with told_in_a_sentence():
             rows = trainer.fit().return_value
-    gmacs = dict(zip(evaluation.ratios, evaluation.gmacs, strict=True))
+    costs = dict(zip(evaluation.ratios, evaluation.costs, strict=True))
     return [
-        Score(KINDS[row["file"]], row["ratio"], gmacs[row["ratio"]], **row["scores"])
+        Score(KINDS[row["file"]], row["ratio"], costs[row["ratio"]].gmacs, **row["scores"])
         for row in rows
     ]

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.launch.folder import RunFolder
-from ltm_platform.tracking.runs import HOST_TAG
+from ltm_platform.tracking.runs import HOST_TAG, PARENT_TAG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ltm_platform.tracking import RunRecord
 
 STATUS = "KILLED"
@@ -35,38 +37,54 @@ class Verdict:
 def reconcile(uri: str, *, silent_s: float | None = None, dry_run: bool = False) -> list[Verdict]:
     """Close every RUNNING run that nobody trains as `STATUS`, at the time it last told anything.
 
-    A run on this machine is trained for as long as a process holds the lock of its folder. Of a
-    run elsewhere nothing is known, and it is let be, unless ``silent_s`` is given: then it counts
-    as ended when it has recorded nothing for so many seconds. System metrics are recorded every
-    five, whatever training does.
+    A run on this machine is trained for as long as a process holds the lock of its folder, a
+    sweep's trial for as long as one holds the sweep's. Of a run elsewhere nothing is known, and it
+    is let be, unless ``silent_s`` is given: then it counts as ended when it has recorded nothing
+    for so many seconds. System metrics are recorded every five, whatever training does.
     """
     verdicts = []
-    for record in tracking.list_runs(uri):
+    records = {record.run_id: record for record in tracking.list_runs(uri)}
+    told_ms = _last_told(records.values())
+    for record in records.values():
         if record.status != "RUNNING":
             continue
+        owner = records.get(record.tags.get(PARENT_TAG, ""), record)
         with ExitStack() as stack:
-            verdict = _judge(record, silent_s, stack)
+            verdict = _judge(record, owner, told_ms[record.run_id], silent_s, stack)
             if verdict.trained is False and not dry_run and _still_running(uri, record):
-                tracking.end_run(uri, record.run_id, STATUS, verdict.reason, record.last_told_ms)
+                ended_ms = told_ms[record.run_id]
+                tracking.end_run(uri, record.run_id, STATUS, verdict.reason, ended_ms)
         verdicts.append(verdict)
     return verdicts
 
 
-def _judge(record: RunRecord, silent_s: float | None, stack: ExitStack) -> Verdict:
-    """The run's lock, if it is free, is held until the stack ends: nobody takes the run up."""
+def _last_told(records: Iterable[RunRecord]) -> dict[str, int]:
+    """Run id -> when the run last recorded anything; a sweep tells by its trials."""
+    told: dict[str, int] = {}
+    for record in records:
+        for run_id in (record.run_id, record.tags.get(PARENT_TAG)):
+            if run_id:
+                told[run_id] = max(told.get(run_id, 0), record.last_told_ms)
+    return told
+
+
+def _judge(
+    record: RunRecord, owner: RunRecord, told_ms: int, silent_s: float | None, stack: ExitStack
+) -> Verdict:
+    """The owner's lock, if it is free, is held until the stack ends: nobody takes the run up."""
 
     def verdict(trained: bool | None, reason: str) -> Verdict:
         return Verdict(record.name, record.run_id, trained, reason)
 
-    host = record.tags.get(HOST_TAG)
-    folder = RunFolder(Path(record.folder)) if record.folder else None
+    host = owner.tags.get(HOST_TAG)
+    folder = RunFolder(Path(owner.folder)) if owner.folder else None
     if folder and host == platform.node() and folder.path.is_dir():
         try:
             stack.enter_context(folder.locked())
         except UserError:
             return verdict(True, "a process on this machine trains it")
         return verdict(False, GONE)
-    silent = time.time() - record.last_told_ms / 1000
+    silent = time.time() - told_ms / 1000
     if silent_s is not None and silent >= silent_s:
         return verdict(False, f"it has recorded nothing for {_duration(silent)}")
     where = f"on {host}" if host and host != platform.node() else "elsewhere"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ltm_platform import tracking
+from filelock import FileLock
+
+from ltm_platform import paths, tracking
 from ltm_platform.checkpoints import JOB_FILE, WEIGHTS_FILE, check, holds_manifest
 from ltm_platform.errors import UserError
 from ltm_platform.launch.folder import RunFolder
@@ -13,6 +17,8 @@ from ltm_platform.launch.history import best, stored
 
 def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
     """The folder of a checkpoint: itself, or the best or the last of a run.
+
+    Where the run's folder is not here, its weights come from MLflow, without what resuming needs.
 
     Raises:
         UserError: no such run or checkpoint, or a damaged one.
@@ -26,20 +32,58 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
             f"it holds no {WEIGHTS_FILE} with a {JOB_FILE}"
         )
     else:
-        record = tracking.find_run(tracking.tracking_uri(uri), target)
-        checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
-        chosen = (checkpoints[-1] if last else best(checkpoints)) if checkpoints else None
-        if chosen is None:
-            raise UserError(f"the run {target!r} has no validated checkpoint in {record.folder}")
-        found = chosen.path
+        store = tracking.tracking_uri(uri)
+        record = tracking.find_run(store, target)
+        own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        if own is None:
+            kind = "checkpoint" if last else "validated checkpoint"
+            raise UserError(
+                f"the run {target!r} has no {kind}, neither in its folder {record.folder} "
+                f"on this machine nor among its artifacts in MLflow"
+            )
+        found = own
     if holds_manifest(found):
         check(found)
     return found.resolve()
 
 
+def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
+    checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
+    if not checkpoints:
+        return None
+    chosen = checkpoints[-1] if last else best(checkpoints)
+    return chosen.path if chosen and chosen.path.is_dir() else None
+
+
+def tracked_folder(kind: str) -> str:
+    """Where a run's weights lie among its artifacts: its ``best`` or its ``last``."""
+    return f"checkpoints/{kind}"
+
+
+def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
+    """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
+    folder = _copies(record) / kind
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir() and record.status == "FINISHED":
+            return folder
+        with TemporaryDirectory(dir=folder.parent) as part:
+            copy = tracking.fetch_files(store, record.run_id, tracked_folder(kind), Path(part))
+            if copy is None:
+                return None
+            shutil.rmtree(folder, ignore_errors=True)
+            copy.rename(folder)
+    return folder
+
+
+def _copies(record: tracking.RunRecord) -> Path:
+    return paths.cache() / "checkpoints" / record.run_id
+
+
 def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
-    """The recorded run in whose folder a checkpoint lies."""
-    runs = tracking.list_runs(tracking.tracking_uri(uri))
-    return next(
-        (r for r in runs if r.folder and Path(r.folder).resolve() == checkpoint.parent), None
-    )
+    """The recorded run in whose folder a checkpoint lies, or of which it is a copy."""
+    for record in tracking.list_runs(tracking.tracking_uri(uri)):
+        folders = [_copies(record), *([Path(record.folder)] if record.folder else [])]
+        if checkpoint.parent in [folder.resolve() for folder in folders]:
+            return record
+    return None

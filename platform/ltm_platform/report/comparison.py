@@ -24,7 +24,7 @@ LATEST = {
     "latency ms": "bench/latency_ms",
 }
 BEST = {"best top-1 %": "val/top1", "best EMA top-1 %": "val/ema_top1"}
-_NOT_COMPARED = {"name"}
+_NOT_COMPARED = {"name", "tracking.uri"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Published:
     data: str
     classes: int
     training_images: int
+    validation_images: int
     networks: tuple[PublishedNetwork, ...]
 
 

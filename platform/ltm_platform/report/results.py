@@ -1,8 +1,9 @@
 """The published table with our measured results beside it.
 
-A run stands beside a published figure only if it was trained on ImageNet-1k, which is decided by
-what is recorded of it: its ``data.path`` names ImageNet, its network has 1000 classes by the count
-of its parameters, and an epoch has as many images. Every other run is listed apart, with its data.
+A run stands beside a published figure only if it is of ImageNet-1k, which is decided by what is
+recorded of it: its ``data.path`` names ImageNet, its network has 1000 classes by the count of its
+parameters, and an epoch has as many images, or its validation where nothing was trained. Every
+other run is listed apart, with its data.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.tracking import EVALUATED_TAG, STOPPED_TAG
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ltm_platform.report.comparison import Tracked
     from ltm_platform.report.published import Figures, Published, PublishedNetwork
@@ -121,13 +124,16 @@ def is_imagenet(table: Published, run: Tracked) -> bool:
     path = run.record.params.get("data.path", "").lower()
     if not any(name in path for name in _NAMES_OF_IMAGENET):
         return False
-    images, all_images = _images_per_epoch(run), table.training_images
+    if EVALUATED_TAG in run.record.tags:
+        images, all_images = run.record.metrics.get("val/images"), table.validation_images
+    else:
+        images, all_images = _images_per_epoch(run), table.training_images
     if images is None or abs(images - all_images) > _SHARE_LEFT_OUT * all_images:
         return False
     return _has_classes(run, table.classes)
 
 
-def _images_per_epoch(run: Tracked) -> int | None:
+def _images_per_epoch(run: Tracked) -> float | None:
     """The first epoch ends with its last optimizer step."""
     points, batch = run.curves.get("val/top1", ()), run.record.params.get("recipe.global_batch")
     return points[0].step * int(batch) if points and batch else None
@@ -148,7 +154,7 @@ def _has_classes(run: Tracked, classes: int) -> bool:
 
 def measure(run: Tracked) -> Measured:
     """What a run came to, in the terms of the table. It must have a validation top-1."""
-    params, metrics = run.record.params, run.record.metrics
+    params, metrics, tags = run.record.params, run.record.metrics, run.record.tags
     top1 = run.best("val/top1")
     assert top1 is not None
     return Measured(
@@ -161,14 +167,34 @@ def measure(run: Tracked) -> Measured:
         gmacs_no_attention_matmul=metrics.get("model/gmacs_no_attention_matmul"),
         top1=top1,
         ema_top1=run.best("val/ema_top1"),
-        regime=regime(params),
-        epochs=int(run.record.tags.get(_STOPPED_TAG) or params.get("recipe.epochs", "0")),
-        data=params.get("data.path", ""),
+        regime=regime(params, tags),
+        epochs=_epochs(params, tags),
+        data=_data(params),
     )
 
 
-def regime(params: dict[str, str]) -> str:
-    """What the weights began as, and what else taught them, by the job's fields."""
+def _epochs(params: Mapping[str, str], tags: Mapping[str, str]) -> int:
+    """Those that were trained, where it ended early; none of an evaluation."""
+    if EVALUATED_TAG in tags:
+        return 0
+    ended_early = tags.get(_STOPPED_TAG) or tags.get(STOPPED_TAG)
+    return int(ended_early or params.get("recipe.epochs", "0"))
+
+
+def _data(params: Mapping[str, str]) -> str:
+    """The path, and which part of it where it was not all."""
+    text = params.get("data.path", "")
+    if (share := float(params.get("data.subset", "1"))) < 1:
+        text += f", {100 * share:g} % of it"
+    if fold := _given(params, "data.fold"):
+        text += f", fold {fold} of {params.get('data.folds')}"
+    return text
+
+
+def regime(params: Mapping[str, str], tags: Mapping[str, str] | None = None) -> str:
+    """What the weights began as, and what else taught them, by the job's fields and the tags."""
+    if tags and EVALUATED_TAG in tags:
+        return f"off-the-shelf, weights of {tags[EVALUATED_TAG]}"
     checkpoint = _given(params, "model.checkpoint")
     if params.get("model.pretrained") == "True":
         text = "fine-tuned from timm's weights"
@@ -185,12 +211,12 @@ def regime(params: dict[str, str]) -> str:
     return text
 
 
-def _given(params: dict[str, str], key: str) -> str | None:
+def _given(params: Mapping[str, str], key: str) -> str | None:
     value = params.get(key, "None")
     return None if value == "None" else value
 
 
-def _image_size(params: dict[str, str]) -> int | None:
+def _image_size(params: Mapping[str, str]) -> int | None:
     size = _given(params, "model.image_size")
     return int(size) if size else None
 

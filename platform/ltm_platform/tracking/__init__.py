@@ -6,17 +6,37 @@ No other part of the platform knows MLflow.
 from ltm_platform.tracking.amend import add_curve, end_run
 from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
-from ltm_platform.tracking.runs import Point, RunRecord, find_run, find_runs, list_runs, read_curves
-from ltm_platform.tracking.store import check_reachable, connect_meanwhile, tracking_uri
+from ltm_platform.tracking.runs import (
+    ERROR_TAG,
+    EVALUATED_TAG,
+    Point,
+    RunRecord,
+    fetch_files,
+    find_run,
+    find_runs,
+    list_runs,
+    read_curves,
+)
+from ltm_platform.tracking.store import (
+    URI_VARIABLE,
+    check_reachable,
+    connect_meanwhile,
+    tracking_uri,
+)
 from ltm_platform.tracking.sweep import (
+    STOPPED_TAG,
     TrackedSweep,
-    metrics_if_finished,
+    how_it_ended,
     run_of_folder,
     tracked_sweep,
 )
 from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
+    "ERROR_TAG",
+    "EVALUATED_TAG",
+    "STOPPED_TAG",
+    "URI_VARIABLE",
     "ImageInput",
     "Point",
     "RunRecord",
@@ -26,10 +46,11 @@ __all__ = [
     "check_reachable",
     "connect_meanwhile",
     "end_run",
+    "fetch_files",
     "find_run",
     "find_runs",
+    "how_it_ended",
     "list_runs",
-    "metrics_if_finished",
     "read_curves",
     "run_of_folder",
     "runs_page",

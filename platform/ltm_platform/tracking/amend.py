@@ -14,30 +14,35 @@ if TYPE_CHECKING:
 
 
 def add_curve(
-    uri: str, run_id: str, curve: Mapping[int, Mapping[str, float]], files: Sequence[Path], to: str
+    uri: str,
+    run_id: str,
+    curve: Mapping[int, Mapping[str, float]],
+    files: Sequence[Path],
+    to: str,
+    source: str,
 ) -> None:
     """Record metrics by their steps, and files in the artifact folder ``to``.
 
-    What the run holds already, the same value at the same step, is not recorded again.
+    ``source`` is what was measured: of the same, what the run holds at a step already is not
+    recorded again, since MLflow would draw both.
     """
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, RunTag
 
     client = connect(uri)
     now = int(time.time() * 1000)
     keys = {key for metrics in curve.values() for key in metrics}
-    known = {
-        (row.key, row.step, row.value)
-        for key in keys
-        for row in client.get_metric_history(run_id, key)
-    }
+    tag = f"ltm.{to}_of"
+    known: set[tuple[str, int]] = set()
+    if client.get_run(run_id).data.tags.get(tag) == source:
+        known = {(key, row.step) for key in keys for row in client.get_metric_history(run_id, key)}
     rows = [
         Metric(key, value, now, step)
         for step, metrics in curve.items()
         for key, value in metrics.items()
-        if (key, step, value) not in known
+        if (key, step) not in known
     ]
     if rows:
-        client.log_batch(run_id, metrics=rows)
+        client.log_batch(run_id, metrics=rows, tags=[RunTag(tag, source)])
     for file in files:
         client.log_artifact(run_id, str(file), to)
 

@@ -7,11 +7,18 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
+    from ltm_platform.tracking.patience import PatientClient
+
+MODEL_NAME = "best"
+"""A run's logged model: ``runs:/<run id>/best``."""
 _LOADER = Path(__file__).with_name("classifier.py")
 _CODE = "ltm_image_classifier"
 _REQUIRED = ("mlflow", "torch", "torchvision", "timm", "pillow", "numpy", "pandas", "cloudpickle")
@@ -67,3 +74,68 @@ def save_model(
         model_config={"device": None},
     )
     model.save(str(folder / "MLmodel"))
+
+
+def log_model(
+    client: PatientClient, run_id: str, network: nn.Module, inputs: ImageInput, step: int
+) -> str:
+    """Log the network that a run had at ``step``, with the run's metrics of that step.
+
+    Returns the model's id.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    experiment = client.get_run(run_id).info.experiment_id
+    model_id = client.create_logged_model(
+        experiment, MODEL_NAME, source_run_id=run_id, model_type="image classifier"
+    ).model_id
+    status = "FAILED"
+    try:
+        with TemporaryDirectory(prefix="ltm-model-") as folder:
+            save_model(network, inputs, Path(folder), run_id=run_id, model_id=model_id)
+            client.log_model_artifacts(model_id, folder)
+        status = "READY"
+    finally:
+        client.finalize_logged_model(model_id, status)
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    _log_metrics(client, run_id, model_id, step)
+    return str(model_id)
+
+
+def _log_metrics(client: PatientClient, run_id: str, model_id: str, step: int) -> None:
+    """The run's validation metrics of that step, and what counts for the whole run."""
+    from mlflow.entities import Metric
+
+    rows = [
+        Metric(row.key, row.value, row.timestamp, row.step, model_id=model_id)
+        for key in client.get_run(run_id).data.metrics
+        if key.startswith(("val/", "model/", "bench/"))
+        for row in client.get_metric_history(run_id, key)
+        if row.step == step or not key.startswith("val/")
+    ]
+    client.log_batch(run_id, metrics=rows)
+
+
+def register_model(
+    client: PatientClient, run_id: str, model_id: str, name: str, aliases: Sequence[str]
+) -> str:
+    """Make a logged model the next version of a registered one; the aliases move to it.
+
+    Returns the version.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = client.get_logged_model(model_id).artifact_location
+    version = client.create_model_version(name, source, run_id=run_id, model_id=model_id).version
+    # by which the UI links one to the other
+    link = json.dumps([{"name": name, "version": version}])
+    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    for alias in aliases:
+        client.set_registered_model_alias(name, alias, version)
+    return str(version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from itertools import islice
 from math import inf
@@ -22,6 +23,9 @@ METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
 INTERVAL_S = 1.0
 """Between batches, unless somebody waits for them: many rows cost hardly more than one."""
+LONGEST_INTERVAL_S = 5.0
+SHARE = 0.02
+"""Of the time that writing may take: where it is slow, for the machine is busy, it comes seldom."""
 
 
 class Outbox:
@@ -71,15 +75,18 @@ class Outbox:
             return list(self._waiting)
 
     def _write(self) -> None:
+        pause_s = INTERVAL_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
-                self._changed.wait_for(lambda: self._flushing or self._closed, INTERVAL_S)
+                self._changed.wait_for(lambda: self._flushing or self._closed, pause_s)
                 if self._closed:
                     return
                 rows = list(islice(self._waiting, METRICS_PER_BATCH))
             batch = _batch(rows)
+            began = time.monotonic()
             error = self._log(batch)
+            pause_s = _pause(time.monotonic() - began)
             with self._changed:
                 for _ in batch:
                     self._waiting.popleft()
@@ -96,6 +103,10 @@ class Outbox:
         except Exception as error:
             return error
         return None
+
+
+def _pause(writing_s: float) -> float:
+    return min(max(INTERVAL_S, writing_s / SHARE), LONGEST_INTERVAL_S)
 
 
 def _batch(rows: list[Row]) -> list[Row]:

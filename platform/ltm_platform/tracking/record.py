@@ -8,14 +8,13 @@ import platform
 import signal
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ltm_platform import paths
 from ltm_platform.errors import RunError
 from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started
 from ltm_platform.tracking import leftovers
-from ltm_platform.tracking.model import ImageInput, save_model
+from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.outbox import Outbox
 from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
 from ltm_platform.tracking.runs import (
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-MODEL_NAME = "best"
-"""A run's logged model: ``runs:/<run id>/best``."""
 
 # How long the end of a run waits for a store that is away; meanwhile nothing interrupts it.
 INTERRUPTED_S = 10.0
@@ -117,71 +114,27 @@ class TrackedRun:
         for file in files:
             self._client.log_artifact(self.run_id, str(file), folder)
 
+    def log_json(self, value: object, path: str) -> None:
+        self._client.log_text(self.run_id, json.dumps(value), path)
+
     def log_image(self, image: Image.Image, key: str, step: int) -> None:
         """An image that the UI shows beside those of other runs with the same key."""
         self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
     def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
-        """The network of ``step`` as a logged model `MODEL_NAME`, with the metrics of that step.
+        """The network of ``step`` as a logged model, with the metrics of that step.
 
         Returns its id.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        client, run_id = self._client, self.run_id
-        experiment = client.get_run(run_id).info.experiment_id
-        model_id = client.create_logged_model(
-            experiment, MODEL_NAME, source_run_id=run_id, model_type="image classifier"
-        ).model_id
-        status = "FAILED"
-        try:
-            with TemporaryDirectory(prefix="ltm-model-") as folder:
-                save_model(network, inputs, Path(folder), run_id=run_id, model_id=model_id)
-                client.log_model_artifacts(model_id, folder)
-            status = "READY"
-        finally:
-            client.finalize_logged_model(model_id, status)
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
-        self._log_metrics_of_model(model_id, step)
-        return str(model_id)
-
-    def _log_metrics_of_model(self, model_id: str, step: int) -> None:
-        """The run's validation metrics of that step, and what counts for the whole run."""
-        from mlflow.entities import Metric
-
         self.flush()
-        rows = [
-            Metric(row.key, row.value, row.timestamp, row.step, model_id=model_id)
-            for key in self.metrics
-            if key.startswith(("val/", "model/", "bench/"))
-            for row in self._client.get_metric_history(self.run_id, key)
-            if row.step == step or not key.startswith("val/")
-        ]
-        self._client.log_batch(self.run_id, metrics=rows)
+        return log_model(self._client, self.run_id, network, inputs, step)
 
     def register_model(self, model_id: str, name: str, aliases: Sequence[str]) -> str:
         """Make a logged model the next version of a registered one; the aliases move to it.
 
         Returns the version.
         """
-        from mlflow.exceptions import MlflowException
-        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = self._client.get_logged_model(model_id).artifact_location
-        version = self._client.create_model_version(
-            name, source, run_id=self.run_id, model_id=model_id
-        ).version
-        # by which the UI links one to the other
-        link = json.dumps([{"name": name, "version": version}])
-        self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
-        for alias in aliases:
-            self._client.set_registered_model_alias(name, alias, version)
-        return str(version)
+        return register_model(self._client, self.run_id, model_id, name, aliases)
 
     def log_job(self, job: JobSpec) -> None:
         """The job as parameters, one a field, and as the file ``job.yaml``."""
@@ -198,6 +151,7 @@ class TrackedRun:
         ``repeats``: what comes again is what is recorded already, and is left out.
         """
         self._client.update_run(self.run_id, status="RUNNING")
+        self.tag(HOST_TAG, platform.node())
         self._outbox.put(leftovers.load(self._folder))
         self.flush()
         leftovers.remove(self._folder)
@@ -221,8 +175,8 @@ class TrackedRun:
         waiting = self._outbox.flush(limit_s)
         if waiting:
             raise RunError(
-                f"the tracking store {self.uri} has been away for {limit_s:.0f} s and lacks the "
-                f"last {waiting} values: once it is back, ltm-platform resume "
+                f"the tracking store {paths.shown(self.uri)} has been away for {limit_s:.0f} s "
+                f"and lacks the last {waiting} values: once it is back, ltm-platform resume "
                 f"{self._folder.name} records them"
             )
 
@@ -237,7 +191,9 @@ class TrackedRun:
             rows = self._outbox.close()
             if rows:
                 file = leftovers.save(rows, self._folder)
-                _log.error("%d values are not in %s but in %s", len(rows), self.uri, file)
+                _log.error(
+                    "%d values are not in %s but in %s", len(rows), paths.shown(self.uri), file
+                )
 
 
 @contextmanager
@@ -280,32 +236,34 @@ def tracked_run(
 @contextmanager
 def ending(run: TrackedRun) -> Iterator[None]:
     """Close the run at the end of the block, see `tracked_run`."""
+    status: str | None = "FINISHED"
+    limit_s = BROKEN_S
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        _end_broken(run, "KILLED", INTERRUPTED_S)
+        status, limit_s = "KILLED", INTERRUPTED_S
         raise
     except GeneratorExit:
-        _end_broken(run, None, BROKEN_S)
+        status = None
         raise
     except BaseException as error:
+        status = "FAILED"
         run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
-        _end_broken(run, "FAILED", BROKEN_S)
         raise
-    with _uninterrupted():
-        run.end("FINISHED", BROKEN_S)
+    finally:
+        with _uninterrupted():
+            _end(run, status, limit_s)
 
 
-def _end_broken(run: TrackedRun, status: str | None, limit_s: float) -> None:
-    """Close a run that is ending for a reason of its own, which a store that is away must not
-    hide."""
-    with _uninterrupted():
-        try:
-            run.end(status, limit_s)
-        except Exception as error:
-            if not (isinstance(error, RunError) or is_away(error)):
-                raise
-            _log.error("the run stays RUNNING in %s: %s", run.uri, error)
+def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
+    """A store that is away must not hide why a run breaks off."""
+    try:
+        run.end(status, limit_s)
+    except Exception as error:
+        away = isinstance(error, RunError) or is_away(error)
+        if status == "FINISHED" or not away:
+            raise
+        _log.error("the run stays RUNNING in %s: %s", paths.shown(run.uri), error)
 
 
 def create_run(

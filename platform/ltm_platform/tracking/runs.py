@@ -26,6 +26,8 @@ CLUSTER_TAG = "ltm.cluster"
 SUBMISSION_TAG = "ltm.submission"
 """Its job there."""
 PARENT_TAG = "mlflow.parentRunId"
+EVALUATED_TAG = "ltm.evaluated"
+"""Whose weights a run measured that trained nothing itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,23 @@ def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Po
         latest = {row.step: row.value for row in rows}
         curves[key] = [Point(step, latest[step]) for step in sorted(latest)]
     return curves
+
+
+def fetch_files(uri: str, run_id: str, folder: str, to: Path) -> Path | None:
+    """Copy a run's artifact folder into ``to``; where it is then, or None if the run has none.
+
+    Raises:
+        UserError: they are kept where this machine cannot read.
+    """
+    client = connect(uri)
+    try:
+        if not client.list_artifacts(run_id, folder):
+            return None
+        return Path(client.download_artifacts(run_id, folder, str(to)))
+    except Exception as error:  # whatever the place makes of it: a bucket, a server, a disk
+        place = client.get_run(run_id).info.artifact_uri
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the run's artifacts in {place} cannot be read: {reason}") from None
 
 
 def _record(run: Run, experiment: str) -> RunRecord:

@@ -33,8 +33,9 @@ def tracking_uri(configured: str | None = None) -> str:
         return prefix + str(Path(uri.removeprefix(prefix)).resolve())
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
-            f"tracking.uri is {uri!r}, but must be a database such as sqlite:////path/mlflow.db "
-            f"or a server such as http://host:5000: MLflow keeps no runs in plain folders any more"
+            f"tracking.uri is {paths.shown(uri)!r}, but must be a database such as "
+            f"sqlite:////path/mlflow.db or a server such as http://host:5000: MLflow keeps no "
+            f"runs in plain folders any more"
         )
     return uri
 
@@ -77,7 +78,7 @@ def check_reachable(uri: str) -> None:
     """Raises: UserError: the tracking server does not answer. A database is not asked."""
     if uri.startswith(("http://", "https://")) and not answers(uri):
         raise UserError(
-            f"tracking.uri is {uri!r}, but no MLflow server answers there: "
+            f"tracking.uri is {paths.shown(uri)!r}, but no MLflow server answers there: "
             f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.tracking.record import TrackedRun, create_run, ending
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from ltm_platform.job import JobSpec
 
+STOPPED_TAG = "ltm.stopped_early"
+"""Epochs after which a scheduler stopped a trial."""
+
 
 class TrackedSweep(TrackedRun):
     """The parent run. Its trials write their own runs; it ends those that could not themselves."""
@@ -27,6 +32,20 @@ class TrackedSweep(TrackedRun):
         for run in self._children():
             if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
                 self._close(run, status, tags)
+
+    def correct_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Give metrics of the run of the trial in ``folder`` another last value."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for run in self._children():
+            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
+                # MLflow's public view of a run leaves out the steps
+                steps = {metric.key: metric.step for metric in run.data._metric_objs}
+                rows = [
+                    Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()
+                ]
+                self._client.log_batch(run.info.run_id, metrics=rows)
 
     def end_trials(self, status: str) -> None:
         """Close all that are not."""
@@ -77,10 +96,23 @@ def run_of_folder(uri: str, experiment: str, folder: Path) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
-def metrics_if_finished(uri: str, run_id: str) -> dict[str, float]:
-    """The latest value of every metric of a run; nothing unless it has finished."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial that needs nothing more."""
+
+    metrics: dict[str, float]
+    """The latest of each."""
+    stopped_after: int | None
+    """Epochs, if a scheduler stopped it."""
+
+
+def how_it_ended(uri: str, run_id: str) -> Ended | None:
+    """Of a trial's run that is FINISHED; None of any other."""
     run = connect(uri).get_run(run_id)
-    return dict(run.data.metrics) if run.info.status == "FINISHED" else {}
+    if run.info.status != "FINISHED":
+        return None
+    stopped = run.data.tags.get(STOPPED_TAG)
+    return Ended(dict(run.data.metrics), None if stopped is None else int(stopped))
 
 
 def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:

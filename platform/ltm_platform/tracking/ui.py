@@ -47,9 +47,10 @@ def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess
             raise UserError(
                 f"cannot listen on {host}:{port} ({reason}): take another --port"
             ) from None
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    environment = os.environ | ENVIRONMENT
+    # Not an argument: everyone on the machine sees those, and an address may hold a password.
+    environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     with (
         _exit_on(signal.SIGTERM, signal.SIGHUP),
         log.open("wb") as output,

@@ -35,13 +35,20 @@ def draw_fronts(
             and (x := cost.of(trial.metrics)) is not None
             and (y := accuracy.of(trial.metrics)) is not None
         ]
-        line = [
-            (trial.metrics[cost.metric], trial.metrics[accuracy.metric])
-            for trial in front(trials, (accuracy, cost))
-        ]
+        best = front(trials, (accuracy, cost))
+        line = [(trial.metrics[cost.metric], trial.metrics[accuracy.metric]) for trial in best]
         if done:
             axes.scatter(*zip(*done, strict=True), color="0.6", label="trial")
             axes.plot(*zip(*line, strict=True), "o-", color="tab:blue", label="Pareto front")
+            for trial, point in zip(best, line, strict=True):
+                axes.annotate(
+                    trial.name,
+                    point,
+                    xytext=(5, -10),
+                    textcoords="offset points",
+                    fontsize=8,
+                )
+            axes.margins(0.15)
             axes.legend()
         axes.set_xlabel(LABELS.get(cost.metric, cost.metric))
         axes.set_ylabel(LABELS.get(accuracy.metric, accuracy.metric))

@@ -86,6 +86,7 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
         KeyboardInterrupt: SIGINT or SIGTERM came; `carry_out` goes on from there.
     """
     from ltm_platform.launch.driver import sigterm_is_interrupt
+    from ltm_platform.tuning.latency import measured_alone
     from ltm_platform.tuning.sweep import run_stage
 
     job = JobSpec.from_dict(plan.sweep.job)
@@ -115,6 +116,9 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
                     use_gpu=plan.ready.use_gpu,
                     watcher=watcher,
                 )
+                if plan.at_once > 1 and not plan.ready.use_gpu:
+                    classes = len(plan.ready.dataset.classes)
+                    done = measured_alone(done, stage_job, classes, tracked, settings.folder)
                 trials += done
                 chosen = best(averaged(done), stage.objectives)
                 if chosen is None:

@@ -14,9 +14,10 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import BasicVariantGenerator
 
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
-from ltm_platform.tuning.trial import EPOCH, FINISHED, TrialSettings, train
+from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
 from ltm_platform.tuning.workers import free
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Trial(tune.Trainable):
         except (UserError, RunError) as error:
             self._reason = error
             return {GAVE_UP: str(error)}
-        return report | {"done": FINISHED in report}
+        return report | {"done": FINISHED in report or STOPPED in report}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -230,7 +231,7 @@ def run_stage(
                 scheduler=_scheduler(stage),
                 # Of Train's workers, an early end is their process's end.
                 reuse_actors=workers == 1,
-                trial_name_creator=_Namer(settings.folder, sweep_name(settings)),
+                trial_name_creator=_Namer(settings.folder, settings.folder.parent.name),
                 trial_dirname_creator=str,
             ),
             run_config=tune.RunConfig(
@@ -247,10 +248,6 @@ def run_stage(
     return list(_board.trials.values())
 
 
-def sweep_name(settings: TrialSettings) -> str:
-    return settings.folder.parent.name
-
-
 @dataclass(frozen=True, slots=True)
 class _Closer:
     """Ends the MLflow runs of trials that were ended and so could not do it themselves."""
@@ -261,10 +258,10 @@ class _Closer:
     def __call__(self, trial: TrialResult) -> None:
         folder = self.settings.folder / trial.name
         if trial.state == "stopped early":
-            self.sweep.end_trial(folder, "FINISHED", {"ltm.stopped_early": str(trial.epoch)})
+            self.sweep.end_trial(folder, "FINISHED", {STOPPED_TAG: str(trial.epoch)})
         if trial.state == "failed":
             free(folder)
-            self.sweep.end_trial(folder, "FAILED", {"ltm.error": trial.error or ""})
+            self.sweep.end_trial(folder, "FAILED", {ERROR_TAG: trial.error or ""})
 
 
 def _resources(stage: Stage, *, alone: bool, use_gpu: bool) -> dict[str, float]:
@@ -311,7 +308,6 @@ def _scheduler(stage: Stage) -> TrialScheduler:
         return ASHAScheduler(
             **judged,
             grace_period=stage.grace,
-            # Who begins the last epoch may end it.
             max_t=stage.job.recipe.epochs - 1,
             reduction_factor=_REDUCTION,
             stop_last_trials=False,

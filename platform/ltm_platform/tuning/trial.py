@@ -24,11 +24,13 @@ from ltm_platform.tuning.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ltm_platform.events import EpochEnded, EventQueue
     from ltm_platform.job import JobSpec
     from ltm_platform.preflight import Ready, Resources
+    from ltm_platform.tracking import TrackedRun
 
 Metrics = dict[str, float]
 
@@ -36,6 +38,8 @@ EPOCH = "epoch"
 """Epochs that a trial has behind it."""
 FINISHED = "finished"
 """Its last report has it: the trial was not stopped early."""
+STOPPED = "stopped"
+"""A report has it instead: the trial had been stopped early before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +77,42 @@ def train(
     """
     folder = RunFolder(settings.folder / name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    job = trial_job(settings.job, values)
-    uri = tracking.tracking_uri(job.tracking.uri)
-    run_id = tracking.run_of_folder(uri, job.tracking.experiment, folder.path)
-    if run_id and (metrics := tracking.metrics_if_finished(uri, run_id)):
+    experiment = settings.job.tracking.experiment
+    uri = tracking.tracking_uri(settings.job.tracking.uri)
+    run_id = tracking.run_of_folder(uri, experiment, folder.path)
+    if run_id and (ended := tracking.how_it_ended(uri, run_id)):
         # The sweep was killed before it knew.
-        yield metrics | {EPOCH: job.recipe.epochs, FINISHED: 1}
+        if ended.stopped_after is not None:
+            yield ended.metrics | {EPOCH: ended.stopped_after, STOPPED: 1}
+        else:
+            yield ended.metrics | {EPOCH: settings.job.recipe.epochs, FINISHED: 1}
         return
 
-    def tracked() -> Any:
+    def tracked(job: JobSpec) -> AbstractContextManager[TrackedRun]:
         return tracking.tracked_run(job, name, folder.path, run_id=run_id, parent=settings.parent)
 
+    job = settings.job
     try:
+        job = trial_job(settings.job, values)
         ready = preflight.check(job, settings.resources)
     except UserError:
-        with tracked():
+        with tracked(job):
             raise
     job = ready.job
     folder.job.write_text(job.to_yaml())
     prepare_to_resume(folder, None)
     yield model_metrics(ready) | {EPOCH: 0}
     alone = ready.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
-    with tracked() as run:
+    with tracked(job) as run:
         workers = Workers()
         events: EventQueue = LocalQueue() if alone else event_queue()
         steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
         done = 0
         with recording(ready, folder, run, events, workers), closing(steps):
-            for ended in steps:
-                done = ended.epoch + 1
-                yield model_metrics(ready) | ended.metrics | {EPOCH: done}
+            for epoch in steps:
+                done = epoch.epoch + 1
+                if done < job.recipe.epochs:  # who begins the last one may end it
+                    yield model_metrics(ready) | epoch.metrics | {EPOCH: done}
         metrics = dict(run.metrics)
     yield metrics | {EPOCH: done or job.recipe.epochs, FINISHED: 1}
 

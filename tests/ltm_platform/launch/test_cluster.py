@@ -15,7 +15,14 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.launch import cluster, package
 from ltm_platform.launch.address import EMBEDDED, Kind, find_address, kind
-from ltm_platform.launch.cluster import Request, arguments, check_store, passed_on, where_it_runs
+from ltm_platform.launch.cluster import (
+    Request,
+    arguments,
+    check_no_password,
+    check_store,
+    passed_on,
+    where_it_runs,
+)
 from ltm_platform.launch.launcher import read_cluster_file
 from ltm_platform.tracking.runs import CLUSTER_TAG, SUBMISSION_TAG
 
@@ -230,3 +237,10 @@ def test_the_documented_manifest_submits_a_bundled_job_with_a_token() -> None:
     assert words[:2] == ["ltm-platform", "submit"]
     assert words[words.index("--address") + 1] == "auto"
     assert (ROOT / words[2]).is_file()
+
+
+def test_a_password_is_not_sent_and_not_shown() -> None:
+    check_no_password("http://mlflow:5000")
+    with pytest.raises(UserError, match=r"postgresql://me:\*\*\*@db/mlflow") as refused:
+        check_no_password("postgresql://me:secret@db/mlflow")
+    assert "secret" not in str(refused.value)

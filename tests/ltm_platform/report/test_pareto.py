@@ -36,7 +36,7 @@ def test_a_point_that_another_beats_is_not_on_the_front() -> None:
 
 
 def test_the_ratio_in_permille_is_the_step() -> None:
-    steps = pareto.metrics(pareto.curves(SCORES))
+    steps = pareto.metrics(pareto.curves(SCORES), "pareto")
     assert list(steps) == [500, 750, 1000]
     assert steps[500]["pareto/top1"] == 80.0
     assert steps[500]["pareto/ema_top1"] == 81.0

@@ -9,7 +9,7 @@ import pytest
 
 from ltm.table import PUBLISHED, cost_of
 from ltm_platform.report.published import published
-from ltm_platform.report.results import Line, regime, results
+from ltm_platform.report.results import Line, measure, regime, results
 
 if TYPE_CHECKING:
     from ltm_platform.report.comparison import Tracked
@@ -151,3 +151,33 @@ def test_of_runs_of_one_kind_the_best_counts_and_each_kind_has_its_line(trained:
 def test_the_regime_is_what_the_job_says(params: dict[str, str], text: str) -> None:
     defaults = {"model.pretrained": "False", "model.checkpoint": "None", "recipe.freeze": "[]"}
     assert regime({**defaults, **params}) == text
+
+
+def test_a_method_put_on_trained_weights_is_off_the_shelf(make_run: MakeRun) -> None:
+    metrics = {"model/params_m_base": base_params(1000), "val/images": 50_000}
+    run = make_run(
+        "base-tome-1",
+        {"val/top1": [(0, 60.0)]},
+        tags={"ltm.evaluated": "base-1"},
+        metrics=metrics,
+        model_backbone="ltm_mobilevit_xs",
+        model_image_size=224,
+        model_method="tome",
+        data_path="/data/imagenet",
+        recipe_epochs=300,
+    )
+    (line,) = [line for line in results(published(), [run]).on_imagenet if line.ours]
+    assert line.ours
+    assert (line.method, line.ours.regime, line.ours.epochs) == (
+        "tome",
+        "off-the-shelf, weights of base-1",
+        0,
+    )
+    assert line.published
+
+
+def test_a_trial_tells_what_it_had_of_the_epochs_and_of_the_data(trained: Any) -> None:
+    params = {"data_subset": 0.1, "data_fold": 0, "data_folds": 5}
+    found = measure(trained("trial", tags={"ltm.stopped_early": "1"}, **params))
+    assert found.epochs == 1
+    assert found.data == "/data/imagenet, 10 % of it, fold 0 of 5"

@@ -1,0 +1,70 @@
+"""What a trial finds recorded, and what it leaves, without its training."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.preflight import Resources
+from ltm_platform.tracking import STOPPED_TAG, find_run, tracked_run, tracked_sweep
+from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def job(store: str) -> JobSpec:
+    return JobSpec.load("quickstart", [f"tracking.uri={store}", "cluster.workers=1"])
+
+
+@pytest.fixture
+def settings(job: JobSpec, tmp_path: Path) -> Iterator[TrialSettings]:
+    with tracked_sweep(job, "s", tmp_path) as sweep:
+        yield TrialSettings(job, tmp_path / "trials", sweep.run_id, Resources(cpus=1, gpus=0))
+
+
+def test_a_trial_that_ended_is_not_repeated(settings: TrialSettings) -> None:
+    for name, stopped in (("whole", None), ("stopped", "3")):
+        folder = settings.folder / name
+        folder.mkdir(parents=True)
+        with tracked_run(settings.job, name, folder, parent=settings.parent) as run:
+            run.log_metrics({"val/top1": 50.0}, step=1, time_ms=1)
+            if stopped:
+                run.tag(STOPPED_TAG, stopped)
+    (whole,) = train(settings, "whole", {"recipe.lr": 1e-3})
+    assert whole == {"val/top1": 50.0, EPOCH: settings.job.recipe.epochs, FINISHED: 1}
+    (stopped_early,) = train(settings, "stopped", {"recipe.lr": 1e-3})
+    assert stopped_early == {"val/top1": 50.0, EPOCH: 3, STOPPED: 1}
+
+
+def test_values_that_make_no_job_are_a_failed_run(settings: TrialSettings, store: str) -> None:
+    for name, values in (
+        ("outside", {"recipe.warmup_epochs": 99}),  # the job refuses it
+        ("unknown", {"recipe.optimizer": "nonsense"}),  # the checks do
+    ):
+        (field,) = values
+        with pytest.raises(UserError, match=field):
+            list(train(settings, name, values))
+        run = find_run(store, name)
+        assert run.status == "FAILED"
+        assert run.error
+        assert field in run.error
+        assert run.tags["mlflow.parentRunId"] == settings.parent
+
+
+def test_no_trial_is_left_running(job: JobSpec, store: str, tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), tracked_sweep(job, "s", tmp_path) as sweep:
+        folder = tmp_path / "cut-off"
+        folder.mkdir()
+        with tracked_run(job, "cut-off", folder, parent=sweep.run_id) as run:
+            pass
+        MlflowClient(tracking_uri=store).update_run(run.run_id, status="RUNNING")
+        raise KeyboardInterrupt
+    assert [find_run(store, name).status for name in ("s", "cut-off")] == ["KILLED", "KILLED"]
