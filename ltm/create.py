@@ -127,8 +127,9 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
     """Load weights from a local file (safetensors, or torch with weights_only).
 
     Those of the method may be absent: then it starts as it was. Position embeddings of another
-    image size are interpolated as timm does. ValueError names other keys that are absent, unknown
-    or of another shape, and the model keeps what it had.
+    image size are interpolated as timm does. A model from which heads and units may leave takes the
+    shape of the weights, and what they had closed is removed. ValueError names other keys that are
+    absent, unknown or of another shape; the model then keeps its weights, if not its shape changed.
 
     new_classifier: the model's own stays where the file's is for another number of classes.
     Returns whether it stayed.

@@ -379,7 +379,18 @@ def _with_model(
     notices: tuple[str, ...] = ()
     if network.new_classifier:
         notices = (f"the classifier starts anew: the data has {num_classes} classes",)
+    if _scores_new_weights(job, model):
+        notices += (
+            f"model.method {job.model.method!r} chooses by the weights that it starts from, which "
+            f"are random: give model.pretrained or model.checkpoint",
+        )
     return job, ltm.count(ltm.compacted(model), size), ltm.count(base, size), notices
+
+
+def _scores_new_weights(job: JobSpec, model: Any) -> bool:
+    method = getattr(model, "method", None)
+    starts = job.model.pretrained or job.model.checkpoint
+    return method is not None and method.scoring_images > 0 and not starts
 
 
 def _check_whole_weights(job: JobSpec, model: Any) -> None:

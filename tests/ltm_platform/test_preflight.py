@@ -174,6 +174,13 @@ def test_a_pruned_network_is_counted_as_it_will_be() -> None:
     got = ready("engine.zero_stage=2", text=text)
     assert 0.68 < got.cost.gmacs / got.base_cost.gmacs <= 0.7
     assert got.cost.params_m < got.base_cost.params_m
+    assert not got.notices
+
+
+def test_scores_of_random_weights_are_worth_a_word() -> None:
+    text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
+    (notice,) = ready(text=text).notices
+    assert "give model.pretrained or model.checkpoint" in notice
 
 
 def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
