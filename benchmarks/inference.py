@@ -38,7 +38,8 @@ BACKBONES = ["mobilevit_xs", "mobilevit_s", "efficientvit_b1", "vit_s", "vit_b",
 def build(backbone: str, method: str, ratio: float | None, as_trained: bool) -> nn.Module:
     """A network in evaluation mode, with random weights."""
     torch.manual_seed(0)
-    model = ltm.create_model(backbone, method, compression_ratio=ratio, image_size=224).eval()
+    model = ltm.create_model(backbone, method, compression_ratio=ratio, image_size=224)
+    model = ltm.compacted(model).eval()
     if as_trained:
         return model
     fold_batch_norms(model)

@@ -111,7 +111,7 @@ def draw(rows: list[tuple[str, str, float, float, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [name for name in ltm.list_methods() if name != "none"]
+    names = ltm.list_token_methods()
     parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--target", type=float, default=0.0118, help="GMACs; the base has 0.0163")

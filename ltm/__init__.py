@@ -12,8 +12,9 @@ from ltm.create import create_model
 from ltm.flops import Count, count
 from ltm.heatmap import Heatmap, beside, heatmap
 from ltm.merge import Merge
-from ltm.methods import Method, list_methods, register_method
+from ltm.methods import Method, list_methods, list_token_methods, register_method
 from ltm.plan import elastic_ratio
+from ltm.structure import compacted
 from ltm.table import Published, table
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "Published",
     "StreamingBottleneck",
     "beside",
+    "compacted",
     "count",
     "create_model",
     "elastic_ratio",
     "heatmap",
     "list_backbones",
     "list_methods",
+    "list_token_methods",
     "register_method",
     "table",
     "timm_models",

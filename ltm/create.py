@@ -11,7 +11,8 @@ from timm.models import load_state_dict
 from ltm.backbones import find_backbone
 from ltm.budget import fit_budget
 from ltm.flops import image_size_of
-from ltm.methods import build_method, check_method
+from ltm.methods import build_method, check_method, removes_structure
+from ltm.structure import PrunableModel, prunable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,9 @@ def create_model(
         `list_backbones`.
     method: see `list_methods`; "none" is timm's own model, which takes no ratio and no plan.
     compression_ratio: kept fraction of tokens in (0, 1]; 1 computes exactly what the base does.
-    plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`.
+        Of a method that removes heads and units, the kept fraction of the MACs.
+    plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`. Heads or units, such as
+        {"blocks.0.attn": 4}, of a method that removes them.
     target_gmacs: a budget in 1e9 multiply-accumulates an image; the plan that comes closest from
         below is taken, logged, and stands in `model.plan`. At most one of ratio, plan and budget;
         without any it is the published plan, or a ratio of 0.8.
@@ -89,6 +92,8 @@ def merged(
             refused = ", ".join([*given, *method_options])
             raise ValueError(f"method is 'none', which merges nothing: {refused} are not allowed")
         return model
+    if removes_structure(method):
+        return _pruned(name, model, method, given, method_options)
     merging = family.from_timm(model)
     merging.timm_name = name
     merging.image_size = image_size_of(model)
@@ -101,12 +106,30 @@ def merged(
     return merging
 
 
+def _pruned(
+    name: str,
+    model: nn.Module,
+    method: str,
+    given: Mapping[str, Any],
+    method_options: Mapping[str, Any],
+) -> PrunableModel:
+    """timm's model with gates, closed until it has the compression that was given."""
+    pruned: PrunableModel = prunable(name, method, model)
+    pruned.method = build_method(method, {}, method_options)
+    to = given.get("plan", given.get("compression_ratio"))
+    if "target_gmacs" in given:
+        to = pruned.ratio_of(given["target_gmacs"])
+    pruned.set_compression(to)
+    return pruned
+
+
 def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> bool:
     """Load weights from a local file (safetensors, or torch with weights_only).
 
     Those of the method may be absent: then it starts as it was. Position embeddings of another
-    image size are interpolated as timm does. ValueError names other keys that are absent, unknown
-    or of another shape, and the model keeps what it had.
+    image size are interpolated as timm does. A model from which heads and units may leave takes the
+    shape of the weights, and what they had closed is removed. ValueError names other keys that are
+    absent, unknown or of another shape; the model then keeps its weights, if not its shape changed.
 
     new_classifier: the model's own stays where the file's is for another number of classes.
     Returns whether it stayed.
@@ -114,12 +137,17 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
     if not Path(path).is_file():
         raise ValueError(f"checkpoint is {str(path)!r}, which is not a file")
     loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
+    prunes = model if isinstance(model, PrunableModel) else None
+    if prunes:
+        prunes.take_shape(loaded)
     own = model.state_dict()
     for key in [k for k in own if k in loaded and loaded[k].shape != own[k].shape]:
         loaded = {**loaded, key: _resampled(model, key, loaded[key])}
     kept = _kept_classifier(model, loaded) if new_classifier else set()
     loaded = {**loaded, **{key: own[key] for key in kept}}
     missing = [k for k in own if k not in loaded and not k.startswith("method.")]
+    if prunes:
+        missing = [k for k in missing if not prunes.may_lack(k)]
     unknown = [k for k in loaded if k not in own]
     shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
     for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
@@ -127,6 +155,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
             shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise ValueError(f"checkpoint {str(path)!r} {problem} {shown}")
     model.load_state_dict({**own, **loaded})
+    if prunes:
+        prunes.loaded(loaded)
     return bool(kept)
 
 

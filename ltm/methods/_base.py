@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from inspect import signature
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ltm.methods._hooks import Hooks
+from ltm.methods._structure import Structure
 
 if TYPE_CHECKING:
     from ltm.merge import Merge
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 Spread = Literal["once", "even", "decreasing", "quarters"]
 
 
-class Method(nn.Module):
+class Method(Hooks):
     """Decides, at every site, how tokens merge. The backbone decides where, and what must hold.
 
     A method sees tokens and a `Site` and returns a `Merge`; it never sees the backbone. When
@@ -34,13 +37,8 @@ class Method(nn.Module):
         sites, see `ltm.plan.lost_by_place`, so that the mean kept fraction is the ratio.
     removes: how many tokens merge at each place, when no ratio, plan or budget is given.
 
-    What training calls, without knowing the method:
-
     learns_mass: in training, sizes of tokens carry a gradient, and where no grid has to stay all
         tokens do: those that would leave lose their mass (`ltm.merge.Soft`).
-    freezes_backbone: only the method's own parameters learn.
-    rates: factor of the learning rate for own parameters, by a part of their name.
-    loss_terms: what the last forward pass adds to the loss.
     """
 
     needs_keys: bool = False
@@ -50,7 +48,6 @@ class Method(nn.Module):
     spread: Spread = "once"
     removes: Sequence[int] | None = None
     learns_mass: bool = False
-    freezes_backbone: bool = False
 
     @abstractmethod
     def forward(
@@ -69,14 +66,6 @@ class Method(nn.Module):
             that `needs_received`. Keys and received are None where the backbone has none.
         """
 
-    def rates(self) -> Mapping[str, float]:
-        """Factor of the recipe's learning rate for parameters whose name holds the key."""
-        return {}
-
-    def loss_terms(self) -> dict[str, Tensor]:
-        """Scalars by name, already weighted, from the last forward pass in training mode."""
-        return {}
-
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocast for what is computed from x, wherever x is."""
@@ -86,12 +75,12 @@ def full_precision(x: Tensor) -> AbstractContextManager[None]:
     return off
 
 
-MethodFactory = Callable[..., Method]
+MethodFactory = Callable[..., Hooks]
 _METHODS: dict[str, MethodFactory] = {}
 
 
 def register_method(name: str) -> Callable[[MethodFactory], MethodFactory]:
-    """Register a callable `(places, **options) -> Method`.
+    """Register a callable `(places, **options) -> Method`, or a class of `Structure`.
 
     places: where it may merge, by name, in the order of the forward pass.
     """
@@ -109,6 +98,17 @@ def list_methods() -> list[str]:
     return ["none", *sorted(_METHODS)]
 
 
+def removes_structure(name: str) -> bool:
+    """Whether a method removes heads and units, and not tokens."""
+    factory = _METHODS.get(name)
+    return isinstance(factory, type) and issubclass(factory, Structure)
+
+
+def list_token_methods() -> list[str]:
+    """Names of the methods that merge or drop tokens."""
+    return [name for name in sorted(_METHODS) if not removes_structure(name)]
+
+
 def check_method(name: str) -> None:
     """ValueError with the nearest name when there is no such method."""
     if name not in list_methods():
@@ -124,7 +124,7 @@ def list_options(name: str) -> list[str]:
     return [key for key in signature(_METHODS[name]).parameters if key != "places"]
 
 
-def build_method(name: str, places: Mapping[str, Place], options: Mapping[str, object]) -> Method:
+def build_method(name: str, places: Mapping[str, Place], options: Mapping[str, object]) -> Any:
     """The method of that name. ValueError for a name or an option that it does not have."""
     check_method(name)
     allowed = list_options(name)

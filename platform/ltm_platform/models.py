@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.data import resolve_model_data_config
 from torch import nn
@@ -13,9 +13,15 @@ from torch import nn
 import ltm
 from ltm.create import load_checkpoint
 from ltm.flops import image_size_of
+from ltm.structure import PrunableModel
 from ltm_platform.checkpoints import JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import nearest
 from ltm_platform.job import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:
@@ -60,7 +66,31 @@ def load_start(model: nn.Module, job: JobSpec) -> bool:
     """
     if job.model.checkpoint is None:
         return False
-    return _load(model, Path(job.model.checkpoint), new_classifier=True)
+    new_classifier = _load(model, Path(job.model.checkpoint), new_classifier=True)
+    if isinstance(model, PrunableModel):  # of a pruned network, too, further parts may leave
+        model.add_gates()
+        model.set_compression(model.compression)
+    return new_classifier
+
+
+def with_weights(model: Any, weights: Mapping[str, Tensor]) -> Any:
+    """The job's network with the state dict of a trained one, as it is used from then on."""
+    if isinstance(model, PrunableModel):
+        model.take_shape(weights)
+    model.load_state_dict(weights)
+    return ltm.compacted(model)
+
+
+def structure_cost(model: Any, image_size: int) -> dict[str, float]:
+    """Metrics of a pruned network, which training alone knows; none of any other."""
+    if not isinstance(model, PrunableModel):
+        return {}
+    cost = ltm.count(model, image_size)
+    return {
+        "model/gmacs": cost.gmacs,
+        "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
+        "model/params_m": cost.params_m,
+    }
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

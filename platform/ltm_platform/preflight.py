@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltm_platform import paths, tracking
 from ltm_platform.errors import UserError
@@ -370,6 +370,7 @@ def _with_model(
         network = build_network(job, num_classes)
         model = network.model
         base = create_model(job, num_classes, method="none")
+    _check_whole_weights(job, model)
     if job.model.method == "none":
         for wish in ("compression_ratio", "plan", "target_gmacs", "elastic"):
             job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
@@ -378,7 +379,37 @@ def _with_model(
     notices: tuple[str, ...] = ()
     if network.new_classifier:
         notices = (f"the classifier starts anew: the data has {num_classes} classes",)
-    return job, ltm.count(model, size), ltm.count(base, size), notices
+    if _scores_new_weights(job, model):
+        notices += (
+            f"model.method {job.model.method!r} chooses by the weights that it starts from, which "
+            f"are random: give model.pretrained or model.checkpoint",
+        )
+    return job, ltm.count(ltm.compacted(model), size), ltm.count(base, size), notices
+
+
+def _scores_new_weights(job: JobSpec, model: Any) -> bool:
+    method = getattr(model, "method", None)
+    starts = job.model.pretrained or job.model.checkpoint
+    return method is not None and method.scoring_images > 0 and not starts
+
+
+def _check_whole_weights(job: JobSpec, model: Any) -> None:
+    """A method that removes heads and units finds what it needs."""
+    method = getattr(model, "method", None)
+    if method is None or not method.whole_weights:
+        return
+    name, engine = job.model.method, job.engine
+    if engine.zero_stage == 3:
+        key, problem = "engine.zero_stage", "from 0 to 2: at 3 weights lie in slices"
+    elif engine.compile:
+        key, problem = "engine.compile", "false: what it computes changes in training"
+    elif engine.precision == "fp16":
+        key, problem = "engine.precision", "bf16 or fp32: sums of gradients overflow in fp16"
+    elif job.model.elastic is not None:
+        key, problem = "model.elastic", "null: heads and units leave for good"
+    else:
+        return
+    raise job.error(key, f"model.method {name!r} needs {key} {problem}")
 
 
 def with_problems(ready: Ready, further: Iterable[str]) -> Ready:

@@ -27,7 +27,7 @@ def create(backbone: str, size: int, options: dict[str, Any], method: str = "ltm
     return ltm.create_model(backbone, method, image_size=size, num_classes=5, **options)
 
 
-@pytest.mark.parametrize("method", [name for name in ltm.list_methods() if name != "none"])
+@pytest.mark.parametrize("method", ltm.list_token_methods())
 @pytest.mark.parametrize(("backbone", "size", "options"), NETS)
 def test_weights_of_one_target(
     backbone: str, size: int, options: dict[str, Any], method: str

@@ -8,7 +8,7 @@ import torch
 import ltm
 from ltm.merge import Soft
 
-TOKEN_METHODS = [name for name in ltm.list_methods() if name != "none"]
+TOKEN_METHODS = ltm.list_token_methods()
 NETS = {
     "vit_nano_patch4_32": 32,
     "swin_nano_patch2_window4_32": 32,

@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from ltm_platform.job import JobSpec
-from ltm_platform.models import create_model, create_teacher, freeze, load_start
+from ltm_platform.models import (
+    create_model,
+    create_teacher,
+    freeze,
+    load_start,
+    structure_cost,
+    with_weights,
+)
 
 CLASSES = 10
 
@@ -102,6 +109,41 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = stored(tmp_path / "w.safetensors", spec=other)
     with pytest.raises(ValueError, match=r"has unknown|misshapes"):
         load_start(network(job()), job(model__checkpoint=str(path)))
+
+
+# --- networks without some of their heads and units
+
+
+def pruning(ratio: float, **fields: Any) -> JobSpec:
+    return job(model__method="savit", model__compression_ratio=ratio, **fields)
+
+
+def test_pruning_starts_from_a_whole_network(tmp_path: Path) -> None:
+    spec = job(model__method="none", model__compression_ratio=None)
+    path = stored(tmp_path / "w.safetensors", spec=spec)
+    model = network(pruning(0.5))
+    assert load_start(model, pruning(0.5, model__checkpoint=str(path))) is False
+    assert torch.equal(
+        model.blocks[0].mlp.fc1.weight, network(spec, seed=5).blocks[0].mlp.fc1.weight
+    )
+    # what stays is chosen by the weights that were loaded
+    largest = model.parts()[1].magnitude().argsort(descending=True)[: model.plan["blocks.0.mlp"]]
+    assert model.blocks[0].mlp.norm.kept[largest].all()
+
+
+def test_pruning_goes_on_from_a_pruned_network(tmp_path: Path) -> None:
+    path = stored(tmp_path / "w.safetensors", spec=pruning(0.6))
+    model = network(pruning(0.4))
+    load_start(model, pruning(0.4, model__checkpoint=str(path)))
+    before = network(pruning(0.6)).plan
+    assert {part.name: part.size for part in model.parts()} == before
+    assert model.gmacs_of(model.plan) <= 0.4 * model.base_gmacs
+    small = with_weights(network(pruning(0.4)), model.state_dict())
+    assert small.plan == model.plan
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(images), model.eval()(images))
+    assert structure_cost(small, 32)["model/gmacs"] == pytest.approx(model.gmacs_of(model.plan))
 
 
 # --- frozen parts

@@ -150,6 +150,39 @@ def test_an_impossible_value_of_an_option_is_refused(value: str) -> None:
     assert "rank" in line
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("engine.zero_stage=3", "needs engine.zero_stage from 0 to 2"),
+        ("engine.compile=true", "needs engine.compile false"),
+        ("model.elastic=[0.5, 1.0]", "needs model.elastic null"),
+        ("model.backbone=swin_nano_patch2_window4_32", "cannot remove heads and units of swin"),
+        ("model.compression_ratio=0.001", "model.compression_ratio is 0.001, allowed"),
+    ],
+)
+def test_what_methods_that_remove_heads_and_units_cannot_do_is_told(
+    override: str, says: str
+) -> None:
+    text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
+    line = refusal(override, text=text)
+    assert line.startswith("--set ") or "model.method" in line
+    assert says in line
+
+
+def test_a_pruned_network_is_counted_as_it_will_be() -> None:
+    text = JOB.replace("method: ltm", "method: s2vite").replace("rank: 8", "share: 0.2")
+    got = ready("engine.zero_stage=2", text=text)
+    assert 0.68 < got.cost.gmacs / got.base_cost.gmacs <= 0.7
+    assert got.cost.params_m < got.base_cost.params_m
+    assert not got.notices
+
+
+def test_scores_of_random_weights_are_worth_a_word() -> None:
+    text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
+    (notice,) = ready(text=text).notices
+    assert "give model.pretrained or model.checkpoint" in notice
+
+
 def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
     line = refusal("recipe.optimizer=adamww")
     assert line.startswith("--set recipe.optimizer=adamww: recipe.optimizer is 'adamww', ")

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+import ltm
 from ltm_platform import paths
 from ltm_platform.checkpoints import CLASSES_FILE, EMA_FILE, WEIGHTS_FILE, job_of
 from ltm_platform.data.names import class_names
@@ -60,6 +61,7 @@ def load_network(
         load_weights(model, file)
         if ratio is not None:
             model.set_compression(ratio)
+        model = ltm.compacted(model)
     except ValueError as error:
         raise UserError(f"{shown}: {error}") from None
     return StoredNetwork(

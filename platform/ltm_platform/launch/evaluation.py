@@ -132,7 +132,7 @@ def _costs(
         for ratio in ratios:
             if ratio is not None:
                 model.set_compression(ratio)
-            counts.append(ltm.count(model, input_pixels(model).size))
+            counts.append(ltm.count(ltm.compacted(model), input_pixels(model).size))
     except ValueError as error:
         raise UserError(f"{paths.shown(checkpoint)}: {error}") from None
     return tuple(counts)

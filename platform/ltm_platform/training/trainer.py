@@ -16,8 +16,8 @@ from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
-from ltm_platform.models import create_model, input_pixels
-from ltm_platform.training import checkpoint
+from ltm_platform.models import create_model, input_pixels, structure_cost, with_weights
+from ltm_platform.training import checkpoint, method_hooks
 from ltm_platform.training.bench import inference_speed
 from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine import build_engine, deepspeed_config
@@ -135,11 +135,15 @@ class Trainer:
         return batch
 
     def restore(self) -> None:
-        """Take up the run's last checkpoint, if there is one."""
+        """Take up the run's last checkpoint; if there is none, let the method look at the data."""
         history = "[]"
         stored = self._place.last_checkpoint()
         if stored:
             self._steps_done, history = checkpoint.restore(stored, self._state())
+        else:
+            batches = self._train_loader.epoch(0)
+            method_hooks.scoring_pass(self._engine, self._watchdog.watched(batches))
+        method_hooks.before_training(self._engine)
         started = Started(
             epochs=self.job.recipe.epochs,
             steps_per_epoch=len(self._train_loader),
@@ -193,6 +197,7 @@ class Trainer:
             if index % self._batch.accumulation:
                 continue
             self._steps_done += 1
+            method_hooks.after_step(self._engine, self._steps_done, self._steps)
             self._compress()
             self._bottleneck.sync()
             if self._ema:
@@ -211,6 +216,11 @@ class Trainer:
         self._meter.send_rest()
         if self._plan is not None:
             self._engine.module.model.set_compression(self._plan)
+
+    @property
+    def _steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.job.recipe.epochs * len(self._train_loader)
 
     def _checkpoint_is_due(self) -> bool:
         """Within an epoch: every so many steps, once when the cluster takes a node away, and
@@ -308,9 +318,10 @@ class Trainer:
         weights = gather_weights(self._engine)
         if self._engine.global_rank == 0:
             model = create_model(self.job, self._num_classes)
-            model.load_state_dict(weights)
-            speed = inference_speed(model, input_pixels(model).size, self._engine.device)
-            metrics = {f"bench/{k}": v for k, v in speed.items()}
+            model = with_weights(model, weights)
+            size = input_pixels(model).size
+            speed = inference_speed(model, size, self._engine.device)
+            metrics = {f"bench/{k}": v for k, v in speed.items()} | structure_cost(model, size)
             self._send(Measured(self._steps_done, self.job.recipe.epochs - 1, metrics))
 
     def close(self) -> None:

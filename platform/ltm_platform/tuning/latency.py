@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+import ltm
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training.bench import inference_speed
 from ltm_platform.tuning.trial import trial_job
@@ -44,7 +45,7 @@ def measured_alone(
 
 
 def _speed(job: JobSpec, classes: int) -> dict[str, float]:
-    model = create_model(job, classes)
+    model = ltm.compacted(create_model(job, classes))
     with _threads(max(1, int(job.cluster.cpus_per_worker))):
         speed = inference_speed(model, input_pixels(model).size, torch.device("cpu"))
     return {f"bench/{key}": value for key, value in speed.items()}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import ltm
 from ltm_platform.checkpoints import JOB_FILE
 from ltm_platform.errors import UserError
+from ltm_platform.inference.export import export
 from ltm_platform.inference.network import load_network
 from ltm_platform.job import JobSpec
 
@@ -30,6 +32,20 @@ def test_weights_their_average_and_ratios_are_networks_of_their_own(checkpoint: 
     assert not own.allclose(half)
     assert networks[2].model.plan != networks[0].model.plan
     assert not networks[0].model.training
+
+
+def test_a_pruned_network_is_small_and_has_one_ratio(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    overrides = ("model.method=savit", "model.compression_ratio=0.6", "engine.zero_stage=1")
+    folder = make_checkpoint(*overrides, ema=True)
+    for ema in (False, True):
+        network = load_network(folder, ema=ema)
+        assert not network.model.gated
+        assert ltm.count(network.model).gmacs <= 0.6 * network.model.base_gmacs
+    assert export(network, "safetensors", tmp_path / "w.safetensors") == 0
+    with pytest.raises(UserError, match="do not come back"):
+        load_network(folder, ratio=0.5)
 
 
 def test_classes_have_the_names_of_the_data(

@@ -32,6 +32,7 @@ from ltm_platform.data.transforms import Augment, eval_transform, train_transfor
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
+from ltm_platform.training import method_hooks
 from ltm_platform.training.engine import Classifier, build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
@@ -321,6 +322,25 @@ def everything(folder: Path, **recipe: Any) -> JobSpec:
     return JobSpec.from_dict(JOB | {"recipe": JOB["recipe"] | values | recipe, "engine": engine})
 
 
+def structured(method: str, stage: int, rank: int, workers: int) -> dict[str, Any]:
+    """A method that removes heads and units: what stays after an epoch, and its losses."""
+    options = {"savit": {"images": 32}, "s2vite": {"update_every": 1, "share": 0.5}}[method]
+    model = MODEL | {"method": method, "options": options}
+    values = JOB | {"model": model, "engine": {"zero_stage": stage}}
+    with closing(Engine(JobSpec.from_dict(values), rank, workers)) as trained:
+        engine, network = trained.forward, trained.model
+        method_hooks.scoring_pass(engine, trained.train_loader.epoch(0))
+        method_hooks.before_training(engine)
+        seen: dict[str, Any] = {"kept": [], "losses": []}
+        for step, parts in enumerate(trained.epoch(0), start=1):
+            seen["losses"].append(parts)
+            method_hooks.after_step(engine, step, 4)
+            seen["kept"].append(torch.cat([gate.kept for _, gate in network.gated]))
+        seen["weights"] = gather_weights(engine)
+        seen["plan"] = network.plan
+    return seen
+
+
 def norm_layers(rank: int, workers: int) -> dict[str, Any]:
     """A batch norm over all ranks, and torch's own over the whole batch."""
     random = torch.Generator().manual_seed(0)
@@ -386,6 +406,7 @@ def alone(folder: Path, rank: int) -> dict[str, Any]:
         seen[f"zero {stage}"] = train(at_stage(stage), rank, 1)
     seen["everything"] = losses(Plain, everything(folder, micro_batch=None))
     seen["sync bn"] = losses(Plain, JobSpec.from_dict(BATCH_NORM))
+    seen["savit 1"] = structured("savit", 1, rank, 1)
     seen["compiled"] = losses(Traced, at_stage(1).replace("engine.compile", True))
     return seen
 
@@ -402,6 +423,9 @@ def two(folder: Path, rank: int) -> dict[str, Any]:
     for stage in (1, 3):
         seen[f"fp16 {stage}"] = losses(Engine, in_fp16(stage), rank, 2)
     seen["overflow"] = losses(Overflowing, in_fp16(1), rank, 2)
+    seen["savit 1"] = structured("savit", 1, rank, 2)
+    for stage in (0, 1, 2):
+        seen[f"s2vite {stage}"] = structured("s2vite", stage, rank, 2)
     seen["norm layers"] = norm_layers(rank, 2)
     seen["micro batches"] = micro_batches(rank)
     return seen

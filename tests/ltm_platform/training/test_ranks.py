@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ltm
+from ltm_platform.models import with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +99,40 @@ def test_synchronised_layers_equal_torchs_on_the_whole_batch(
 
 
 # --- fp16
+
+
+def test_workers_change_nothing_of_what_savit_removes(ranks: Ranks) -> None:
+    alone, both = ranks[1][0]["savit 1"], [seen["savit 1"] for seen in ranks[2]]
+    for seen in both:
+        assert seen["plan"] == alone["plan"]
+        assert all(torch.equal(*pair) for pair in zip(seen["kept"], alone["kept"], strict=True))
+    losses = torch.tensor([seen["losses"] for seen in (alone, both[0])])
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: Ranks, stage: int) -> None:
+    expected = ranks[2][0]["s2vite 0"]
+    first, second, last = expected["kept"]
+    assert not torch.equal(first, second)
+    assert torch.equal(second, last)  # after three quarters of the steps nothing changes
+    for seen in (rank[f"s2vite {stage}"] for rank in ranks[2]):
+        pairs = zip(seen["kept"], expected["kept"], strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+    torch.testing.assert_close(
+        torch.tensor(ranks[2][0][f"s2vite {stage}"]["losses"]), torch.tensor(expected["losses"])
+    )
+
+
+@pytest.mark.parametrize("name", ["savit 1", "s2vite 0", "s2vite 2"])
+def test_a_pruned_network_is_stored_with_what_stays(ranks: Ranks, name: str) -> None:
+    seen = ranks[2][0][name]
+    method = name.split()[0]
+    model: Any = ltm.create_model("vit_nano_patch4_32", method, image_size=32, num_classes=10)
+    small = with_weights(model, seen["weights"])
+    assert small.plan == seen["plan"]
+    assert not small.gated
+    assert ltm.count(small).gmacs <= 0.7 * model.base_gmacs
 
 
 @pytest.mark.parametrize("stage", [1, 3])

@@ -1,0 +1,51 @@
+"""What the methods share that remove heads and units in the place of tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltm.methods._hooks import Hooks
+
+
+class Structure(Hooks):
+    """A method that chooses which components of a `ltm.structure.PrunableModel` stay.
+
+    It works at ZeRO stages 0 to 2: at stage 3 a rank has only slices of the weights.
+    """
+
+    whole_weights = True
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The same on all ranks; x itself where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        x = x.clone()
+        torch.distributed.all_reduce(x)
+        x /= torch.distributed.get_world_size()
+    return x
+
+
+def all_rows(x: Tensor) -> Tensor:
+    """Rows [n, K] of all ranks, in their order: [ranks x n, K]."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rows = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(rows, x.contiguous())
+        return torch.cat(rows)
+    return x
+
+
+def check_number(option: str, value: object, low: float, high: float) -> float:
+    """The option, or ValueError when it is no number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(
+            f"option {option!r} is {value!r}, allowed is a number from {low:g} to {high:g}"
+        )
+    return float(value)
+
+
+def check_whole(option: str, value: object) -> int:
+    """The option, or ValueError when it is no whole number from 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"option {option!r} is {value!r}, allowed is a whole number from 1")
+    return value

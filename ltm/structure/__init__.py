@@ -1,0 +1,6 @@
+"""Networks made smaller by removing attention heads and hidden units, in the place of tokens."""
+
+from ltm.structure.gate import Gate
+from ltm.structure.network import PrunableModel, compacted, prunable
+
+__all__ = ["Gate", "PrunableModel", "compacted", "prunable"]

@@ -1,0 +1,251 @@
+"""Networks of several families whose heads and hidden units can be gated, and removed for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from timm.models.byobnet import ByobNet
+from timm.models.efficientvit_mit import EfficientVit
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ltm.backbones import adopt
+from ltm.flops import count, image_size_of
+from ltm.plan import check_names, check_ratio
+from ltm.structure.parts import Part, find_parts
+from ltm.structure.select import best, even_plan
+
+if TYPE_CHECKING:
+    from ltm.methods._structure import Structure
+    from ltm.plan import Grid
+    from ltm.structure.gate import Gate
+
+DEFAULT_RATIO = 0.8
+_EXACT = 1e-12  # GMACs that are rounding
+
+
+class PrunableModel(nn.Module):
+    """Mixin for a timm model from which components leave: heads, hidden units, channels.
+
+    In training all are there, and gates close those that are to leave. `compact` removes them for
+    good: what is left is timm's own network with smaller layers, which computes the same. Its state
+    dict has no gates, and says its shape: `take_shape` follows it.
+
+    compression_ratio is the kept fraction of the MACs, target_gmacs the MACs themselves, and a plan
+    says how many components stay in a part, such as {"blocks.0.attn": 4, "blocks.0.mlp": 900}.
+
+    full: components of every part before any left. part_gmacs: of one component, in 1e9 MACs an
+    image. base_gmacs: of the whole network.
+    """
+
+    timm_name: str
+    image_size: Grid
+    method: Structure
+    full: dict[str, int]
+    part_gmacs: dict[str, float]
+    base_gmacs: float
+    _wish: float | Mapping[str, int] | None
+
+    def measure(self) -> None:
+        """Count the components and what each costs. Before any gate is there."""
+        cost = count(self)
+        self.base_gmacs = cost.gmacs
+        self.full = {part.name: part.size for part in self.parts()}
+        self.part_gmacs = {name: cost.blocks[name].gmacs / n for name, n in self.full.items()}
+
+    def parts(self) -> list[Part]:
+        return find_parts(self)
+
+    @property
+    def gated(self) -> list[tuple[Part, Gate]]:
+        """Every part with its gate; none after `compact`."""
+        return [(part, part.gate) for part in self.parts() if part.gate is not None]
+
+    @property
+    def plan(self) -> dict[str, int]:
+        """How many components of every part stay."""
+        if any(gate.kept.is_meta for _, gate in self.gated):
+            return self.plan_for(self._wish)  # nothing was scored without values
+        gates = {part.name: gate for part, gate in self.gated}
+        return {
+            part.name: int(gates[part.name].kept.sum()) if part.name in gates else part.size
+            for part in self.parts()
+        }
+
+    @property
+    def compression(self) -> float | Mapping[str, int] | None:
+        """What was asked for: a kept fraction of the MACs, a plan, or None for the default."""
+        return self._wish
+
+    @property
+    def least_gmacs(self) -> float:
+        """With one component in every part."""
+        return self.base_gmacs - sum(self.part_gmacs[n] * (k - 1) for n, k in self.full.items())
+
+    def gmacs_of(self, plan: Mapping[str, int]) -> float:
+        """1e9 MACs an image when so many components stay."""
+        gone = sum(self.part_gmacs[name] * (self.full[name] - plan[name]) for name in self.full)
+        return self.base_gmacs - gone
+
+    def set_compression(self, to: float | Mapping[str, int] | None = None) -> None:
+        """Close gates until a ratio of the MACs is left, or what a plan says: by L1 norms.
+
+        The same share leaves every part. None: the default ratio. A method's own scores choose
+        anew in training.
+
+        ValueError, and no change, when it is not possible, or when components have left for good.
+        """
+        if not self.gated:
+            if to is None or to == self.plan:
+                return
+            raise ValueError(
+                "compression_ratio cannot change after training: heads and units that were removed "
+                "do not come back"
+            )
+        plan = self.plan_for(to)
+        self._wish = to
+        for part, gate in self.gated:
+            gate.close(best(part.magnitude(), plan[part.name]))
+
+    def plan_for(self, to: float | Mapping[str, int] | None) -> dict[str, int]:
+        """The number of components of every part for a ratio of the MACs, or for a plan."""
+        sizes = {part.name: part.size for part in self.parts()}
+        if isinstance(to, Mapping):
+            check_names(to, sizes)
+            for name, kept in to.items():
+                if type(kept) is not int or not 1 <= kept <= sizes[name]:
+                    raise ValueError(
+                        f"plan keeps {kept!r} at {name}, allowed is a number from 1 to "
+                        f"{sizes[name]}"
+                    )
+            return {**sizes, **to}
+        target = self.target_gmacs(to)
+        heads = [part.name for part in self.parts() if part.heads]
+        excess = max(0.0, self.gmacs_of(sizes) - target)
+        return even_plan(sizes, self.part_gmacs, heads, excess - _EXACT)
+
+    def target_gmacs(self, ratio: float | None) -> float:
+        """1e9 MACs of a ratio. ValueError when no network is so small."""
+        ratio = DEFAULT_RATIO if ratio is None else check_ratio(ratio)
+        least = self.least_gmacs / self.base_gmacs
+        if ratio < least:
+            raise ValueError(
+                f"compression_ratio is {ratio:.4g}, allowed for a method that removes heads and "
+                f"units of {self.timm_name} is {least:.3f} to 1"
+            )
+        return ratio * self.base_gmacs
+
+    def ratio_of(self, target_gmacs: float) -> float:
+        """The kept fraction of a budget in 1e9 MACs. ValueError when no network is so small."""
+        if not target_gmacs >= self.least_gmacs:
+            raise ValueError(
+                f"target_gmacs is {target_gmacs}, allowed for this model at "
+                f"{self.image_size[0]} x {self.image_size[1]} pixels is {self.least_gmacs:.4g} or "
+                f"more; without pruning it takes {self.base_gmacs:.4g}"
+            )
+        return min(1.0, target_gmacs / self.base_gmacs)
+
+    def compact(self) -> None:
+        """Remove what gates have closed, for good. The network computes the same, faster."""
+        plan = self.plan
+        for part, gate in self.gated:
+            index = gate.kept.int().argsort(descending=True, stable=True)[: plan[part.name]]
+            part.drop_gate()
+            part.keep(index.sort().values)
+
+    def add_gates(self) -> None:
+        """Open gates for all components that are there."""
+        for part in self.parts():
+            if part.gate is None:
+                part.add_gate()
+
+    def take_shape(self, state: Mapping[str, Tensor]) -> None:
+        """Take the shape of a network with this state dict; weights are arbitrary until loaded.
+
+        Gates stay unless components have left for good. A state dict of another network changes
+        nothing.
+        """
+        try:
+            sizes = {part.name: part.size_in(state) for part in self.parts()}
+        except (KeyError, IndexError, ZeroDivisionError):
+            return
+        if any(not 1 <= n <= self.full[name] for name, n in sizes.items()):
+            return
+        removed = sizes != self.full and not self._has_gates(state)
+        for part in self.parts():
+            if part.size != sizes[part.name]:
+                part.drop_gate()
+                index = next(part.module.parameters()).new_empty(sizes[part.name]).fill_(0).long()
+                part.keep(index)
+            if removed:
+                part.drop_gate()
+            elif part.gate is None:
+                part.add_gate()
+
+    def loaded(self, state: Mapping[str, Tensor]) -> None:
+        """After this state dict was loaded: what its gates closed leaves for good.
+
+        Weights of a whole network bring no gates, and theirs are closed anew.
+        """
+        if self._has_gates(state):
+            self.compact()
+        elif self.gated:
+            self.set_compression(self._wish)
+
+    def may_lack(self, key: str) -> bool:
+        """Whether a state dict may come without this key."""
+        return any(key in part.gate_keys() for part in self.parts())
+
+    def _has_gates(self, state: Mapping[str, Tensor]) -> bool:
+        return any(key in state for part in self.parts() for key in part.gate_keys())
+
+
+class PrunableViT(PrunableModel, VisionTransformer):
+    """timm's plain ViT: heads and MLP units may leave."""
+
+
+class PrunableMobileViT(PrunableModel, ByobNet):
+    """timm's MobileViT: heads and MLP units of its transformers may leave, convolutions stay."""
+
+
+class PrunableEfficientViT(PrunableModel, EfficientVit):
+    """timm's EfficientViT (B series): heads, and expanded channels of MBConv, may leave."""
+
+
+_CLASSES: tuple[tuple[type[nn.Module], type[PrunableModel]], ...] = (
+    (VisionTransformer, PrunableViT),
+    (ByobNet, PrunableMobileViT),
+    (EfficientVit, PrunableEfficientViT),
+)
+
+
+def prunable(name: str, method: str, model: nn.Module) -> Any:
+    """A prunable network that owns all that timm's model of that name owned, with open gates.
+
+    ValueError for a family whose heads and units cannot leave one by one.
+    """
+    for base, cls in _CLASSES:
+        if type(model) is base:
+            adopted = adopt(cls, model)
+            adopted.timm_name = name
+            adopted.image_size = image_size_of(model)
+            adopted._wish = None
+            adopted.measure()
+            adopted.add_gates()
+            return adopted
+    raise ValueError(
+        f"method is {method!r}, which cannot remove heads and units of {name}: every head of "
+        f"a {type(model).__name__} has a table of relative positions, or layers of its own; "
+        f"allowed are plain ViT, MobileViT and EfficientViT"
+    )
+
+
+def compacted(model: nn.Module) -> nn.Module:
+    """The network itself, or, where gates are closed, a copy without what they close."""
+    if not isinstance(model, PrunableModel) or not model.gated:
+        return model
+    copy = deepcopy(model)
+    copy.compact()
+    return copy
