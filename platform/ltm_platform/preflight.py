@@ -191,8 +191,9 @@ def check_storage(job: JobSpec) -> None:
         )
     root = storage_root(job)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root) as probe:
+        # A run creates the folder; a refused one leaves nothing behind.
+        existing = next(folder for folder in (root, *root.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"probe")
             probe.seek(0)
             if probe.read() != b"probe":

@@ -114,6 +114,7 @@ def check_shared_storage(job: JobSpec) -> int:
     root = storage_root(job)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     mine = root / f".probe-{uuid.uuid4().hex}"
+    root.mkdir(parents=True, exist_ok=True)
     mine.write_text("")
     try:
         answers = {
