@@ -22,7 +22,21 @@ TIMEOUT_S = 600
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 
+HERE = Path(__file__).parent
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes: files that share trained runs go to one of them, and no file is split.
+
+    Trained anew for every file, a run would cost more than what is gained.
+    """
+    own = [item for item in items if HERE in item.path.parents]
+    sharing = {item.path for item in own if "trained" in getattr(item, "fixturenames", ())}
+    for item in own:
+        group = "trained" if item.path in sharing else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
