@@ -27,10 +27,12 @@ HERE = Path(__file__).parent
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In several processes: files that share trained runs go to one of them, and no file is split.
 
-    Trained anew for every file, a run would cost more than what is gained.
+    Trained anew for every file, a run would cost more than what is gained. First of all hooks, since
+    xdist reads the groups in its own.
     """
     own = [item for item in items if HERE in item.path.parents]
     sharing = {item.path for item in own if "trained" in getattr(item, "fixturenames", ())}
