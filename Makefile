@@ -16,7 +16,7 @@ quickstart: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest tests/e2e --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/e2e --numprocesses 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from ltm_platform import tracking
 
@@ -22,23 +23,23 @@ TIMEOUT_S = 600
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 
-HERE = Path(__file__).parent
+SHARING = {"test_browser", "test_engines", "test_evaluate", "test_faults", "test_reports"}
+"""Files that ask for the fixture `trained`."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes: files that share trained runs go to one of them, and no file is split.
+class ByRuns(LoadScopeScheduling):
+    """In several processes: no file is split, and those that share trained runs go to one process,
+    since a run that is trained anew costs more than what is gained."""
 
-    Trained anew for every file, a run would cost more than what is gained. First of all hooks, since
-    xdist reads the groups in its own.
-    """
-    own = [item for item in items if HERE in item.path.parents]
-    sharing = {item.path for item in own if "trained" in getattr(item, "fixturenames", ())}
-    for item in own:
-        group = "trained" if item.path in sharing else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "trained" if Path(file).stem in SHARING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByRuns:
+    return ByRuns(config, log)
 
 
 def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
