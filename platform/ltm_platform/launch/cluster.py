@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
+
 from ltm_platform.errors import UserError
 from ltm_platform.launch.address import is_here, use_token
 from ltm_platform.launch.package import write_package
@@ -22,10 +24,11 @@ from ltm_platform.paths import HOME_VARIABLE, has_password, shown
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, SUBMISSION_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ltm_platform.job import JobSpec
 
+AGENT_S = 60.0
 ENTRY = "python -m ltm_platform.cli.on_cluster"
 """What the cluster's shell sees, whatever the user typed; the rest is in `REQUEST`."""
 REQUEST = "LTM_PLATFORM_REQUEST"
@@ -143,6 +146,16 @@ def check_store(uri: str, address: str, job: JobSpec) -> None:
         )
 
 
+def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
+    """``submit`` again while a head that has just started has nobody yet to start a job."""
+    return retry(
+        retry=retry_if_exception_message(match="(?s).*No available agent"),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(AGENT_S),
+        reraise=True,
+    )(submit)
+
+
 class Cluster:
     """A Ray cluster at the address of its dashboard."""
 
@@ -193,7 +206,7 @@ class Cluster:
         with tempfile.TemporaryDirectory(prefix="ltm-code-") as folder:
             write_package(Path(folder))
             try:
-                self._client.submit_job(
+                _once_there_is_an_agent(self._client.submit_job)(
                     entrypoint=ENTRY,
                     submission_id=submission,
                     runtime_env={"working_dir": folder, "env_vars": variables},
