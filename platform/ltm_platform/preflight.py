@@ -104,6 +104,8 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
     job, notices = _with_fitting_batch(job, dataset)
     _check_recipe(job)
     _check_precision(job, use_gpu=use_gpu)
+    if job.engine.offload != "none" and not use_gpu:
+        notices += ("engine.offload saves nothing here: without GPUs all is on the CPU",)
     job = with_absolute_paths(job)
     job, cost, base_cost, notes = _with_model(job, len(dataset.classes))
     _check_teacher(job, len(dataset.classes))

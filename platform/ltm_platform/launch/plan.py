@@ -36,6 +36,7 @@ class RunPlan:
     """Why other numbers of workers cannot share the global batch."""
     deepspeed: dict[str, Any]
     memory: tuple[Memory, ...]
+    """At every ZeRO stage."""
     activation_bytes: int
     """Of one image."""
     storage: Path
