@@ -99,6 +99,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
         _check_workers(job, resources)
     check_names(job)
     dataset = check_data(job)
+    _check_cache(job)
     with overridable():
         _check_sample(job, dataset)
     job, notices = _with_fitting_batch(job, dataset)
@@ -249,6 +250,19 @@ def check_data(job: JobSpec) -> Dataset:
         raise job.error("data.path", f"data.path: {error}") from None
 
 
+def _check_cache(job: JobSpec) -> None:
+    from ltm_platform.data.place import place
+    from ltm_platform.data.shards import holds_shards
+
+    key, path = "data.cache", job.data.path
+    if job.data.cache and (path == "digits" or not holds_shards(place(path))):
+        raise job.error(
+            key,
+            f"{key} holds copies of shards, but data.path {path!r} has none: leave it out, or "
+            f"make shards of a folder of images with 'ltm-platform data import'",
+        )
+
+
 def _check_sample(job: JobSpec, dataset: Dataset) -> None:
     """A few images of each split can be read and decoded."""
     import numpy as np
@@ -333,6 +347,7 @@ def with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
     paths_of = {
         "cluster.storage": job.cluster.storage,
+        "data.cache": job.data.cache,
         "model.checkpoint": job.model.checkpoint,
         "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
     }

@@ -238,7 +238,7 @@ def test_every_error_has_a_line_of_its_own() -> None:
         (
             "engine=2",
             "2, but must be a section of its own (allowed: channels_last, "
-            "compile, grad_checkpointing, precision, zero_stage)",
+            "compile, grad_checkpointing, offload, precision, zero_stage)",
         ),
         (
             "name=../up",

@@ -146,6 +146,9 @@ class Data(Section):
     """The word `digits` (the UCI digits that scikit-learn ships) or a folder: an image tree with
     one subfolder a class, optionally under train/ and val/, or our Parquet shards, which may also
     lie in an object store: s3://bucket/folder, gs://bucket/folder."""
+    cache: Text | None = None
+    """Folder on every node's own disk into which shards are copied when they are first read, for
+    data in an object store or on a slow share; null reads them where they are."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the source has no validation split."""
     subset: KeptFraction = 1.0

@@ -68,7 +68,7 @@ class Trainer:
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
-        dataset = open_data(job.data, cache=Path(cache))
+        dataset = open_data(job.data, cache=Path(cache), copying=True)
         self._num_classes = len(dataset.classes)
         if job.recipe.micro_batch == "auto":
             self._batch = self._fitting_batch()

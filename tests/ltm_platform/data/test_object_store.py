@@ -10,7 +10,8 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
-from ltm_platform.data import open_dataset
+from ltm_platform.data import Source, open_dataset
+from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.importing import import_images
 from ltm_platform.data.inspection import check_shards
 from ltm_platform.data.loader import Loader
@@ -60,8 +61,11 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     assert len(files(tmp_path / "shards")) >= 4
     assert check_shards(f"{bucket}/shards").images == 24
 
+    def opened(path: str, copies: ShardCache | None = None) -> Source:
+        return open_dataset(path, cache=tmp_path, val_fraction=0.2, copies=copies).train
+
     def first_epoch(path: str) -> list[torch.Tensor]:
-        source = open_dataset(path, cache=tmp_path / "cache", val_fraction=0.2).train
+        source = opened(path)
         loader = Loader(
             source,
             eval_transform(8, HALF, HALF),
@@ -78,6 +82,12 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     far, near = first_epoch(f"{bucket}/shards"), first_epoch(str(tmp_path / "shards"))
     assert len(far) >= 8
     assert all(torch.equal(x, y) for x, y in zip(far, near, strict=True))
+    copies = ShardCache(tmp_path / "disk", reserve=0)
+    source = opened(f"{bucket}/shards", copies)
+    every = range(len(source))
+    assert source.read(every) == opened(str(tmp_path / "shards")).read(every)
+    train = [name for name in files(tmp_path / "shards") if name.startswith("train/")]
+    assert len(list(copies.folder.glob("*.parquet"))) == len(train)
 
 
 def test_a_file_below_an_address_with_options_is_named_as_it_can_be_opened(bucket: str) -> None:

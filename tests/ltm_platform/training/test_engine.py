@@ -51,7 +51,7 @@ def test_deepspeed_offloads_what_the_job_says(
 ) -> None:
     told = DeepSpeedConfig(config(engine__zero_stage=stage, engine__offload=offload))
     found = (told.zero_config.offload_optimizer, told.zero_config.offload_param)
-    assert [one and one.device.value for one in found] == [optimizer, weights]
+    assert [one and one.device for one in found] == [optimizer, weights]
     assert told.zero_force_ds_cpu_optimizer == (optimizer is None)
 
 
