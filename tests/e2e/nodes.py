@@ -1,9 +1,9 @@
-"""A run on two nodes of this machine, one of which goes, comes back and is lost.
+"""A run on four nodes of this machine, one of which is lost, replaced and taken away.
 
     python nodes.py JOB NAME SEEN
 
-First the end of the second node is announced, as a cloud does with preempted machines, and it ends
-once the run has saved within an epoch. Then another one joins; that one is gone without a word.
+First one node is gone without a word, in mid-epoch, and another one joins. Then that one's end is
+announced, as a cloud does with preempted machines, and the run saves within an epoch.
 Writes to the file SEEN as JSON, one a line, each beginning of training and what else it saw.
 """
 
@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import ray
 from ray._common.test_utils import wait_for_condition
@@ -48,7 +49,10 @@ HASTE = {
 """Ray finds out sooner than in a cluster, where a node may be slow to answer."""
 PREEMPTED = 2  # ray's DrainNodeReason
 NOTICE_S = 45.0
-"""Time to save in; Ray goes on with fewer only when it is over."""
+"""Time to save in."""
+MOST, FEWEST = 4, 2
+MID_EPOCH = 5
+"""Steps into an epoch."""
 
 
 def tell(seen: object) -> None:
@@ -57,17 +61,16 @@ def tell(seen: object) -> None:
 
 
 class Node:
-    """A second node of one CPU, a process group of its own."""
+    """A node of one CPU beside the head, a process group of its own."""
 
     def __init__(self, address: str) -> None:
+        self._address, self._name = address, f"node-{uuid4().hex}"
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-        command += ["--address", address, "--num-cpus", "1"]
-        self._address = address
+        command += ["--address", address, "--num-cpus", "1", "--node-name", self._name]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def announce_its_end(self) -> None:
-        head = ray.get_runtime_context().get_node_id()
-        (node,) = (n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != head)
+        (node,) = (n["NodeID"] for n in ray.nodes() if n["NodeName"] == self._name)
         deadline_ms = int(1000 * (time.time() + NOTICE_S))
         accepted, reason = GcsClient(address=self._address).drain_node(
             node, PREEMPTED, "a spot node goes", deadline_ms
@@ -81,65 +84,68 @@ class Node:
             self._process.wait()
 
 
-def until(happened: Callable[[Event], bool]) -> Story:
+def until(happened: Callable[[Event], bool]) -> Generator[None, Event, Event]:
     """Wait for an event."""
-    while not happened((yield)):
+    while not happened(event := (yield)):
         pass
+    return event
 
 
 def began(workers: int) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, Started) and event.workers == workers
 
 
-def passed(step: int) -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, Progress) and event.step > step
+def in_mid_epoch(started: Event) -> Callable[[Event], bool]:
+    """Of an epoch that comes after a checkpoint."""
+    assert isinstance(started, Started)
+    epoch = started.steps_per_epoch
+    return lambda event: (
+        isinstance(event, Progress) and event.epoch > 0 and event.step % epoch == MID_EPOCH
+    )
 
 
-def story(folder: RunFolder, address: str) -> Story:
-    """What happens to the second node, in order."""
-    node = Node(address)
-    try:
-        yield from until(passed(12))
-        node.announce_its_end()
-        yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
-        tell("saved within an epoch")
-        node.end()
-        yield from until(began(1))
-        node = Node(address)
-        yield from until(began(2))
-        last = stored(folder)[-1]
-        yield from until(lambda _: stored(folder)[-1] != last)
-        node.end()
-        yield from until(began(1))
-        os.kill(os.getpid(), signal.SIGINT)
-        yield from until(lambda _: False)
-    finally:
-        node.end()
+def story(folder: RunFolder, nodes: list[Node], address: str) -> Story:
+    """What happens to the nodes, in order."""
+    started = yield from until(began(MOST))
+    yield from until(in_mid_epoch(started))
+    nodes.pop().end()
+    yield from until(began(MOST - 1))
+    nodes.append(Node(address))
+    started = yield from until(began(MOST))
+    yield from until(in_mid_epoch(started))
+    nodes[-1].announce_its_end()
+    yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
+    tell("saved within an epoch")
+    os.kill(os.getpid(), signal.SIGINT)
+    yield from until(lambda _: False)
 
 
 def main(path: str, name: str) -> None:
     for key, value in (ENVIRONMENT | HASTE).items():
         os.environ.setdefault(key, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False)
-    job = JobSpec.load(path, ["cluster.workers=[1,2]", "cluster.resize_interval_s=2"])
-    ready = preflight.check(job, preflight.Resources(cpus=2, gpus=0))
-    folder = RunFolder.reserve(ready.job, name)
-    happening = story(folder, cluster.address)
-    next(happening)
-
-    def listener(event: Event) -> None:
-        if isinstance(event, Started):
-            tell(asdict(event))
-        happening.send(event)
-
-    wait_for_condition(lambda: ray.cluster_resources().get("CPU") == 2, timeout=60)
+    nodes = [Node(cluster.address) for _ in range(MOST - 1)]
     try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        workers = f"cluster.workers=[{FEWEST},{MOST}]"
+        job = JobSpec.load(path, [workers, "cluster.resize_interval_s=2"])
+        ready = preflight.check(job, preflight.Resources(cpus=MOST, gpus=0))
+        folder = RunFolder.reserve(ready.job, name)
+        happening = story(folder, nodes, cluster.address)
+        next(happening)
+
+        def listener(event: Event) -> None:
+            if isinstance(event, Started):
+                tell(asdict(event))
+            happening.send(event)
+
+        wait_for_condition(lambda: ray.cluster_resources().get("CPU") == MOST, timeout=120)
         drive(ready, folder, listener)
     except KeyboardInterrupt:
         tell("ended")
     finally:
-        happening.close()
+        for node in nodes:
+            node.end()
         ray.shutdown()
         cluster.shutdown()
 

@@ -301,6 +301,15 @@ def test_the_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert got.job.cluster.storage == str(tmp_path / "storage")
 
 
+@pytest.mark.parametrize("path", ["digits", "photos"])
+def test_copies_are_made_of_shards_alone(path: str) -> None:
+    pictures("photos", a_class=3)
+    line = refusal(f"data.path={path}", "data.cache=disk")
+    assert line.startswith("--set data.cache=disk: data.cache holds copies of shards, but ")
+    assert f"{path!r} has none" in line
+    assert not Path("disk").exists()
+
+
 def test_a_ready_job_can_be_checked_again() -> None:
     pictures("photos", a_class=4)
     once = ready("data.path=photos")
@@ -396,6 +405,12 @@ def test_the_micro_batch_may_be_left_to_the_workers() -> None:
     got = ready("recipe.micro_batch=auto", "cluster.workers=2")
     assert got.job.recipe.micro_batch == "auto"
     assert (got.batch.global_batch, got.batch.micro_batch) == (64, 32)
+
+
+def test_offload_is_for_gpus_but_does_no_harm() -> None:
+    (notice,) = ready("engine.offload=optimizer").notices
+    assert notice.startswith("engine.offload saves nothing here")
+    assert ready("engine.offload=optimizer", resources=Resources(cpus=4, gpus=2)).notices == ()
 
 
 # --- several nodes
