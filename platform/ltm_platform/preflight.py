@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
     import ltm
     from ltm_platform.data import Dataset
+    from ltm_platform.data.place import Place
     from ltm_platform.job import BatchPlan, JobSpec
 
 
 SAMPLED_IMAGES = 4  # of each split, from first to last
+_PROBE = b"probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +175,15 @@ def _check_tracking(job: JobSpec) -> None:
         raise (job.error("tracking.uri", str(error)) if job.tracking.uri else error) from None
 
 
-def storage_root(job: JobSpec) -> Path:
-    """The folder that holds the runs' folders."""
-    storage = job.cluster.storage
-    return Path(storage).expanduser().resolve() if storage else paths.runs()
+def storage_root(job: JobSpec) -> Place:
+    """What holds the runs' checkpoints: a folder here, on a share or in an object store.
+
+    Raises:
+        UserError: it is no address.
+    """
+    from ltm_platform.data.place import place
+
+    return place(job.cluster.storage or paths.runs())
 
 
 def check_storage(job: JobSpec) -> None:
@@ -184,28 +192,44 @@ def check_storage(job: JobSpec) -> None:
     Raises:
         UserError: they cannot.
     """
-    storage = job.cluster.storage
     key = "cluster.storage"
-    if storage and "://" in storage:
-        raise job.error(
-            key,
-            f"{key} is {storage!r}, but must be a folder on this machine "
-            f"or on a shared file system",
-        )
-    root = storage_root(job)
     try:
-        # A run creates the folder; a refused one leaves nothing behind.
-        existing = next(folder for folder in (root, *root.parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=existing) as probe:
-            probe.write(b"probe")
-            probe.seek(0)
-            if probe.read() != b"probe":
-                raise OSError("what is read is not what was written")
+        root = storage_root(job)
+    except UserError as error:
+        raise job.error(key, f"{key}: {error}") from None
+    try:
+        if root.is_local:
+            _probe_folder(Path(root.path))
+        else:
+            _probe_store(root)
     except OSError as error:
         raise job.error(
             key,
             f"{key} is {str(root)!r}, which cannot be written to: {error.strerror or error}",
         ) from None
+
+
+def _probe_folder(root: Path) -> None:
+    # A run creates the folder; a refused one leaves nothing behind.
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=existing) as probe:
+        probe.write(_PROBE)
+        probe.seek(0)
+        _check_read(probe.read())
+
+
+def _probe_store(root: Place) -> None:
+    probe = root / f".probe-{uuid.uuid4().hex}"
+    probe.write(_PROBE)
+    try:
+        _check_read(probe.read())
+    finally:
+        probe.delete()
+
+
+def _check_read(content: bytes) -> None:
+    if content != _PROBE:
+        raise OSError("what is read is not what was written")
 
 
 def _check_workers(job: JobSpec, resources: Resources) -> None:
@@ -351,13 +375,13 @@ def with_absolute_paths(job: JobSpec) -> JobSpec:
         "model.checkpoint": job.model.checkpoint,
         "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
     }
-    if job.data.path != "digits" and "://" not in job.data.path:
+    if job.data.path != "digits":
         paths_of["data.path"] = job.data.path
     teacher = job.recipe.distill.teacher
     if teacher and Path(teacher).expanduser().is_dir():
         paths_of["recipe.distill.teacher"] = teacher
     for key, path in paths_of.items():
-        if path:
+        if path and "://" not in path:
             job = job.replace(key, str(Path(path).expanduser().resolve()))
     return job
 

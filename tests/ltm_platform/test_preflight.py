@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ltm_platform.data.place import place
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.preflight import Ready, Resources, check, check_names
@@ -320,9 +321,20 @@ def test_a_ready_job_can_be_checked_again() -> None:
 # --- where things are kept
 
 
-def test_a_storage_elsewhere_is_refused() -> None:
-    line = refusal("cluster.storage=s3://bucket/runs")
-    assert line.startswith("--set cluster.storage=s3://bucket/runs: cluster.storage is ")
+def test_a_bucket_is_written_to_and_left_as_it_was(bucket: str) -> None:
+    storage = f"{bucket}/runs"
+    assert ready(f"cluster.storage={storage}").job.cluster.storage == storage
+    assert place(bucket).files(recursive=True) == []
+
+
+def test_a_bucket_that_is_not_there_is_refused(bucket: str) -> None:
+    line = refusal(f"cluster.storage={bucket}-else/runs")
+    assert f"cluster.storage is '{bucket}-else/runs', which cannot be written to: " in line
+
+
+def test_a_storage_that_nobody_can_open_is_refused() -> None:
+    line = refusal("cluster.storage=ftp://server/runs")
+    assert "cluster.storage: ftp://server/runs cannot be read as an address" in line
 
 
 def test_a_folder_as_tracking_store_is_refused_with_its_place() -> None:
