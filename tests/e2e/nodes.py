@@ -12,16 +12,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import ray
-from ray._common.test_utils import wait_for_condition
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
@@ -60,28 +57,12 @@ def tell(seen: object) -> None:
         file.write(json.dumps(seen) + "\n")
 
 
-class Node:
-    """A node of one CPU beside the head, a process group of its own."""
-
-    def __init__(self, address: str) -> None:
-        self._address, self._name = address, f"node-{uuid4().hex}"
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-        command += ["--address", address, "--num-cpus", "1", "--node-name", self._name]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-
-    def announce_its_end(self) -> None:
-        (node,) = (n["NodeID"] for n in ray.nodes() if n["NodeName"] == self._name)
-        deadline_ms = int(1000 * (time.time() + NOTICE_S))
-        accepted, reason = GcsClient(address=self._address).drain_node(
-            node, PREEMPTED, "a spot node goes", deadline_ms
-        )
-        assert accepted, reason
-
-    def end(self) -> None:
-        """All of it at once, if it has not ended."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+def announce_the_end_of(node: str, address: str) -> None:
+    deadline_ms = int(1000 * (time.time() + NOTICE_S))
+    accepted, reason = GcsClient(address=address).drain_node(
+        node, PREEMPTED, "a spot node goes", deadline_ms
+    )
+    assert accepted, reason
 
 
 def until(happened: Callable[[Event], bool]) -> Generator[None, Event, Event]:
@@ -104,16 +85,16 @@ def in_mid_epoch(started: Event) -> Callable[[Event], bool]:
     )
 
 
-def story(folder: RunFolder, nodes: list[Node], address: str) -> Story:
+def story(folder: RunFolder, cluster: Cluster) -> Story:
     """What happens to the nodes, in order."""
     started = yield from until(began(MOST))
     yield from until(in_mid_epoch(started))
-    nodes.pop().end()
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     yield from until(began(MOST - 1))
-    nodes.append(Node(address))
+    new = cluster.add_node(num_cpus=1)
     started = yield from until(began(MOST))
     yield from until(in_mid_epoch(started))
-    nodes[-1].announce_its_end()
+    announce_the_end_of(new.node_id, cluster.address)
     yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
     tell("saved within an epoch")
     os.kill(os.getpid(), signal.SIGINT)
@@ -124,14 +105,15 @@ def main(path: str, name: str) -> None:
     for key, value in (ENVIRONMENT | HASTE).items():
         os.environ.setdefault(key, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes = [Node(cluster.address) for _ in range(MOST - 1)]
     try:
         ray.init(address=cluster.address, log_to_driver=False)
+        for _ in range(MOST - 1):
+            cluster.add_node(num_cpus=1)
         workers = f"cluster.workers=[{FEWEST},{MOST}]"
         job = JobSpec.load(path, [workers, "cluster.resize_interval_s=2"])
         ready = preflight.check(job, preflight.Resources(cpus=MOST, gpus=0))
         folder = RunFolder.reserve(ready.job, name)
-        happening = story(folder, nodes, cluster.address)
+        happening = story(folder, cluster)
         next(happening)
 
         def listener(event: Event) -> None:
@@ -139,13 +121,10 @@ def main(path: str, name: str) -> None:
                 tell(asdict(event))
             happening.send(event)
 
-        wait_for_condition(lambda: ray.cluster_resources().get("CPU") == MOST, timeout=120)
         drive(ready, folder, listener)
     except KeyboardInterrupt:
         tell("ended")
     finally:
-        for node in nodes:
-            node.end()
         ray.shutdown()
         cluster.shutdown()
 
