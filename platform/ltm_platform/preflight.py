@@ -89,6 +89,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
     """
+    check_no_keys(job)
     overridable = Overridable(force)
     with overridable():
         _check_tracking(job)
@@ -123,6 +124,22 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
         notices=notices + notes,
         problems=tuple(overridable.problems),
     )
+
+
+def check_no_keys(job: JobSpec) -> None:
+    """The addresses of data and storage hold no password, which logs and dashboards would show.
+
+    Raises:
+        UserError: one does; the sentence leaves it out.
+    """
+    addresses = {"data.path": job.data.path, "cluster.storage": job.cluster.storage}
+    for key, address in addresses.items():
+        if address and paths.has_password(address):
+            # Without the place, which for --set would show it again.
+            raise UserError(
+                f"{key} is {paths.shown(address)}: a key in it would be kept with every run; leave "
+                f"it out and give it to the machines, by instance roles or ~/.aws/credentials"
+            )
 
 
 def check_names(job: JobSpec) -> None:

@@ -348,6 +348,13 @@ def test_a_password_has_no_place_in_a_job() -> None:
     assert "secret" not in line
 
 
+@pytest.mark.parametrize("key", ["data.path", "cluster.storage"])
+def test_a_key_has_no_place_in_an_address(key: str) -> None:
+    line = refusal(f"{key}=s3://AKIA:sesame@bucket/runs")
+    assert line.startswith(f"{key} is s3://AKIA:***@bucket/runs: a key in it would be kept")
+    assert "sesame" not in line
+
+
 # --- the recipe
 
 
