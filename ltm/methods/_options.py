@@ -14,10 +14,10 @@ def check_number(
     above: float = -math.inf,
 ) -> float:
     """A number in [low, high], and larger than ``above``. ValueError for anything else."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (known and low <= value <= high and value > above):
-        raise ValueError(f"option {option!r} is {value!r}, allowed is {_range(low, high, above)}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if low <= value <= high and value > above:
+            return float(value)
+    raise ValueError(f"option {option!r} is {value!r}, allowed is {_range(low, high, above)}")
 
 
 def check_whole(option: str, value: object) -> int:

@@ -73,6 +73,7 @@ class LearnedThresholds(Method):
     needs_received = True
     spread = "even"
     learns_mass = True
+    adds_to_loss = True
 
     def __init__(
         self, places: Mapping[str, Place], penalty: float = 10.0, freeze: bool = True

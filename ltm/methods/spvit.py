@@ -92,6 +92,7 @@ class SoftPruning(Method):
     spread = "quarters"
     proportional = False
     learns_mass = True
+    adds_to_loss = True
 
     def __init__(
         self, places: Mapping[str, Place], heads: int | None = None, ratio_weight: float = 2.0
