@@ -14,9 +14,9 @@ def check_number(
     above: float = -math.inf,
 ) -> float:
     """A number in [low, high], and larger than ``above``. ValueError for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if low <= value <= high and value > above:
-            return float(value)
+    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if low <= number <= high and number > above:
+        return float(number)
     raise ValueError(f"option {option!r} is {value!r}, allowed is {_range(low, high, above)}")
 
 
