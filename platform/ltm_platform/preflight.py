@@ -7,7 +7,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltm_platform import paths, tracking
 from ltm_platform.errors import UserError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import ltm
+    from ltm.methods import Hooks
     from ltm_platform.data import Dataset
     from ltm_platform.data.place import Place
     from ltm_platform.job import BatchPlan, JobSpec
@@ -422,14 +423,14 @@ def _with_model(
 ) -> tuple[JobSpec, ltm.Count, ltm.Count, tuple[str, ...]]:
     """Build the network once to see that it can be, settle its image size and count its MACs."""
     import ltm
-    from ltm_platform.models import create_model, input_pixels
+    from ltm_platform.models import create_model, input_pixels, method_of
     from ltm_platform.training.network import build_network
 
     with _located(job):
         network = build_network(job, num_classes)
         model = network.model
         base = create_model(job, num_classes, method="none")
-    _check_whole_weights(job, model)
+    _check_method(job, method_of(model))
     if job.model.method == "none":
         for wish in ("compression_ratio", "plan", "target_gmacs", "elastic"):
             job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
@@ -438,7 +439,7 @@ def _with_model(
     notices: tuple[str, ...] = ()
     if network.new_classifier:
         notices = (f"the classifier starts anew: the data has {num_classes} classes",)
-    if _scores_new_weights(job, model):
+    if method_of(model).scoring_images and not (job.model.pretrained or job.model.checkpoint):
         notices += (
             f"model.method {job.model.method!r} chooses by the weights that it starts from, which "
             f"are random: give model.pretrained or model.checkpoint",
@@ -446,16 +447,9 @@ def _with_model(
     return job, ltm.count(ltm.compacted(model), size), ltm.count(base, size), notices
 
 
-def _scores_new_weights(job: JobSpec, model: Any) -> bool:
-    method = getattr(model, "method", None)
-    starts = job.model.pretrained or job.model.checkpoint
-    return method is not None and method.scoring_images > 0 and not starts
-
-
-def _check_whole_weights(job: JobSpec, model: Any) -> None:
+def _check_method(job: JobSpec, method: Hooks) -> None:
     """A method that removes heads and units finds what it needs."""
-    method = getattr(model, "method", None)
-    if method is None or not method.whole_weights:
+    if not method.whole_weights:
         return
     name, engine = job.model.method, job.engine
     if engine.zero_stage == 3:

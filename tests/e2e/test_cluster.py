@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ from ltm_platform.checkpoints import check
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import stored
 
-from .conftest import COMMAND, TIMEOUT_S, ended, in_terminal
+from .conftest import command_line, ended, in_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Answer = subprocess.CompletedProcess[str]
+    from .conftest import Cli
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +42,12 @@ def user(
 
 
 @pytest.fixture(scope="module")
-def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answer]:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-
-    def run(*args: str, **changes: str) -> Answer:
-        return subprocess.run(
-            [*COMMAND, *args],
-            cwd=elsewhere,
-            env=user | changes,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
+def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return command_line(user, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(scope="module")
-def address(call: Callable[..., Answer]) -> Iterator[str]:
+def address(call: Cli) -> Iterator[str]:
     """Of the Ray that the user keeps on this machine."""
     up = call("cluster", "up", "--local")
     try:
@@ -74,7 +60,7 @@ def address(call: Callable[..., Answer]) -> Iterator[str]:
 
 
 def test_who_has_no_token_is_refused(
-    call: Callable[..., Answer], address: str, tiny_job: Path, tmp_path: Path
+    call: Cli, address: str, tiny_job: Path, tmp_path: Path
 ) -> None:
     assert address.startswith("http://127.0.0.1:")
     other = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "", "LTM_PLATFORM_HOME": str(tmp_path)}
@@ -87,11 +73,7 @@ def test_who_has_no_token_is_refused(
 
 
 def test_a_run_is_sent_followed_and_stopped(
-    call: Callable[..., Answer],
-    user: dict[str, str],
-    address: str,
-    tiny_job: Path,
-    bucket: str,
+    call: Cli, user: dict[str, str], address: str, tiny_job: Path, bucket: str
 ) -> None:
     """Its checkpoints go to an object store."""
     storage = f"{bucket}/runs"
@@ -125,9 +107,7 @@ def test_a_run_is_sent_followed_and_stopped(
     check(last.fetch())
 
 
-def test_what_the_head_refuses_is_refused_here(
-    call: Callable[..., Answer], address: str, tiny_job: Path
-) -> None:
+def test_what_the_head_refuses_is_refused_here(call: Cli, address: str, tiny_job: Path) -> None:
     batch = "recipe.global_batch=64"
     refused = call("submit", str(tiny_job), "--set", "cluster.workers=64", "--set", batch)
     assert refused.returncode == 2

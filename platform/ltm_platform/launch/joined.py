@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.data.place import place
 from ltm_platform.errors import UserError
-from ltm_platform.launch.address import JOINED, use_token
-from ltm_platform.launch.embedded import ENVIRONMENT
+from ltm_platform.launch.address import JOINED, token_wanted, use_token
+from ltm_platform.launch.embedded import ENVIRONMENT, set_environment
 from ltm_platform.preflight import Resources, storage_root
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def join(address: str) -> None:
         UserError: there is none, or it refuses.
     """
     use_token()
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -39,10 +38,7 @@ def join(address: str) -> None:
     try:
         ray.init(address=address, runtime_env={"env_vars": passed_on})
     except AuthenticationError:
-        raise UserError(
-            f"the Ray at {address} wants a token: copy the cluster's ~/.ray/auth_token to "
-            f"yours, or set RAY_AUTH_TOKEN"
-        ) from None
+        raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:
         where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
