@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user with a token and runs of their own."""
+def user(
+    tmp_path_factory: pytest.TempPathFactory, object_store: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """A user with a token and runs of their own, and the keys of an object store."""
     home = tmp_path_factory.mktemp("user")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
-    return kept | {
-        "LTM_PLATFORM_HOME": str(home / "ltm"),
-        "RAY_AUTH_TOKEN_PATH": str(home / "token"),
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in object_store.items():
+            patch.setenv(key, value)
+        yield (
+            kept
+            | object_store
+            | {
+                "LTM_PLATFORM_HOME": str(home / "ltm"),
+                "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+            }
+        )
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +73,15 @@ def test_who_has_no_token_is_refused(
 
 
 def test_a_run_is_sent_followed_and_stopped(
-    call: Cli, user: dict[str, str], address: str, tiny_job: Path
+    call: Cli,
+    user: dict[str, str],
+    address: str,
+    tiny_job: Path,
+    bucket: str,
 ) -> None:
-    long = ("--set", "recipe.epochs=500", "--name", "sent")
+    """Its checkpoints go to an object store."""
+    storage = f"{bucket}/runs"
+    long = ("--set", "recipe.epochs=500", "--name", "sent", "--set", f"cluster.storage={storage}")
     sent = call("submit", str(tiny_job), *long, "--detach")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert f"sent is on {address}" in sent.stdout
@@ -92,7 +107,8 @@ def test_a_run_is_sent_followed_and_stopped(
     assert run.status == "KILLED"
     assert run.folder
     last = stored(RunFolder(Path(run.folder)))[-1]
-    check(last.path)
+    assert str(last.source).startswith(f"{storage}/sent/checkpoint_")
+    check(last.fetch())
 
 
 def test_what_the_head_refuses_is_refused_here(call: Cli, address: str, tiny_job: Path) -> None:

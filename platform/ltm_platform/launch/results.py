@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def log_results(run: TrackedRun, ready: Ready, best: StoredCheckpoint) -> None:
     """On the CPU, in a second or two; pictures at the step of the checkpoint."""
     job, dataset = ready.job, ready.dataset
-    step = read_manifest(best.path).steps_done
-    if (best.path / CONFUSION_FILE).exists():
-        counts = load_file(best.path / CONFUSION_FILE)["counts"]
+    files = best.fetch()
+    step = read_manifest(files).steps_done
+    if (files / CONFUSION_FILE).exists():
+        counts = load_file(files / CONFUSION_FILE)["counts"]
         run.log_image(confusion_picture(counts, dataset.classes), "confusion matrix", step)
 
     model = create_model(job, len(dataset.classes)).eval()
-    load_weights(model, best.path / WEIGHTS_FILE)
+    load_weights(model, files / WEIGHTS_FILE)
     pixels = input_pixels(model)
     heatmaps = heatmap_picture(model, dataset.val, pixels)
     if heatmaps:

@@ -68,7 +68,7 @@ class Trainer:
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
-        dataset = open_data(job.data, cache=Path(cache))
+        dataset = open_data(job.data, cache=Path(cache), copying=True)
         self._num_classes = len(dataset.classes)
         if job.recipe.micro_batch == "auto":
             self._batch = self._fitting_batch()
@@ -137,10 +137,10 @@ class Trainer:
     def restore(self) -> None:
         """Take up the run's last checkpoint; if there is none, let the method look at the data."""
         history = "[]"
-        stored = self._place.last_checkpoint()
-        if stored:
-            self._steps_done, history = checkpoint.restore(stored, self._state())
-        else:
+        with self._place.last_checkpoint() as stored:
+            if stored:
+                self._steps_done, history = checkpoint.restore(stored, self._state())
+        if not stored:
             batches = self._train_loader.epoch(0)
             method_hooks.scoring_pass(self._engine, self._watchdog.watched(batches))
         method_hooks.before_training(self._engine)
