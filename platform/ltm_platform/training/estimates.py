@@ -49,7 +49,7 @@ def memory(
 
     What is offloaded is what the job says at its own stage, and at the others all that can be.
     """
-    kinds = {"half": job.engine.precision == "fp16", "ema": job.recipe.ema_decay is not None}
+    half, ema = job.engine.precision == "fp16", job.recipe.ema_decay is not None
     rows = []
     for stage in STAGES:
         offload = "all" if stage == 3 else "optimizer"
@@ -57,14 +57,16 @@ def memory(
             offload = job.engine.offload
         offloaded = host = None
         if stage:
-            offloaded = model_states(parameters, stage, workers, **kinds, offload=offload)
-            host = host_states(parameters, stage, workers, **kinds, offload=offload)
+            offloaded = model_states(
+                parameters, stage, workers, half=half, ema=ema, offload=offload
+            )
+            host = host_states(parameters, stage, workers, half=half, ema=ema, offload=offload)
         if offloaded is not None and offload == "all":
-            offloaded += largest_layer * (FP32 // 2 if kinds["half"] else FP32)
+            offloaded += largest_layer * (FP32 // 2 if half else FP32)
         plain, theirs = _deepspeed(
             parameters, largest_layer, stage, workers, nodes, weights=offload == "all"
         )
-        states = model_states(parameters, stage, workers, **kinds)
+        states = model_states(parameters, stage, workers, half=half, ema=ema)
         rows.append(Memory(stage, states, offloaded, host, plain, theirs))
     return rows
 
