@@ -46,14 +46,36 @@ def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Pat
         np.testing.assert_allclose(out, expected[:n].numpy(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["ltmp", "spvit"])
+RIVALS = [method for method in ltm.list_token_methods() if method != "ltm"]
+
+
+def create_rival(method: str) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    model: Any = ltm.create_model("vit_nano_patch4_32", method, compression_ratio=0.6)
+    return model, torch.randn(4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("method", RIVALS)
 def test_rivals_export_for_any_batch(method: str) -> None:
-    model: Any = ltm.create_model("vit_nano_patch4_32", method, compression_ratio=0.6).eval()
-    x = torch.randn(4, 3, 32, 32)
+    model, x = create_rival(method)
     batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
     with torch.no_grad():
-        program = torch.export.export(model, (x[:2],), dynamic_shapes=batch)
+        program = torch.export.export(model.eval(), (x[:2],), dynamic_shapes=batch)
         torch.testing.assert_close(program.module()(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_rivals_compile_in_training_and_outside(method: str) -> None:
+    model, x = create_rival(method)
+    for mode in (False, True):
+        model.train(mode)
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.manual_seed(1)
+        expected, terms = model(x), sum(model.method.loss_terms().values())
+        torch.manual_seed(1)
+        torch.testing.assert_close(compiled(x), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(sum(model.method.loss_terms().values()), terms)
 
 
 @pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
