@@ -33,7 +33,8 @@ class DynamicStructure(Structure):
     Learned: all weights that stay. Regimes: from scratch (the paper's), or fine-tuned.
 
     Ours: every part keeps the same share, so that the MACs are known before training; a component
-    comes back with the weights that it left with, where unstructured methods begin at 0.
+    comes back with the weights that it left with, where unstructured methods begin at 0. The
+    defaults of the options are ours, too.
 
     update_every: 2000, steps from one update to the next.
     share: 0.3, of the components that are there, at the first update.
