@@ -148,10 +148,7 @@ class SweepScreen:
                 self._console.print(f"{trials[0].name} alone: no other trial is better in either")
             elif trials:
                 self._console.print(self._table(trials))
-        if summary.importance:
-            self._console.print(f"\nimportance for {self._plan.stages[0].objectives[0].metric}")
-            for field, share in summary.importance.items():
-                self._console.print(f"  {field:<28} {100 * share:5.1f} %")
+        self._importance(summary)
         self._failures(summary)
         if summary.best is None:
             self._console.print("\nno trial finished")
@@ -172,6 +169,17 @@ class SweepScreen:
         ):
             line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
             self._console.print(line, soft_wrap=True)
+
+    def _importance(self, summary: Summary) -> None:
+        for found in summary.importance:
+            title = f"\nImportance for {found.objective.metric}"
+            if found.missing:
+                self._console.print(f"{title}: {found.missing}")
+                continue
+            self._console.print(title, style="bold")
+            width = max(map(len, found.shares))
+            for field, share in found.shares.items():
+                self._console.print(f"{field:<{width}} {100 * share:6.1f} %")
 
     def _failures(self, summary: Summary) -> None:
         failed = sum(map(len, summary.failures.values()))

@@ -85,7 +85,7 @@ def drive(
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
-        log_results(run, ready, chosen)
+        log_results(run, ready.job, ready.dataset, chosen)
         return Outcome(run.metrics, chosen, found[-1])
 
 

@@ -13,30 +13,47 @@ from ltm_platform.models import create_model, input_pixels, load_weights
 from ltm_platform.tracking import ImageInput
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from ltm_platform.data import Dataset
+    from ltm_platform.job import JobSpec
     from ltm_platform.launch.history import StoredCheckpoint
-    from ltm_platform.preflight import Ready
     from ltm_platform.tracking import TrackedRun
 
 
-def log_results(run: TrackedRun, ready: Ready, best: StoredCheckpoint) -> None:
-    """On the CPU, in a second or two; pictures at the step of the checkpoint."""
-    job, dataset = ready.job, ready.dataset
+def log_results(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+    """On the CPU, in a second or two."""
+    log_pictures(run, job, dataset, best)
+    log_model(run, job, dataset, best)
+
+
+def log_pictures(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+    """What the network confuses and which tokens it merges, at the step of the checkpoint."""
     step = read_manifest(best.path).steps_done
     if (best.path / CONFUSION_FILE).exists():
         counts = load_file(best.path / CONFUSION_FILE)["counts"]
         run.log_image(confusion_picture(counts, dataset.classes), "confusion matrix", step)
-
-    model = create_model(job, len(dataset.classes)).eval()
-    load_weights(model, best.path / WEIGHTS_FILE)
-    pixels = input_pixels(model)
-    heatmaps = heatmap_picture(model, dataset.val, pixels)
+    model = _network(job, dataset, best)
+    heatmaps = heatmap_picture(model, dataset.val, input_pixels(model))
     if heatmaps:
         run.log_image(heatmaps, "heatmaps", step)
 
-    if job.tracking.log_model:
-        inputs = ImageInput(
-            pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, dataset.classes
-        )
-        model_id = run.log_model(model, inputs, step)
-        if job.tracking.register_as:
-            run.register_model(model_id, job.tracking.register_as, job.tracking.aliases)
+
+def log_model(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+    """The network as a model of MLflow, registered if the job says so; nothing if it says no."""
+    if not job.tracking.log_model:
+        return
+    model = _network(job, dataset, best)
+    pixels = input_pixels(model)
+    inputs = ImageInput(
+        pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, dataset.classes
+    )
+    model_id = run.log_model(model, inputs, read_manifest(best.path).steps_done)
+    if job.tracking.register_as:
+        run.register_model(model_id, job.tracking.register_as, job.tracking.aliases)
+
+
+def _network(job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> Any:
+    model = create_model(job, len(dataset.classes)).eval()
+    load_weights(model, best.path / WEIGHTS_FILE)
+    return model

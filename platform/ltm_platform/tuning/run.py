@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_platform import preflight, tracking
+from ltm_platform.checkpoints import job_of
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.embedded import embedded_ray
-from ltm_platform.tuning.importance import importance
+from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import best as best_checkpoint
+from ltm_platform.launch.history import stored
+from ltm_platform.tuning.importance import Importance, importance
 from ltm_platform.tuning.objectives import Objective
 from ltm_platform.tuning.params import FOLD, Values, with_values
 from ltm_platform.tuning.picture import draw_fronts
@@ -21,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.data import Dataset
     from ltm_platform.preflight import Ready, Resources
+    from ltm_platform.tracking import TrackedSweep
 
 ACCURACY = Objective("val/top1", "max")
 COSTS = (Objective("model/gmacs", "min"), Objective("bench/latency_ms", "min"))
@@ -52,7 +58,8 @@ class Summary:
     best: TrialResult | None
     fronts: dict[str, list[TrialResult]]
     """Cost -> the trials that no other beats in accuracy and in that cost."""
-    importance: dict[str, float]
+    importance: tuple[Importance, ...]
+    """For every objective."""
     failures: dict[str, list[str]]
     folder: Path
     """Where the best job, the picture and the table are."""
@@ -128,13 +135,35 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
         summary = summarize(plan, trials, chosen, folder.path)
-        files = [folder.path / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
-        tracked.log_files([file for file in files if file.exists()], "sweep")
+        _log_summary(tracked, summary, len(trials))
         if chosen:
-            tracked.tag("ltm.best_trial", chosen.name)
-        tracked.tag("ltm.trials", str(len(trials)))
-        tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
+            _log_model(tracked, RunFolder(settings.folder / chosen.name), plan.ready.dataset)
     return summary
+
+
+def _log_summary(tracked: TrackedSweep, summary: Summary, trials: int) -> None:
+    files = [summary.folder / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
+    tracked.log_files([file for file in files if file.exists()], "sweep")
+    if summary.best:
+        tracked.tag("ltm.best_trial", summary.best.name)
+    tracked.tag("ltm.trials", str(trials))
+    tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
+    shares = {
+        f"importance/{found.objective.metric}/{field}": share
+        for found in summary.importance
+        for field, share in found.shares.items()
+    }
+    tracked.log_metrics(shares, step=0, time_ms=int(time.time() * 1000))
+
+
+def _log_model(tracked: TrackedSweep, trial: RunFolder, dataset: Dataset) -> None:
+    """The network of the best trial as a model; of cross-validation there is none to keep."""
+    from ltm_platform.launch.results import log_model
+
+    chosen = best_checkpoint(stored(trial))
+    if chosen:
+        with tracked.ended_trial(trial.path) as run:
+            log_model(run, job_of(chosen.path), dataset, chosen)
 
 
 def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> None:
@@ -159,7 +188,7 @@ def summarize(
         trials=tuple(merged),
         best=chosen,
         fronts={cost.metric: front(merged, (ACCURACY, cost)) for cost in COSTS},
-        importance=importance(weighed, varied, last.objectives[0]) if len(varied) > 1 else {},
+        importance=tuple(importance(weighed, varied, one) for one in last.objectives),
         failures=failures(trials),
         folder=folder,
     )
