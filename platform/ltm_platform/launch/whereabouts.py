@@ -138,13 +138,13 @@ def list_all(uri: str | None, address: str | None) -> list[Summary]:
 def _waiting(cluster: Cluster, known: Iterable[str | None]) -> Iterable[Summary]:
     begun = set(known)
     for sent in cluster.sent():
-        if sent.command == "submit" and not sent.ended and sent.id not in begun:
+        if sent.begins and not sent.ended and sent.id not in begun:
             yield Summary(sent.run, sent.status, "", None, None, None, 0, 0, cluster.address, None)
 
 
 def _begun(cluster: Cluster, name: str) -> Sent | None:
     """The last that was sent of a run."""
-    return next((sent for sent in cluster.sent(name) if sent.command == "submit"), None)
+    return next((sent for sent in cluster.sent(name) if sent.begins), None)
 
 
 def _cluster(address: str) -> Cluster:

@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_platform import preflight, tracking
+from ltm_platform import paths, preflight, tracking
 from ltm_platform.checkpoints import job_of
+from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.embedded import embedded_ray
+from ltm_platform.launch import joined
+from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import best as best_checkpoint
 from ltm_platform.launch.history import stored
@@ -24,6 +26,7 @@ from ltm_platform.tuning.trial import TrialSettings, trial_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ltm_platform.data import Dataset
@@ -86,8 +89,35 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     return Plan(sweep, stages, ready, resources, max(1, int(room)))
 
 
-def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], None]) -> Summary:
-    """All trials, or those that are left.
+def check_nodes(plan: Plan) -> None:
+    """Every node of the Ray that was joined can keep trials and record them.
+
+    Raises:
+        UserError: one cannot; the sentence says what to change.
+    """
+    job = plan.ready.job
+    nodes = joined.check_shared_storage(job)
+    store = tracking.tracking_uri(job.tracking.uri)
+    if paths.has_password(store):
+        raise UserError(
+            f"the tracking store is {paths.shown(store)}: trials that run on a cluster would have "
+            f"to be told its password; name an MLflow server that asks for none"
+        )
+    if nodes > 1 and store.startswith("sqlite:"):
+        raise job.error(
+            "tracking.uri",
+            f"tracking.uri is {store!r}, a file on this node, but trials on {nodes} nodes record "
+            f"themselves: name a server that all of them reach",
+        )
+
+
+def carry_out(
+    plan: Plan,
+    folder: RunFolder,
+    ray: AbstractContextManager[None],
+    watcher: Callable[[TrialResult], None],
+) -> Summary:
+    """All trials, or those that are left. Ray must be running inside of ``ray``.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; `carry_out` goes on from there.
@@ -101,6 +131,8 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
         sigterm_is_interrupt(),
         tracking.tracked_sweep(job, folder.name, folder.path) as tracked,
     ):
+        for key, value in where_it_runs().items():
+            tracked.tag(key, value)
         tracked.log_files([folder.path / SWEEP_FILE], "sweep")
         settings = TrialSettings(
             job=job,
@@ -111,7 +143,7 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
         trials: list[TrialResult] = []
         found: dict[str, Any] = {}
         chosen: TrialResult | None = None
-        with embedded_ray(plan.resources):
+        with ray:
             for number, stage in enumerate(plan.stages, start=1):
                 stage_job = with_values(stage.job, found, "the stage before")
                 done = run_stage(
