@@ -67,7 +67,7 @@ def tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool, detach: boo
     cluster = Cluster(address)
     run = _free_name(cluster, named_as_sweep(job), store, sweep.name or None)
     submission = cluster.send(
-        ["tune", "--name", run, *ON_THE_HEAD, *_words(sweep, job), *["--verbose"] * verbose],
+        ["tune", "--name", run, *ON_THE_HEAD, *options_of(sweep, job), *["--verbose"] * verbose],
         run=run,
         job=_as_sent(job, store).to_yaml(),
         environment=passed_on((), os.environ),
@@ -75,7 +75,7 @@ def tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool, detach: boo
     _follow_or_detach(cluster, run, submission, detach=detach)
 
 
-def _words(sweep: Sweep, job: JobSpec) -> list[str]:
+def options_of(sweep: Sweep, job: JobSpec) -> list[str]:
     """The options that make the same sweep of the job."""
     words = [f"--param={text}" for text in sweep.params]
     words += [f"--objective={text}" for text in sweep.objectives]
