@@ -96,7 +96,7 @@ def _carry_out(plan: Plan, folder: RunFolder, said: bytes, *, address: str, verb
     with folder.log.open("ab") as log:
         log.write(said)
     with captured_output(folder.log, echo=verbose) as console:
-        screen = SweepScreen(console, plan)
+        screen = SweepScreen(console, plan, folder.log)
         screen.head(folder)
         ray = embedded_ray(plan.resources) if address == EMBEDDED else joined_ray()
         try:

@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import paths, tracking
+from ltm_platform.cli.capture import Doubled
 from ltm_platform.cli.program import program
 from ltm_platform.tuning.run import BEST_FILE, PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -36,8 +38,8 @@ STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waitin
 class SweepScreen:
     """A live table in a terminal, one plain line a trial's end elsewhere."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
-        self._console = console
+    def __init__(self, console: Console, plan: Plan, log: Path | None = None) -> None:
+        self._console = Doubled(console, log) if log else console
         self._plan = plan
         params = {param.field: param for stage in plan.stages for param in stage.params}
         self._params = list(params.values())
