@@ -33,7 +33,8 @@ from ltm_platform.tracking import serving_ui, tracked_run
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-METRICS = ("train/loss", "train/ce", "train/ib_bound", "train/lr", "train/images_per_s")
+METRICS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
+"""What a trial records of every step."""
 BATCH = 16
 
 

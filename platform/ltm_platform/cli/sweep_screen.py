@@ -94,7 +94,8 @@ class SweepScreen:
         last = self._trials.get(trial.name)
         self._trials[trial.name] = trial
         if trial.state in ENDED and (last is None or last.state != trial.state):
-            self._console.print(self._line(trial), soft_wrap=True)
+            # A terminal has lines broken between words, a file not at all.
+            self._console.print(self._line(trial), soft_wrap=self._live is None)
 
     def _line(self, trial: TrialResult) -> Text:
         """A trial that has ended."""
@@ -116,7 +117,7 @@ class SweepScreen:
         ended = [t for t in trials if t.state in ENDED]
         counts = f"{len(ended)} of {self._total} trials ended"
         table = self._table([*ended[-max(0, SHOWN_ROWS - len(running)) :], *running])
-        table.title = counts
+        table.title, table.title_justify = counts, "left"
         return table
 
     def _table(self, trials: Sequence[TrialResult]) -> Table:
@@ -173,12 +174,14 @@ class SweepScreen:
             self._console.print(line, soft_wrap=True)
 
     def _importance(self, summary: Summary) -> None:
+        reasons = {found.missing for found in summary.importance if found.missing}
+        for reason in sorted(reasons):
+            metrics = [o.objective.metric for o in summary.importance if o.missing == reason]
+            self._console.print(f"\nImportance for {' and '.join(metrics)}: {reason}")
         for found in summary.importance:
-            title = f"\nImportance for {found.objective.metric}"
             if found.missing:
-                self._console.print(f"{title}: {found.missing}")
                 continue
-            self._console.print(title, style="bold")
+            self._console.print(f"\nImportance for {found.objective.metric}", style="bold")
             width = max(map(len, found.shares))
             for field, share in found.shares.items():
                 self._console.print(f"{field:<{width}} {100 * share:6.1f} %")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-INTERVAL_S = 5.0
+INTERVAL_S = 10.0
 PREFIX = "system/"
 
 

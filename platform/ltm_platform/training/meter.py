@@ -97,6 +97,8 @@ class StepMeter:
             values = torch.stack([parts for *_, parts in self._unsent]).tolist()
             for (step, epoch, lr, _), row in zip(self._unsent, values, strict=True):
                 metrics = dict(zip(Objective.PARTS, row, strict=True))
+                if metrics[Objective.METHOD_PART] == 0:
+                    del metrics[Objective.METHOD_PART]  # the method has none
                 self._tell(Progress(step, epoch, metrics | {"train/lr": lr}))
             last_step, last_epoch, *_ = self._unsent[-1]
             if rate:

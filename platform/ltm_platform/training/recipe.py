@@ -110,7 +110,8 @@ class Objective:
     the method brings are added as they are.
     """
 
-    PARTS = ("train/loss", "train/ce", "train/ib_bound", "train/method_loss")
+    METHOD_PART = "train/method_loss"
+    PARTS = ("train/loss", "train/ce", "train/ib_bound", METHOD_PART)
 
     def __init__(
         self,
