@@ -35,6 +35,8 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
         store = tracking.tracking_uri(uri)
         record = tracking.find_run(store, target)
         own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        if own is None and (trial := record.tags.get(tracking.BEST_TRIAL_TAG)):
+            raise UserError(f"{target!r} is a sweep: name a trial of it, the best is {trial!r}")
         if own is None:
             kind = "checkpoint" if last else "validated checkpoint"
             raise UserError(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STOPPED_TAG = "ltm.stopped_early"
 """Epochs after which a scheduler stopped a trial."""
+BEST_TRIAL_TAG = "ltm.best_trial"
+"""Of a sweep: the name of its best trial's run."""
 
 
 class TrackedSweep(TrackedRun):

@@ -177,7 +177,7 @@ def _log_summary(tracked: TrackedSweep, summary: Summary, trials: int) -> None:
     files = [summary.folder / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
     tracked.log_files([file for file in files if file.exists()], "sweep")
     if summary.best:
-        tracked.tag("ltm.best_trial", summary.best.name)
+        tracked.tag(tracking.BEST_TRIAL_TAG, summary.best.name)
     tracked.tag("ltm.trials", str(trials))
     tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
     shares = {
