@@ -30,7 +30,6 @@ COLUMNS = {
     "ms": ("bench/latency_ms", "{:.2f}"),
     "images/s": ("train/images_per_s", "{:,.0f}"),
 }
-ENDED = ("finished", "stopped early", "failed")
 SHOWN_ROWS = 20
 STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waiting": "dim"}
 
@@ -93,13 +92,13 @@ class SweepScreen:
     def __call__(self, trial: TrialResult) -> None:
         last = self._trials.get(trial.name)
         self._trials[trial.name] = trial
-        if trial.state in ENDED and (last is None or last.state != trial.state):
+        if trial.ended and (last is None or last.state != trial.state):
             # A terminal has lines broken between words, a file not at all.
             self._console.print(self._line(trial), soft_wrap=self._live is None)
 
     def _line(self, trial: TrialResult) -> Text:
         """A trial that has ended."""
-        ended = sum(one.state in ENDED for one in self._trials.values())
+        ended = sum(one.ended for one in self._trials.values())
         total = self._total
         parts = [f"trial {ended:>{len(str(total))}}/{total}  {trial.name}  {trial.state}"]
         if trial.state == "stopped early":
@@ -113,8 +112,8 @@ class SweepScreen:
     def _running_table(self) -> Table:
         """Those that run, and the latest of those that ended."""
         trials = list(self._trials.values())
-        running = [t for t in trials if t.state not in ENDED]
-        ended = [t for t in trials if t.state in ENDED]
+        running = [t for t in trials if not t.ended]
+        ended = [t for t in trials if t.ended]
         counts = f"{len(ended)} of {self._total} trials ended"
         table = self._table([*ended[-max(0, SHOWN_ROWS - len(running)) :], *running])
         table.title, table.title_justify = counts, "left"

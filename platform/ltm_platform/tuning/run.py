@@ -16,6 +16,7 @@ from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import best as best_checkpoint
 from ltm_platform.launch.history import stored
+from ltm_platform.tracking.runs import TRIALS_TAG
 from ltm_platform.tuning.importance import Importance, importance
 from ltm_platform.tuning.objectives import Objective
 from ltm_platform.tuning.params import FOLD, Values, with_values
@@ -140,6 +141,15 @@ def carry_out(
             parent=tracked.run_id,
             resources=plan.resources,
         )
+        total = sum(stage.trials for stage in plan.stages)
+        ended: set[str] = set()
+
+        def look(trial: TrialResult) -> None:
+            watcher(trial)
+            if trial.ended:
+                ended.add(trial.name)
+                tracked.tag(TRIALS_TAG, f"{len(ended)}/{total}")
+
         trials: list[TrialResult] = []
         found: dict[str, Any] = {}
         chosen: TrialResult | None = None
@@ -153,7 +163,7 @@ def carry_out(
                     tracked,
                     at_once=plan.at_once,
                     use_gpu=plan.ready.use_gpu,
-                    watcher=watcher,
+                    watcher=look,
                 )
                 if plan.at_once > 1 and not plan.ready.use_gpu:
                     classes = len(plan.ready.dataset.classes)
@@ -167,18 +177,17 @@ def carry_out(
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
         summary = summarize(plan, trials, chosen, folder.path)
-        _log_summary(tracked, summary, len(trials))
+        _log_summary(tracked, summary)
         if chosen:
             _log_model(tracked, RunFolder(settings.folder / chosen.name), plan.ready.dataset)
     return summary
 
 
-def _log_summary(tracked: TrackedSweep, summary: Summary, trials: int) -> None:
+def _log_summary(tracked: TrackedSweep, summary: Summary) -> None:
     files = [summary.folder / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
     tracked.log_files([file for file in files if file.exists()], "sweep")
     if summary.best:
         tracked.tag(tracking.BEST_TRIAL_TAG, summary.best.name)
-    tracked.tag("ltm.trials", str(trials))
     tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
     shares = {
         f"importance/{found.objective.metric}/{field}": share

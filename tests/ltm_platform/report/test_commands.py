@@ -94,14 +94,14 @@ def test_compare_prints_what_differs_and_draws(run: Run) -> None:
 def test_many_runs_are_compared_a_line_each(run: Run, store: str, tmp_path: Path) -> None:
     names = [f"many-{number}" for number in range(7)]
     for number, name in enumerate(names):
-        settings = [f"tracking.uri={store}", f"recipe.lr=0.00{number + 1}"]
+        settings = [f"tracking.uri={store}", f"recipe.lr=0.00{number + 1}0012345"]
         with tracked_run(JobSpec.load("quickstart", settings), name, tmp_path / name) as tracked:
             tracked.log_metrics({"val/top1": 90.0 + number}, step=1, time_ms=1)
     head, *lines = run("compare", *names).out.splitlines()
     assert head.split()[:3] == ["run", "state", "recipe.lr"]
     cells = [line.split() for line in lines if line.startswith("many-")]
     assert [row[0] for row in cells] == names
-    assert [row[2] for row in cells] == [f"0.00{number + 1}" for number in range(7)]
+    assert [row[2] for row in cells] == [f"0.00{number + 1}0012" for number in range(7)]
     assert cells[6][-1] == cells[6][3] == "96.00"
 
 
