@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from ltm_platform import paths, tracking
 from ltm_platform.cli.capture import Doubled
+from ltm_platform.cli.console import WIDTH_OF_FILES
 from ltm_platform.cli.program import program
 from ltm_platform.tuning.run import BEST_FILE, PICTURE_FILE
 
@@ -31,6 +33,7 @@ COLUMNS = {
     "images/s": ("train/images_per_s", "{:,.0f}"),
 }
 SHOWN_ROWS = 20
+SHOWN_ERROR = 120
 STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waiting": "dim"}
 
 
@@ -39,6 +42,8 @@ class SweepScreen:
 
     def __init__(self, console: Console, plan: Plan, log: Path | None = None) -> None:
         self._console = Doubled(console, log) if log else console
+        self._terminal = console if console.is_terminal else None
+        self._name = ""
         self._plan = plan
         params = {param.field: param for stage in plan.stages for param in stage.params}
         self._params = list(params.values())
@@ -67,6 +72,7 @@ class SweepScreen:
 
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""
+        self._name = folder.name
         stage, ready = self._plan.stages[0], self._plan.ready
         workers = ready.batch.workers
         noun = "worker" if workers == 1 else "workers"
@@ -94,7 +100,7 @@ class SweepScreen:
         self._trials[trial.name] = trial
         if trial.ended and (last is None or last.state != trial.state):
             # A terminal has lines broken between words, a file not at all.
-            self._console.print(self._line(trial), soft_wrap=self._live is None)
+            self._console.print(self._line(trial), soft_wrap=not self._terminal)
 
     def _line(self, trial: TrialResult) -> Text:
         """A trial that has ended."""
@@ -106,7 +112,8 @@ class SweepScreen:
         parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
         parts += _measured(trial)
         if trial.error:
-            parts.append(trial.error)
+            # in a terminal the end tells the whole of it, once
+            parts.append(shorten(trial.error, SHOWN_ERROR) if self._terminal else trial.error)
         return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
 
     def _running_table(self) -> Table:
@@ -120,19 +127,29 @@ class SweepScreen:
         return table
 
     def _table(self, trials: Sequence[TrialResult]) -> Table:
+        """With all names in full, where there is room for them."""
+        table = self._drawn(trials, narrow=False)
+        if self._terminal is None:
+            return table
+        unbounded = self._terminal.options.update(width=WIDTH_OF_FILES)
+        needed = self._terminal.measure(table, options=unbounded).maximum
+        return self._drawn(trials, narrow=True) if needed > self._terminal.width else table
+
+    def _drawn(self, trials: Sequence[TrialResult], *, narrow: bool) -> Table:
         fields = [f for f in self._fields if any(f in trial.values for trial in trials)]
-        table = Table("trial", "state", "epoch", *fields, *COLUMNS, box=None, pad_edge=False)
-        table.columns[0].no_wrap = True
-        for column in table.columns[2:]:
-            column.justify = "right"
+        heads = _short(fields) if narrow else fields
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if narrow else (0, 1))
+        for head in ("trial", "state", "epoch", *heads, *COLUMNS):
+            text = head in ("trial", "state")
+            table.add_column(head, justify="left" if text else "right", overflow="fold")
         epochs = self._plan.ready.job.recipe.epochs
         for trial in trials:
             cells = [_value(trial.values.get(field, "")) for field in fields]
             for key, shape in COLUMNS.values():
                 cells.append(shape.format(trial.metrics[key]) if key in trial.metrics else "")
             table.add_row(
-                trial.name,
-                trial.state,
+                trial.name.removeprefix(f"{self._name}-") if narrow else trial.name,
+                trial.state.split()[0] if narrow else trial.state,
                 f"{trial.epoch}/{epochs}",
                 *cells,
                 style=STYLES.get(trial.state),
@@ -190,13 +207,23 @@ class SweepScreen:
         if failed:
             self._console.print(f"\n{failed} of {len(summary.trials)} trials failed")
             for reason, names in summary.failures.items():
-                self._console.print(f"  {', '.join(names)}: {reason}", soft_wrap=True)
+                line = f"  {', '.join(names)}: {reason}"
+                self._console.print(line, soft_wrap=not self._terminal)
 
     def stopped(self, folder: RunFolder) -> None:
         """After Ctrl-C."""
         command = shlex.join([*program(), "resume", folder.name])
         self._console.print("stopped")
         self._console.print(f"go on with the trials that are left: {command}", soft_wrap=True)
+
+
+def _short(fields: Sequence[str]) -> list[str]:
+    """Fields by their last words, as many of them as tell them apart."""
+    last = [field.rpartition(".")[2] for field in fields]
+    return [
+        word if last.count(word) == 1 else ".".join(field.split(".")[-2:])
+        for field, word in zip(fields, last, strict=True)
+    ]
 
 
 def _value(value: Any) -> str:

@@ -80,7 +80,7 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     for param in stages[0].params:
         if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):
             for value in param.domain.values:
-                source = f"{param.field}={value}"
+                source = f"--param {param.field}={value}"
                 preflight.check_names(with_values(ready.job, {param.field: value}, source))
     workers = ready.batch.workers
     if ready.use_gpu:

@@ -60,8 +60,7 @@ def trial_job(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
     Raises:
         UserError: they do not go together.
     """
-    shown = ", ".join(f"{field}={value}" for field, value in values.items())
-    return with_keep_ratios(with_values(job, values, shown), values)
+    return with_keep_ratios(with_values(job, values, "the trial's values"), values)
 
 
 def train(

@@ -46,7 +46,7 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
     file = io.StringIO()
     width = WIDTH if terminal else 1000
     settings: dict[str, Any] = {"highlight": False, "markup": False, "width": width}
-    return Console(file=file, force_terminal=terminal, **settings), file
+    return Console(file=file, force_terminal=terminal, color_system=None, **settings), file
 
 
 def test_in_a_file_a_trial_is_one_line_and_is_in_the_log_too(plan: Plan, tmp_path: Path) -> None:
@@ -63,15 +63,23 @@ def test_in_a_file_a_trial_is_one_line_and_is_in_the_log_too(plan: Plan, tmp_pat
     assert log.read_text() == file.getvalue()
 
 
-def test_in_a_terminal_no_word_is_cut_and_a_table_says_what_goes_on(plan: Plan) -> None:
+def test_in_a_terminal_nothing_is_cut_and_a_table_says_what_goes_on(
+    plan: Plan, tmp_path: Path
+) -> None:
     out, file = console(terminal=True)
     screen = SweepScreen(out, plan)
+    screen.head(RunFolder(tmp_path / "s"))
     with screen:
         screen(trial(1, "finished"))
         screen(trial(2, "running"))
+        screen(trial(3, "failed", "the reason " * 30))
     text = file.getvalue()
-    assert "1 of 6 trials ended" in text
-    assert "s-002" in text
+    assert "2 of 6 trials ended" in text
+    _, _, table = text.rpartition("trials ended")
+    assert "trial state" in table  # one space between columns that have no room
+    assert "002   running" in table
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+    assert text.count("the reason") < 15
     assert "0.01 GMACs" in text.replace("\n", " ")
 
 
