@@ -108,6 +108,11 @@ def kept_grid(name: str, kept: object, grid: Grid, smallest: Grid = (1, 1)) -> G
     )
 
 
+def quarters(places: int) -> set[int]:
+    """The numbers of the places at a quarter, a half and three quarters of the depth."""
+    return {places // 4, places // 2, 3 * places // 4}
+
+
 def lost_by_place(spread: str, places: int) -> list[float]:
     """What part of all tokens that leave has left after each place, from above 0 to 1.
 
@@ -115,8 +120,7 @@ def lost_by_place(spread: str, places: int) -> list[float]:
     quarters: a third each at a quarter, a half and three quarters of the depth.
     """
     if spread == "quarters":
-        chosen = {places // 4, places // 2, 3 * places // 4}
-        shares = [1.0 * (place in chosen) for place in range(places)]
+        shares = [1.0 * (place in quarters(places)) for place in range(places)]
     elif spread == "decreasing" and places > 1:
         shares = [1 - place / (places - 1) for place in range(places)]
     else:

@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import pytest
 
@@ -41,6 +43,39 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[dict[str, str]]:
+    """The environment in which clients of S3 find one, with the protocol over HTTP, that this
+    process serves."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+def make_bucket(object_store: dict[str, str]) -> str:
+    """The address of an empty bucket."""
+    name = f"bucket-{uuid4().hex}"
+    urlopen(Request(f"{object_store['AWS_ENDPOINT_URL']}/{name}", method="PUT")).close()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def bucket(object_store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket."""
+    for key, value in object_store.items():
+        monkeypatch.setenv(key, value)
+    return make_bucket(object_store)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,14 @@ class Hooks(nn.Module):
     """Base of all methods, of tokens and of structure. By default nothing happens.
 
     freezes_backbone: only the method's own parameters learn.
+    adds_to_loss: it has `loss_terms`.
     scoring_images: training images, over all ranks, of a pass before the first step; 0 is no pass.
     whole_weights: the method looks at whole weights, which ZeRO stage 3 does not have, or changes
         what the network computes from step to step, which a compiled network does not see.
     """
 
     freezes_backbone: bool = False
+    adds_to_loss: bool = False
     scoring_images: int = 0
     whole_weights: bool = False
 

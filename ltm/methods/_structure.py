@@ -33,19 +33,3 @@ def all_rows(x: Tensor) -> Tensor:
         torch.distributed.all_gather(rows, x.contiguous())
         return torch.cat(rows)
     return x
-
-
-def check_number(option: str, value: object, low: float, high: float) -> float:
-    """The option, or ValueError when it is no number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(
-            f"option {option!r} is {value!r}, allowed is a number from {low:g} to {high:g}"
-        )
-    return float(value)
-
-
-def check_whole(option: str, value: object) -> int:
-    """The option, or ValueError when it is no whole number from 1."""
-    if type(value) is not int or value < 1:
-        raise ValueError(f"option {option!r} is {value!r}, allowed is a whole number from 1")
-    return value

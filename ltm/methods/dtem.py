@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from ltm.merge import Merge, Soft, presence
 from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods._options import check_number, check_switch, check_whole
 from ltm.methods.matching import merge_pairs, reduce_site
-from ltm.methods.relaxed import masses
+from ltm.methods.relaxed import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,9 +41,7 @@ def merge_softly(embedding: Tensor, mass: Tensor, leave: int, tau: float) -> Sof
     goes = ((score - bound[:, None]) / tau).sigmoid()
     rows = torch.zeros(*cosine.shape[:2], mass.shape[1], device=mass.device)
     rows[:, :, 1::2] = (mass[:, ::2] * goes)[..., None] * target
-    incoming = torch.stack([rows, torch.zeros_like(rows)], 2).flatten(1, 2)[:, : mass.shape[1]]
-    left = torch.stack([1 - goes, torch.ones_like(goes)], 2).flatten(1)[:, : mass.shape[1]]
-    return Soft(mass, incoming, masses(mass + incoming.sum(1), left))
+    return let_go(mass, goes, rows)
 
 
 @register_method("dtem")
@@ -75,14 +74,9 @@ class DecoupledEmbedding(Method):
         modular: bool = False,
     ) -> None:
         super().__init__()
-        if type(dim) is not int or dim < 1:
-            raise ValueError(f"option 'dim' is {dim!r}, allowed is a whole number from 1")
-        if isinstance(tau, bool) or not isinstance(tau, int | float) or tau <= 0:
-            raise ValueError(f"option 'tau' is {tau!r}, allowed is a number above 0")
-        if not isinstance(modular, bool):
-            raise ValueError(f"option 'modular' is {modular!r}, allowed are true and false")
-        self.tau = tau
-        self.freezes_backbone = modular
+        dim = check_whole("dim", dim)
+        self.tau = check_number("tau", tau, above=0)
+        self.freezes_backbone = check_switch("modular", modular)
         self.numbers = {name: i for i, name in enumerate(places)}
         self.embed = nn.ModuleList(
             nn.Linear(place.dim, dim, bias=False) for place in places.values()

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from ltm.merge import Assigned, Merge, Soft, presence
 from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods._options import check_number, check_switch
 from ltm.methods.matching import join, pairs, reduce_site
-from ltm.methods.relaxed import Threshold, masses
+from ltm.methods.relaxed import Threshold, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,17 +73,14 @@ class LearnedThresholds(Method):
     needs_received = True
     spread = "even"
     learns_mass = True
+    adds_to_loss = True
 
     def __init__(
         self, places: Mapping[str, Place], penalty: float = 10.0, freeze: bool = True
     ) -> None:
         super().__init__()
-        if isinstance(penalty, bool) or not isinstance(penalty, int | float) or penalty < 0:
-            raise ValueError(f"option 'penalty' is {penalty!r}, allowed is a number from 0")
-        if not isinstance(freeze, bool):
-            raise ValueError(f"option 'freeze' is {freeze!r}, allowed are true and false")
-        self.penalty = penalty
-        self.freezes_backbone = freeze
+        self.penalty = check_number("penalty", penalty, 0)
+        self.freezes_backbone = check_switch("freeze", freeze)
         self.numbers = {name: i for i, name in enumerate(places)}
         self.blocks = nn.ModuleList(Thresholds() for _ in places)
         self._kept: dict[str, Tensor] = {}
@@ -144,24 +142,11 @@ def threshold_softly(
     """Training: by thresholds alone, with gradients, and no token removed."""
     B, N = mass.shape
     here = mass.detach() > 0.5  # not gone in an earlier block
-    likeness, partner = pairs_present(metric, here)
+    likeness, partner = pairs(metric, here)
     merges = thresholds.merge(likeness) * here[:, ::2]
     moved = mass[:, ::2] * merges
-    incoming = mass.new_zeros(B, N, N)
-    rows = incoming[:, ::2].scatter(2, partner[..., None], moved[..., None])
-    incoming = torch.stack([rows, torch.zeros_like(rows)], 2).flatten(1, 2)[:, :N]
-    stays = torch.stack([1 - merges, torch.ones_like(merges)], 2).flatten(1)[:, :N]
-    stays = stays * thresholds.prune(received)
-    return Soft(mass, incoming, masses(mass + incoming.sum(1), stays))
-
-
-def pairs_present(metric: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-    """`pairs` among the tokens that are here, [B, N]; without a partner the likeness is -1."""
-    unit = F.normalize(metric, dim=-1)
-    cosine = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
-    cosine = cosine.masked_fill(~here[:, None, 1::2], -1.0)
-    likeness, partner = cosine.max(-1)
-    return likeness, 2 * partner + 1
+    rows = mass.new_zeros(B, merges.shape[1], N).scatter(2, partner[..., None], moved[..., None])
+    return let_go(mass, merges, rows, thresholds.prune(received))
 
 
 def threshold_to(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ltm.merge import Assigned
 from ltm.methods._base import register_method
+from ltm.methods._options import check_number
 from ltm.methods.matching import MatchingMethod, Step, join
 
 if TYPE_CHECKING:
@@ -70,10 +71,8 @@ class ProtectInformativeTokens(MatchingMethod):
         self, places: Mapping[str, Place], margin: float = 0.9, alpha: float = 1.0
     ) -> None:
         super().__init__()
-        for name, value in {"margin": margin, "alpha": alpha}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ValueError(f"option {name!r} is {value!r}, allowed is a number from 0")
-        self.alpha = alpha
+        margin = check_number("margin", margin, 0)
+        self.alpha = check_number("alpha", alpha, 0)
         self.margins = {name: margin * (1 - i / len(places)) for i, name in enumerate(places)}
 
     def step(self, site: Site) -> Step:

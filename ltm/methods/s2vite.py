@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltm.methods._base import register_method
-from ltm.methods._structure import Structure, check_number, check_whole, mean_over_ranks
+from ltm.methods._options import check_number, check_whole
+from ltm.methods._structure import Structure, mean_over_ranks
 from ltm.structure.select import swap
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ltm.methods._base import register_method
-from ltm.methods._structure import Structure, all_rows, check_whole
+from ltm.methods._options import check_whole
+from ltm.methods._structure import Structure, all_rows
 from ltm.structure.select import remove, taylor_cost
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from ltm.merge import Assigned, Merge, Soft, presence
 from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods._options import check_number, check_whole
 from ltm.methods.matching import reduce_site
 from ltm.methods.relaxed import masses
+from ltm.plan import quarters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,24 +92,21 @@ class SoftPruning(Method):
     spread = "quarters"
     proportional = False
     learns_mass = True
+    adds_to_loss = True
 
     def __init__(
         self, places: Mapping[str, Place], heads: int | None = None, ratio_weight: float = 2.0
     ) -> None:
         super().__init__()
-        if isinstance(ratio_weight, bool) or not isinstance(ratio_weight, int | float):
-            raise ValueError(f"option 'ratio_weight' is {ratio_weight!r}, allowed is a number")
-        if heads is not None and (type(heads) is not int or heads < 1):
-            raise ValueError(f"option 'heads' is {heads!r}, allowed is a whole number from 1")
+        self.ratio_weight = check_number("ratio_weight", ratio_weight)
+        heads = None if heads is None else check_whole("heads", heads)
         for place in places.values():
             if heads is not None and place.dim % heads:
                 raise ValueError(
                     f"option 'heads' is {heads}, allowed is what divides {place.dim} channels"
                 )
-        self.ratio_weight = ratio_weight
         on_grid = any(place.needs_grid for place in places.values())
-        quarters = {len(places) // 4, len(places) // 2, 3 * len(places) // 4}
-        chosen = [name for i, name in enumerate(places) if on_grid or i in quarters]
+        chosen = [name for i, name in enumerate(places) if on_grid or i in quarters(len(places))]
         self.numbers = {name: i for i, name in enumerate(chosen)}
         self.selectors = nn.ModuleList(
             Selector(places[name].dim, heads or _heads(places[name].dim)) for name in self.numbers

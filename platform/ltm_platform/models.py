@@ -13,6 +13,7 @@ from torch import nn
 import ltm
 from ltm.create import load_checkpoint
 from ltm.flops import image_size_of
+from ltm.methods import Hooks
 from ltm.structure import PrunableModel
 from ltm_platform.checkpoints import JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import nearest
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+_NO_METHOD = Hooks()
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:
@@ -128,10 +131,15 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
         raise ValueError(f"freeze is {', '.join(patterns)}, which leaves nothing to train")
 
 
+def method_of(model: Any) -> Hooks:
+    """What the network's method does in training; nothing, for a network without one."""
+    method: Hooks = getattr(model, "method", _NO_METHOD)
+    return method
+
+
 def freeze_for_method(model: Any) -> None:
     """No gradient for the backbone where the method learns alone."""
-    method = getattr(model, "method", None)
-    if method is not None and method.freezes_backbone:
+    if method_of(model).freezes_backbone:
         for name, parameter in model.named_parameters():
             if not name.startswith("method."):
                 parameter.requires_grad_(False)

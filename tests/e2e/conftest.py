@@ -42,6 +42,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByRuns:
     return ByRuns(config, log)
 
 
+def command_line(environment: dict[str, str], folder: Path) -> Cli:
+    """Runs ``ltm-platform`` to its end, in a folder that is not the checkout."""
+
+    def run(*args: str, cwd: Path = folder, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *args],
+            cwd=cwd,
+            env=environment | changes,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    return run
+
+
 def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
     """Start ``ltm-platform`` in a pseudo-terminal, with Ctrl-C enabled as a login shell has it.
 
@@ -91,21 +108,7 @@ def store(home: Path) -> str:
 
 @pytest.fixture(scope="session")
 def cli(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """Run ``ltm-platform`` to its end, in a folder that is not the checkout."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-
-    def run(*args: str, cwd: Path = elsewhere) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *args],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
+    return command_line(environment, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(scope="session")
@@ -128,12 +131,14 @@ def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunR
 
 @pytest.fixture(scope="session")
 def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart on a smaller network, for two epochs, as a job of its own."""
+    """The quickstart on a smaller network and half of the digits, for two epochs of 22 steps."""
     path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
     path.write_text(
         "extends: quickstart\n"
         "model:\n"
         "  backbone: vit_nano_patch4_32\n"
+        "data:\n"
+        "  subset: 0.5\n"
         "recipe:\n"
         "  epochs: 2\n"
         "  warmup_epochs: 0\n"

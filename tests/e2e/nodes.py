@@ -1,9 +1,9 @@
-"""A run on two nodes of this machine, one of which goes, comes back and is lost.
+"""A run on four nodes of this machine, one of which is lost, replaced and taken away.
 
     python nodes.py JOB NAME SEEN
 
-First the end of the second node is announced, as a cloud does with preempted machines, and it ends
-once the run has saved within an epoch. Then another one joins; that one is gone without a word.
+First one node is gone without a word, in mid-epoch, and another one joins. Then that one's end is
+announced, as a cloud does with preempted machines, and the run saves within an epoch.
 Writes to the file SEEN as JSON, one a line, each beginning of training and what else it saw.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from ray._common.test_utils import wait_for_condition
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
@@ -48,7 +46,10 @@ HASTE = {
 """Ray finds out sooner than in a cluster, where a node may be slow to answer."""
 PREEMPTED = 2  # ray's DrainNodeReason
 NOTICE_S = 45.0
-"""Time to save in; Ray goes on with fewer only when it is over."""
+"""Time to save in."""
+MOST, FEWEST = 4, 2
+MID_EPOCH = 5
+"""Steps into an epoch."""
 
 
 def tell(seen: object) -> None:
@@ -56,90 +57,74 @@ def tell(seen: object) -> None:
         file.write(json.dumps(seen) + "\n")
 
 
-class Node:
-    """A second node of one CPU, a process group of its own."""
-
-    def __init__(self, address: str) -> None:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-        command += ["--address", address, "--num-cpus", "1"]
-        self._address = address
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-
-    def announce_its_end(self) -> None:
-        head = ray.get_runtime_context().get_node_id()
-        (node,) = (n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != head)
-        deadline_ms = int(1000 * (time.time() + NOTICE_S))
-        accepted, reason = GcsClient(address=self._address).drain_node(
-            node, PREEMPTED, "a spot node goes", deadline_ms
-        )
-        assert accepted, reason
-
-    def end(self) -> None:
-        """All of it at once, if it has not ended."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+def announce_the_end_of(node: str, address: str) -> None:
+    deadline_ms = int(1000 * (time.time() + NOTICE_S))
+    accepted, reason = GcsClient(address=address).drain_node(
+        node, PREEMPTED, "a spot node goes", deadline_ms
+    )
+    assert accepted, reason
 
 
-def until(happened: Callable[[Event], bool]) -> Story:
+def until(happened: Callable[[Event], bool]) -> Generator[None, Event, Event]:
     """Wait for an event."""
-    while not happened((yield)):
+    while not happened(event := (yield)):
         pass
+    return event
 
 
 def began(workers: int) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, Started) and event.workers == workers
 
 
-def passed(step: int) -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, Progress) and event.step > step
+def in_mid_epoch(started: Event) -> Callable[[Event], bool]:
+    """Of an epoch that comes after a checkpoint."""
+    assert isinstance(started, Started)
+    epoch = started.steps_per_epoch
+    return lambda event: (
+        isinstance(event, Progress) and event.epoch > 0 and event.step % epoch == MID_EPOCH
+    )
 
 
-def story(folder: RunFolder, address: str) -> Story:
-    """What happens to the second node, in order."""
-    node = Node(address)
-    try:
-        yield from until(passed(12))
-        node.announce_its_end()
-        yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
-        tell("saved within an epoch")
-        node.end()
-        yield from until(began(1))
-        node = Node(address)
-        yield from until(began(2))
-        last = stored(folder)[-1]
-        yield from until(lambda _: stored(folder)[-1] != last)
-        node.end()
-        yield from until(began(1))
-        os.kill(os.getpid(), signal.SIGINT)
-        yield from until(lambda _: False)
-    finally:
-        node.end()
+def story(folder: RunFolder, cluster: Cluster) -> Story:
+    """What happens to the nodes, in order."""
+    started = yield from until(began(MOST))
+    yield from until(in_mid_epoch(started))
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    yield from until(began(MOST - 1))
+    new = cluster.add_node(num_cpus=1)
+    started = yield from until(began(MOST))
+    yield from until(in_mid_epoch(started))
+    announce_the_end_of(new.node_id, cluster.address)
+    yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
+    tell("saved within an epoch")
+    os.kill(os.getpid(), signal.SIGINT)
+    yield from until(lambda _: False)
 
 
 def main(path: str, name: str) -> None:
     for key, value in (ENVIRONMENT | HASTE).items():
         os.environ.setdefault(key, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False)
-    job = JobSpec.load(path, ["cluster.workers=[1,2]", "cluster.resize_interval_s=2"])
-    ready = preflight.check(job, preflight.Resources(cpus=2, gpus=0))
-    folder = RunFolder.reserve(ready.job, name)
-    happening = story(folder, cluster.address)
-    next(happening)
-
-    def listener(event: Event) -> None:
-        if isinstance(event, Started):
-            tell(asdict(event))
-        happening.send(event)
-
-    wait_for_condition(lambda: ray.cluster_resources().get("CPU") == 2, timeout=60)
     try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        for _ in range(MOST - 1):
+            cluster.add_node(num_cpus=1)
+        workers = f"cluster.workers=[{FEWEST},{MOST}]"
+        job = JobSpec.load(path, [workers, "cluster.resize_interval_s=2"])
+        ready = preflight.check(job, preflight.Resources(cpus=MOST, gpus=0))
+        folder = RunFolder.reserve(ready.job, name)
+        happening = story(folder, cluster)
+        next(happening)
+
+        def listener(event: Event) -> None:
+            if isinstance(event, Started):
+                tell(asdict(event))
+            happening.send(event)
+
         drive(ready, folder, listener)
     except KeyboardInterrupt:
         tell("ended")
     finally:
-        happening.close()
         ray.shutdown()
         cluster.shutdown()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,45 +13,41 @@ from ltm_platform.checkpoints import check
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.history import stored
 
-from .conftest import COMMAND, TIMEOUT_S, ended, in_terminal
+from .conftest import command_line, ended, in_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Answer = subprocess.CompletedProcess[str]
+    from .conftest import Cli
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user with a token and runs of their own."""
+def user(
+    tmp_path_factory: pytest.TempPathFactory, object_store: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """A user with a token and runs of their own, and the keys of an object store."""
     home = tmp_path_factory.mktemp("user")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
-    return kept | {
-        "LTM_PLATFORM_HOME": str(home / "ltm"),
-        "RAY_AUTH_TOKEN_PATH": str(home / "token"),
-    }
-
-
-@pytest.fixture(scope="module")
-def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answer]:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-
-    def run(*args: str, **changes: str) -> Answer:
-        return subprocess.run(
-            [*COMMAND, *args],
-            cwd=elsewhere,
-            env=user | changes,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in object_store.items():
+            patch.setenv(key, value)
+        yield (
+            kept
+            | object_store
+            | {
+                "LTM_PLATFORM_HOME": str(home / "ltm"),
+                "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+            }
         )
 
-    return run
+
+@pytest.fixture(scope="module")
+def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return command_line(user, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(scope="module")
-def address(call: Callable[..., Answer]) -> Iterator[str]:
+def address(call: Cli) -> Iterator[str]:
     """Of the Ray that the user keeps on this machine."""
     up = call("cluster", "up", "--local")
     try:
@@ -65,7 +60,7 @@ def address(call: Callable[..., Answer]) -> Iterator[str]:
 
 
 def test_who_has_no_token_is_refused(
-    call: Callable[..., Answer], address: str, tiny_job: Path, tmp_path: Path
+    call: Cli, address: str, tiny_job: Path, tmp_path: Path
 ) -> None:
     assert address.startswith("http://127.0.0.1:")
     other = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "", "LTM_PLATFORM_HOME": str(tmp_path)}
@@ -78,9 +73,15 @@ def test_who_has_no_token_is_refused(
 
 
 def test_a_run_is_sent_followed_and_stopped(
-    call: Callable[..., Answer], user: dict[str, str], address: str, tiny_job: Path
+    call: Cli,
+    user: dict[str, str],
+    address: str,
+    tiny_job: Path,
+    bucket: str,
 ) -> None:
-    long = ("--set", "recipe.epochs=500", "--name", "sent")
+    """Its checkpoints go to an object store."""
+    storage = f"{bucket}/runs"
+    long = ("--set", "recipe.epochs=500", "--name", "sent", "--set", f"cluster.storage={storage}")
     sent = call("submit", str(tiny_job), *long, "--detach")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert f"sent is on {address}" in sent.stdout
@@ -106,12 +107,11 @@ def test_a_run_is_sent_followed_and_stopped(
     assert run.status == "KILLED"
     assert run.folder
     last = stored(RunFolder(Path(run.folder)))[-1]
-    check(last.path)
+    assert str(last.source).startswith(f"{storage}/sent/checkpoint_")
+    check(last.fetch())
 
 
-def test_what_the_head_refuses_is_refused_here(
-    call: Callable[..., Answer], address: str, tiny_job: Path
-) -> None:
+def test_what_the_head_refuses_is_refused_here(call: Cli, address: str, tiny_job: Path) -> None:
     batch = "recipe.global_batch=64"
     refused = call("submit", str(tiny_job), "--set", "cluster.workers=64", "--set", batch)
     assert refused.returncode == 2

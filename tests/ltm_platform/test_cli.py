@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ltm_platform.cli import COMMANDS, main
 from ltm_platform.cli.screen import Screen
+from ltm_platform.data.place import place
 from ltm_platform.errors import RunError
 from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
 from ltm_platform.job import JobSpec
@@ -306,8 +307,12 @@ def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(read
     from ltm_platform.launch.history import StoredCheckpoint
 
     plain = Plain()
-    best = StoredCheckpoint(Path("/runs/[old] digits/best"), {"val/top1": 91.5})
-    last = StoredCheckpoint(Path("/runs/x-1/last"), {"val/top1": 87.65})
+    folders = "/runs/[old] digits/best", "/runs/x-1/last"
+    tops = {"val/top1": 91.5}, {"val/top1": 87.65}
+    best, last = (
+        StoredCheckpoint(Path(folder), top1, place(folder))
+        for folder, top1 in zip(folders, tops, strict=True)
+    )
     command = ["ltm-platform", "submit", "my [first] job.yaml"]
     plain.screen.result(ready, Outcome(SCORES | SPEED, best, last), command)
     table, _, after = "\n".join(plain.lines).partition("Next:")

@@ -122,6 +122,18 @@ def ratio(value: str) -> str:
             id="fp16 without ZeRO",
         ),
         pytest.param(
+            GOOD + "engine:\n  offload: optimizer\n  zero_stage: 0\n",
+            "jobs/x.yaml:6: engine.offload is 'optimizer' at engine.zero_stage 0, where every "
+            "worker keeps its whole optimizer: use a stage from 1 to 3",
+            id="offload without ZeRO",
+        ),
+        pytest.param(
+            GOOD + "engine:\n  zero_stage: 2\n  offload: all\n",
+            "jobs/x.yaml:7: engine.offload is 'all', but at engine.zero_stage 2 the weights stay "
+            "on the GPU: use stage 3, or 'optimizer'",
+            id="offloaded weights that are not shared out",
+        ),
+        pytest.param(
             GOOD.replace("data:", "  elastic: [0.5, 1]\ndata:") + "engine:\n  compile: true\n",
             "jobs/x.yaml:7: engine.compile is true, but with model.elastic every step is another "
             "network to compile: leave one of them out",
@@ -226,7 +238,7 @@ def test_every_error_has_a_line_of_its_own() -> None:
         (
             "engine=2",
             "2, but must be a section of its own (allowed: channels_last, "
-            "compile, grad_checkpointing, precision, zero_stage)",
+            "compile, grad_checkpointing, offload, precision, zero_stage)",
         ),
         (
             "name=../up",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ltm_platform.data.place import place
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.preflight import Ready, Resources, check, check_names
@@ -301,6 +302,15 @@ def test_the_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert got.job.cluster.storage == str(tmp_path / "storage")
 
 
+@pytest.mark.parametrize("path", ["digits", "photos"])
+def test_copies_are_made_of_shards_alone(path: str) -> None:
+    pictures("photos", a_class=3)
+    line = refusal(f"data.path={path}", "data.cache=disk")
+    assert line.startswith("--set data.cache=disk: data.cache holds copies of shards, but ")
+    assert f"{path!r} has none" in line
+    assert not Path("disk").exists()
+
+
 def test_a_ready_job_can_be_checked_again() -> None:
     pictures("photos", a_class=4)
     once = ready("data.path=photos")
@@ -311,9 +321,20 @@ def test_a_ready_job_can_be_checked_again() -> None:
 # --- where things are kept
 
 
-def test_a_storage_elsewhere_is_refused() -> None:
-    line = refusal("cluster.storage=s3://bucket/runs")
-    assert line.startswith("--set cluster.storage=s3://bucket/runs: cluster.storage is ")
+def test_a_bucket_is_written_to_and_left_as_it_was(bucket: str) -> None:
+    storage = f"{bucket}/runs"
+    assert ready(f"cluster.storage={storage}").job.cluster.storage == storage
+    assert place(bucket).files(recursive=True) == []
+
+
+def test_a_bucket_that_is_not_there_is_refused(bucket: str) -> None:
+    line = refusal(f"cluster.storage={bucket}-else/runs")
+    assert f"cluster.storage is '{bucket}-else/runs', which cannot be written to: " in line
+
+
+def test_a_storage_that_nobody_can_open_is_refused() -> None:
+    line = refusal("cluster.storage=ftp://server/runs")
+    assert "cluster.storage: ftp://server/runs cannot be read as an address" in line
 
 
 def test_a_folder_as_tracking_store_is_refused_with_its_place() -> None:
@@ -325,6 +346,13 @@ def test_a_password_has_no_place_in_a_job() -> None:
     line = refusal("tracking.uri=postgresql://me:secret@db/mlflow")
     assert "MLFLOW_TRACKING_URI" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("key", ["data.path", "cluster.storage"])
+def test_a_key_has_no_place_in_an_address(key: str) -> None:
+    line = refusal(f"{key}=s3://AKIA:sesame@bucket/runs")
+    assert line.startswith(f"{key} is s3://AKIA:***@bucket/runs: a key in it would be kept")
+    assert "sesame" not in line
 
 
 # --- the recipe
@@ -396,6 +424,12 @@ def test_the_micro_batch_may_be_left_to_the_workers() -> None:
     got = ready("recipe.micro_batch=auto", "cluster.workers=2")
     assert got.job.recipe.micro_batch == "auto"
     assert (got.batch.global_batch, got.batch.micro_batch) == (64, 32)
+
+
+def test_offload_is_for_gpus_but_does_no_harm() -> None:
+    (notice,) = ready("engine.offload=optimizer").notices
+    assert notice.startswith("engine.offload saves nothing here")
+    assert ready("engine.offload=optimizer", resources=Resources(cpus=4, gpus=2)).notices == ()
 
 
 # --- several nodes

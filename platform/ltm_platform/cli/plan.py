@@ -111,18 +111,7 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         numbers = ", ".join(map(str, plan.refused))
         yield f"         {batch.global_batch} does not divide for {numbers} workers"
     yield ""
-    activations = plan.activation_bytes * batch.micro_batch
-    yield (
-        f"GiB a {'GPU' if ready.use_gpu else 'worker'}: activations {_gib(activations)} "
-        f"(measured, {plan.activation_bytes / 1024**2:,.1f} MiB an image x {batch.micro_batch}), "
-        f"and at least, with {batch.workers} workers:"
-    )
-    yield "ZeRO  model states  with activations  DeepSpeed's estimate  with offload"
-    for row in plan.memory:
-        mark = "  <- engine.zero_stage" if row.stage == job.engine.zero_stage else ""
-        theirs = f"{_gib(row.deepspeed):>20}  {_gib(row.offloaded):>12}"
-        both = f"{_gib(row.states):>12}  {_gib(row.states + activations):>16}"
-        yield f"{row.stage:>4}  {both}  {theirs}{mark}"
+    yield from _memory(plan)
     yield ""
     yield f"DeepSpeed  {json.dumps(plan.deepspeed)}"
     for notice in ready.notices:
@@ -132,6 +121,33 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         yield f"cannot start: {problem}"
     if not ready.problems:
         yield "it can start"
+
+
+def _memory(plan: RunPlan) -> Iterator[str]:
+    """A table by ZeRO stage."""
+    ready, job = plan.ready, plan.ready.job
+    micro, workers = ready.batch.micro_batch, ready.batch.workers
+    activations = plan.activation_bytes * micro
+    yield (
+        f"GiB a {'GPU' if ready.use_gpu else 'worker'}: activations {_gib(activations)} "
+        f"(measured, {plan.activation_bytes / 1024**2:,.1f} MiB an image x {micro}), "
+        f"and at least, with {workers} workers:"
+    )
+    yield "ZeRO  model states  with offload  with activations  DeepSpeed's estimate  with offload"
+    offload = job.engine.offload
+    for row in plan.memory:
+        taken, mark = row.states, ""
+        if row.stage == job.engine.zero_stage:
+            mark = f"  <- engine.zero_stage, engine.offload {offload}"
+            if offload != "none" and row.offloaded is not None:
+                taken = row.offloaded
+        ours = f"{_gib(row.states):>12}  {_gib(row.offloaded):>12}  {_gib(taken + activations):>16}"
+        theirs = f"{_gib(row.deepspeed):>20}  {_gib(row.deepspeed_offloaded):>12}"
+        yield f"{row.stage:>4}  {ours}  {theirs}{mark}"
+    host = plan.memory[job.engine.zero_stage].host
+    if host is not None:
+        puts = "would put" if offload == "none" else "puts"
+        yield f"engine.offload {puts} {_gib(host)} GiB a worker into the CPU's memory"
 
 
 def _work(plan: RunPlan) -> str:

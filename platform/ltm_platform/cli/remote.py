@@ -128,6 +128,7 @@ def follow(cluster: Cluster, submission: str) -> None:
 
 def _as_sent(job: JobSpec, store: str) -> JobSpec:
     check_no_password(store)
+    preflight.check_no_keys(job)
     job = preflight.with_absolute_paths(job).replace("tracking.uri", store)
     return job.replace("cluster.address", EMBEDDED)
 

@@ -38,8 +38,6 @@ def command(
     from ltm_platform.launch import whereabouts
     from ltm_platform.launch.address import Kind, find_address, kind
 
-    words: list[str] = []
-
     if swept := sweep.find(run, tracking_uri):
         folder, recorded = swept
         if start or overrides:
@@ -53,8 +51,7 @@ def command(
     found = whereabouts.locate(run, tracking_uri, address)
     where = find_address(address or found.address)
     if kind(where) == Kind.CLUSTER:
-        if start:
-            words += ["--from", start]
+        words = ["--from", start] if start else []
         words += [word for override in overrides for word in ("--set", override)]
         words += ["--force"] * force + ["--verbose"] * verbose
         remote.resume(run, where, words, uri=tracking_uri, detach=detach)

@@ -18,7 +18,7 @@ from ltm_platform.job import JobSpec, changes
 from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.embedded import embedded_ray, this_machine
 from ltm_platform.launch.folder import GoingOn, RunFolder
-from ltm_platform.launch.history import prepare_to_resume
+from ltm_platform.launch.history import found_again, prepare_to_resume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,10 @@ def go_on(
         raise UserError(f"the run {name!r} has finished: there is nothing to go on with")
     folder = RunFolder(Path(record.folder or ""))
     if not record.folder or not folder.job.exists():
-        raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+        again = found_again(name, record.params.get("cluster.storage", ""))
+        if again is None:
+            raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+        folder = again
     before = JobSpec.load(folder.job)
     job = JobSpec.load(folder.job, overrides)
     changed = changes(before, job)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from ltm_platform.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ltm_platform.launch.whereabouts import Whereabouts
+    from ltm_platform.tracking import RunRecord
 
 
 @click.command("status")
@@ -23,49 +30,65 @@ def command(run: str, as_json: bool, address: str | None, tracking_uri: str | No
     Example:
       ltm-platform status quickstart-1
     """
-    from ltm_platform.cli.console import duration
     from ltm_platform.cli.program import program
     from ltm_platform.launch import whereabouts
-    from ltm_platform.launch.cluster import Cluster
 
     found = whereabouts.locate(run, tracking_uri, address)
-    if found.record is None:
-        assert found.address
-        assert found.submission
-        sent = Cluster(found.address).look(found.submission)
-        rows = {
-            "state": sent.status,
-            "where": found.address,
-            "error": sent.message if sent.status == "FAILED" else "",
-        }
-        ended, fine = sent.ended, sent.status == "SUCCEEDED"
-    else:
-        about = whereabouts.summarise(found.record)
-        rows = {
-            "state": about.state,
-            "epoch": about.epoch,
-            "top-1": "" if about.top1 is None else f"{about.top1:.2f} %",
-            "images/s": "" if about.images_per_s is None else f"{about.images_per_s:,.0f}",
-            "workers": "" if about.workers is None else str(about.workers),
-            "restarts": str(about.restarts),
-            "age": duration(about.age_s),
-            "where": about.where,
-            "folder": found.record.folder or "",
-            "error": about.error or "",
-        }
-        ended, fine = about.state != "RUNNING", about.state == "FINISHED"
-        if as_json:
-            click.echo(json.dumps(asdict(about), indent=2))
-            return
+    view = _recorded(found.record) if found.record else _waiting(found)
     if as_json:
-        click.echo(json.dumps({"name": run} | rows, indent=2))
+        click.echo(json.dumps(view.values, indent=2))
         return
     click.echo(run)
-    for key, value in rows.items():
+    for key, value in view.rows.items():
         if value:
             click.echo(f"  {key:<9} {value}")
-    if not fine:
-        following = ["resume", run] if ended and found.record else ["logs", run]
-        if not ended:
-            following = ["logs", "-f", run]
-        click.echo(f"  {'next':<9} {shlex.join([*program(), *following])}")
+    if view.following:
+        click.echo(f"  {'next':<9} {shlex.join([*program(), *view.following, run])}")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is shown of a run."""
+
+    values: Mapping[str, object]
+    """As JSON."""
+    rows: Mapping[str, str]
+    following: tuple[str, ...]
+    """The command to type next, of the run."""
+
+
+def _waiting(found: Whereabouts) -> _View:
+    """A run that a cluster was sent and that nothing is recorded of."""
+    from ltm_platform.launch.cluster import Cluster
+
+    assert found.address
+    assert found.submission
+    sent = Cluster(found.address).look(found.submission)
+    rows = {
+        "state": sent.status,
+        "where": found.address,
+        "error": sent.message if sent.status == "FAILED" else "",
+    }
+    following: tuple[str, ...] = ("logs",) if sent.ended else ("logs", "-f")
+    return _View({"name": found.name} | rows, rows, () if sent.status == "SUCCEEDED" else following)
+
+
+def _recorded(record: RunRecord) -> _View:
+    from ltm_platform.cli.console import duration
+    from ltm_platform.launch import whereabouts
+
+    about = whereabouts.summarise(record)
+    rows = {
+        "state": about.state,
+        "epoch": about.epoch,
+        "top-1": "" if about.top1 is None else f"{about.top1:.2f} %",
+        "images/s": "" if about.images_per_s is None else f"{about.images_per_s:,.0f}",
+        "workers": "" if about.workers is None else str(about.workers),
+        "restarts": str(about.restarts),
+        "age": duration(about.age_s),
+        "where": about.where,
+        "folder": record.folder or "",
+        "error": about.error or "",
+    }
+    following: tuple[str, ...] = ("logs", "-f") if about.state == "RUNNING" else ("resume",)
+    return _View(asdict(about), rows, () if about.state == "FINISHED" else following)

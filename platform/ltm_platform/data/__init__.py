@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.digits import open_digits
 from ltm_platform.data.folder import open_folder
 from ltm_platform.data.part import fold, subset
@@ -41,20 +42,25 @@ class Dataset:
         )
 
 
-def open_data(data: Data, *, cache: Path) -> Dataset:
+def open_data(data: Data, *, cache: Path, copying: bool = False) -> Dataset:
     """The data set of a job: the whole, or the part of it that the job names.
+
+    ``copying``: shards that are read are copied into ``data.cache`` first, if the job names one.
 
     Raises:
         UserError: as `open_dataset`, or there are too few images for the part.
     """
-    whole = open_dataset(data.path, cache=cache, val_fraction=data.val_fraction)
+    copies = ShardCache(Path(data.cache)) if copying and data.cache else None
+    whole = open_dataset(data.path, cache=cache, val_fraction=data.val_fraction, copies=copies)
     train, val = subset(whole.train, data.subset), whole.val
     if data.fold is not None:
         train, val = fold(train, data.fold, data.folds)
     return replace(whole, train=train, val=val)
 
 
-def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
+def open_dataset(
+    path: str, *, cache: Path, val_fraction: float, copies: ShardCache | None = None
+) -> Dataset:
     """The data set that ``path`` names.
 
     Args:
@@ -62,6 +68,7 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
             ``s3://bucket/folder``, or a local folder tree of images.
         cache: folder where ``digits`` is written once.
         val_fraction: share of a tree without its own ``val/`` that becomes the validation part.
+        copies: where shards are copied before they are read; None reads them where they are.
 
     Raises:
         UserError: nothing there, or not what it should be; the sentence says how to mend it.
@@ -80,7 +87,7 @@ def open_dataset(path: str, *, cache: Path, val_fraction: float) -> Dataset:
             "'ltm-platform data import' command again, and it goes on."
         )
     if holds_shards(folder):
-        train, val = ParquetSource(folder / "train"), ParquetSource(folder / "val")
+        train, val = (ParquetSource(folder / split, copies) for split in ("train", "val"))
         if train.classes != val.classes:
             raise UserError(f"{folder / 'train'} and {folder / 'val'} have different classes.")
     elif folder.is_local:

@@ -13,6 +13,7 @@ from ltm_platform.errors import UserError
 
 # There an object appears when its upload has ended, so it is never half-written.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
+_CHUNK = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class Place:
         start = len(self.path.rstrip("/")) + 1
         return sorted((i.path[start:], i.size) for i in found if i.type == fs.FileType.File)
 
+    def folders(self) -> list[str]:
+        """Names of the folders in this one, sorted; [] if it is none."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
+
     def read(self) -> bytes:
         with self.filesystem.open_input_stream(self.path) as stream:
             return stream.read()
@@ -84,10 +91,30 @@ class Place:
         with self.filesystem.open_output_stream(path) as stream:
             stream.write(content)
 
+    def fetch(self, folder: Path) -> None:
+        """Copy this folder's files into the local ``folder``."""
+        _copy(self.filesystem, self.path, fs.LocalFileSystem(), str(folder))
+
+    def put(self, folder: Path) -> None:
+        """Copy the files of the local ``folder`` into this one."""
+        _copy(fs.LocalFileSystem(), str(folder), self.filesystem, self.path)
+
+    def delete_folder(self) -> None:
+        """Remove the folder with all that is in it, if there is one."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
     def delete(self) -> None:
         """Remove the file, if there is one."""
         if self.exists():
             self.filesystem.delete_file(self.path)
+
+
+def _copy(source: fs.FileSystem, path: str, target: fs.FileSystem, to: str) -> None:
+    target.create_dir(to, recursive=True)
+    fs.copy_files(
+        path, to, source_filesystem=source, destination_filesystem=target, chunk_size=_CHUNK
+    )
 
 
 def is_address(text: str) -> bool:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from ltm_platform.data.cache import ShardCache
     from ltm_platform.data.source import Indices
 
 FORMAT_VERSION = 2
@@ -250,15 +251,17 @@ class ParquetSource:
     """The images of one split, read from its shards (see `Source`).
 
     Opening reads the footers, and with them the index, 24 bytes an image. Files are opened lazily
-    in every process that reads.
+    in every process that reads; with a ``cache`` they are copied into it first, and read there.
 
     Raises:
         UserError: no shards, a shard missing, damaged or of another format.
     """
 
-    def __init__(self, folder: Path | Place) -> None:
+    def __init__(self, folder: Path | Place, cache: ShardCache | None = None) -> None:
         self.folder = folder if isinstance(folder, Place) else place(folder)
-        self._files = _complete(self.folder)
+        self._cache = cache
+        self._files, self._bytes = _complete(self.folder)
+        self._names: list[str] = []
         indices: list[npt.NDArray[np.int64]] = []
         counts: npt.NDArray[np.int64] | None = None
         checksum = hashlib.sha256()
@@ -270,6 +273,7 @@ class ParquetSource:
                 raise UserError(f"{path} has other classes than {self._files[0].name} beside it.")
             counts += np.asarray(about["counts"])
             checksum.update(about["checksum"].encode())
+            self._names.append(_copys_name(about))
             indices.append(unpacked_index(about))
         assert counts is not None
         self.counts: tuple[int, ...] = tuple(counts.tolist())
@@ -285,10 +289,11 @@ class ParquetSource:
 
     def _open_lazily(self) -> None:
         self._open = lru_cache(_OPEN_FILES)(self._open_file)
+        self._copies: dict[int, Path | None] = {}
         self._keys = lru_cache(1)(self._read_keys)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_keys")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_copies", "_keys")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -301,13 +306,32 @@ class ParquetSource:
         """Encoded bytes and label of each index, in the order asked."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert not len(wanted) or (wanted.min() >= 0 and wanted.max() < len(self))
-        if self.folder.is_local:
+        here = self._bring(wanted) if self._cache else self.folder.is_local
+        if here:
             images = [self._read(index) for index in wanted.tolist()]
         else:
             # Many requests at once, since each takes its time.
             with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
                 images = list(threads.map(self._read, wanted.tolist()))
         return list(zip(images, self.labels[wanted].tolist(), strict=True))
+
+    def _bring(self, wanted: npt.NDArray[np.int64]) -> bool:
+        """Copy the shards of these images, if not done; whether all of them are on this node."""
+        assert self._cache
+        numbers = {self._file_of(index) for index in wanted.tolist()}
+        new = sorted(numbers - self._copies.keys())
+        if new:
+            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
+                self._copies.update(zip(new, threads.map(self._copy, new), strict=True))
+        return all(self._copies[number] for number in numbers)
+
+    def _copy(self, number: int) -> Path | None:
+        assert self._cache
+        file = self._files[number]
+        try:
+            return self._cache.copy(file, self._names[number], self._bytes[number])
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error}.") from error
 
     def _read(self, index: int) -> bytes:
         number, size = self._file_of(index), int(self._sizes[index])
@@ -323,6 +347,8 @@ class ParquetSource:
         return int(np.searchsorted(self._first, index, side="right")) - 1
 
     def _open_file(self, number: int) -> pa.NativeFile:
+        if copy := self._copies.get(number):
+            return pa.OSFile(str(copy))
         file = self._files[number]
         return file.filesystem.open_input_file(file.path)
 
@@ -353,8 +379,15 @@ def shard_name(number: int, count: int) -> str:
     return f"{number:05d}-of-{count:05d}.parquet"
 
 
-def _complete(folder: Place) -> list[Place]:
-    names = [name for name, _ in folder.files() if _NAME.fullmatch(name)]
+def _copys_name(about: dict[str, Any]) -> str:
+    """Of a shard's copy: it has another one when anything in the shard changes."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest() + ".parquet"
+
+
+def _complete(folder: Place) -> tuple[list[Place], list[int]]:
+    """Every shard of a split, and their bytes."""
+    found = {name: size for name, size in folder.files() if _NAME.fullmatch(name)}
+    names = list(found)
     if not names:
         raise UserError(f"{folder} holds no shards (00000-of-00001.parquet and so on).")
     expected = int(names[0].removesuffix(".parquet").rsplit("-", 1)[1])
@@ -364,7 +397,7 @@ def _complete(folder: Place) -> list[Place]:
             raise UserError(f"{missing} is missing: the data set is not complete.")
     if len(names) != expected:
         raise UserError(f"{folder} holds {len(names)} shards where {expected} belong together.")
-    return [folder / name for name in names]
+    return [folder / name for name in names], list(found.values())
 
 
 Footer = tuple[pq.FileMetaData, dict[str, Any]]

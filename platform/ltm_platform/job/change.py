@@ -17,7 +17,9 @@ CHANGEABLE = (
     "recipe.warmup_epochs",
     "recipe.clip_grad",
     "recipe.ib.weight",
+    "data.cache",
     "data.loader_workers",
+    "engine.offload",
     "checkpoint",
     "cluster",
 )

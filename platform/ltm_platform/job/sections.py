@@ -146,6 +146,9 @@ class Data(Section):
     """The word `digits` (the UCI digits that scikit-learn ships) or a folder: an image tree with
     one subfolder a class, optionally under train/ and val/, or our Parquet shards, which may also
     lie in an object store: s3://bucket/folder, gs://bucket/folder."""
+    cache: Text | None = None
+    """Folder on every node's own disk into which shards are copied when they are first read, for
+    data in an object store or on a slow share; null reads them where they are."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the source has no validation split."""
     subset: KeptFraction = 1.0
@@ -311,6 +314,9 @@ class Engine(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward and backward pass; the optimizer always works in fp32. fp16
     scales the loss, skips the steps that overflow, and needs GPUs and a zero_stage from 1."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lies in the CPU's memory instead of the GPU's: the optimizer with its fp32 weights
+    (needs a zero_stage from 1), or all, the weights too (needs zero_stage 3). Steps are slower."""
     compile: bool = False
     """Compile the network with torch.compile; the first steps take minutes."""
     channels_last: bool = False
@@ -325,6 +331,24 @@ class Engine(Section):
                 "engine.compile is true, but at engine.zero_stage 3 weights come and go within "
                 "the network, which cannot be compiled: use a stage from 0 to 2",
                 "engine.compile",
+                "engine.zero_stage",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_offload(self) -> Engine:
+        if self.offload != "none" and self.zero_stage == 0:
+            raise conflict(
+                f"engine.offload is {self.offload!r} at engine.zero_stage 0, where every worker "
+                f"keeps its whole optimizer: use a stage from 1 to 3",
+                "engine.offload",
+                "engine.zero_stage",
+            )
+        if self.offload == "all" and self.zero_stage < 3:
+            raise conflict(
+                f"engine.offload is 'all', but at engine.zero_stage {self.zero_stage} the weights "
+                f"stay on the GPU: use stage 3, or 'optimizer'",
+                "engine.offload",
                 "engine.zero_stage",
             )
         return self

@@ -80,3 +80,11 @@ def use_token() -> None:
     known = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if stored.exists() or any(os.environ.get(name) for name in known):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def token_wanted(address: str) -> UserError:
+    """What to tell a user whom the Ray at ``address`` does not let in."""
+    return UserError(
+        f"the Ray at {address} wants a token, and does not know the one of this user: copy its "
+        f"head's ~/.ray/auth_token to yours, or set RAY_AUTH_TOKEN"
+    )

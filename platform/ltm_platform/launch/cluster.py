@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from ltm_platform.errors import UserError
-from ltm_platform.launch.address import is_here, use_token
+from ltm_platform.launch.address import is_here, token_wanted, use_token
 from ltm_platform.launch.package import write_package
 from ltm_platform.paths import HOME_VARIABLE, has_password, shown
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, SUBMISSION_TAG
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from ltm_platform.job import JobSpec
 
-AGENT_S = 60.0
 ENTRY = "python -m ltm_platform.cli.on_cluster"
 """What the cluster's shell sees, whatever the user typed; the rest is in `REQUEST`."""
 REQUEST = "LTM_PLATFORM_REQUEST"
@@ -52,6 +51,8 @@ STOP_WAIT_S = 60
 RETRY_S = 1.0
 AWAY_S = 120.0
 """How long a dashboard may be away, as when it restarts, before following ends."""
+AGENT_S = 60.0
+"""How long a head that has just started may have nobody to start a job."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -155,7 +156,7 @@ def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
     """``submit`` again while a head that has just started has nobody yet to start a job."""
     return retry(
         retry=retry_if_exception_message(match="(?s).*No available agent"),
-        wait=wait_fixed(1),
+        wait=wait_fixed(RETRY_S),
         stop=stop_after_delay(AGENT_S),
         reraise=True,
     )(submit)
@@ -177,10 +178,7 @@ class Cluster:
         try:
             self._client = JobSubmissionClient(address)
         except AuthenticationError:
-            raise UserError(
-                f"the cluster at {address} wants a token, and does not know the one of this user: "
-                f"copy its head's ~/.ray/auth_token to yours, or set RAY_AUTH_TOKEN"
-            ) from None
+            raise token_wanted(address) from None
         except ConnectionError:
             raise UserError(
                 f"no Ray cluster answers at {address}: is it up (ltm-platform cluster status), "

@@ -32,30 +32,30 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at one thing after another; what breaks while it is looked at is not fine."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _python,
-        _packages,
-        _gpus,
-        _compiler,
-        _ray,
-        _tracking,
-        _storage,
-    )
-    for check in checks:
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Python": python,
+        "packages": packages,
+        "GPUs": gpus,
+        "compiler": compiler,
+        "cluster": cluster,
+        "MLflow": mlflow,
+        "storage": storage,
+    }
+    for what, check in checks.items():
         try:
             yield from check()
         except Exception as error:  # whatever a broken installation raises
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            yield Finding(check.__name__.lstrip("_"), False, reason)
+            yield Finding(what, False, reason)
 
 
-def _python() -> Iterator[Finding]:
+def python() -> Iterator[Finding]:
     wanted = ".".join(map(str, OLDEST_PYTHON))
     fine = sys.version_info >= OLDEST_PYTHON
     yield Finding("Python", fine, platform.python_version(), f"install Python {wanted} or newer")
 
 
-def _packages() -> Iterator[Finding]:
+def packages() -> Iterator[Finding]:
     for name in PACKAGES:
         try:
             yield Finding(name, True, version(name))
@@ -63,7 +63,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, False, "not installed", f"pip install {name} -c constraints.txt")
 
 
-def _gpus() -> Iterator[Finding]:
+def gpus() -> Iterator[Finding]:
     import torch
 
     count = torch.cuda.device_count()
@@ -80,7 +80,7 @@ def _gpus() -> Iterator[Finding]:
         yield Finding("GPUs", True, "none: training runs on the CPU, over gloo")
 
 
-def _compiler() -> Iterator[Finding]:
+def compiler() -> Iterator[Finding]:
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     remedy = "apt-get install g++: DeepSpeed builds its operators with it"
     yield Finding("compiler", found is not None, found or "no C++ compiler", remedy)
@@ -88,9 +88,9 @@ def _compiler() -> Iterator[Finding]:
     yield Finding("ninja", ninja is not None, ninja or "not found", "pip install ninja")
 
 
-def _ray() -> Iterator[Finding]:
+def cluster() -> Iterator[Finding]:
     from ltm_platform.launch import local_ray
-    from ltm_platform.launch.address import Kind, find_address, kind
+    from ltm_platform.launch.address import VARIABLE, Kind, find_address, kind
     from ltm_platform.launch.cluster import Cluster
 
     there = local_ray.running()
@@ -101,15 +101,13 @@ def _ray() -> Iterator[Finding]:
     try:
         Cluster(address)
     except UserError as error:
-        remedy = (
-            "ltm-platform cluster up --local" if there is None else f"see {paths.home()}/ray.log"
-        )
+        remedy = f"see {paths.home()}/ray.log" if there else f"start it, or unset {VARIABLE}"
         yield Finding("cluster", False, str(error), remedy)
     else:
         yield Finding("cluster", True, f"{address} answers")
 
 
-def _tracking() -> Iterator[Finding]:
+def mlflow() -> Iterator[Finding]:
     uri = tracking.tracking_uri()
     try:
         tracking.check_reachable(uri)
@@ -120,7 +118,7 @@ def _tracking() -> Iterator[Finding]:
         yield Finding("MLflow", True, f"{paths.shown(uri)}, {runs} runs")
 
 
-def _storage() -> Iterator[Finding]:
+def storage() -> Iterator[Finding]:
     root = paths.home()
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free

@@ -32,6 +32,7 @@ from ltm_platform.launch.results import log_results
 from ltm_platform.launch.target import checkpoint_tag, tracked_folder
 from ltm_platform.launch.trainer import LeanTrainer
 from ltm_platform.tracking import TrackedRun, tracked_run
+from ltm_platform.tracking.runs import RUN_FOLDER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +76,8 @@ def drive(
             repeats=not (going_on and going_on.anew),
         ) as run,
     ):
-        for key, value in where_it_runs().items():
+        where = where_it_runs() | {RUN_FOLDER_TAG: str(folder.path)}
+        for key, value in where.items():
             run.tag(key, value)
         for key, change in (going_on.changes if going_on else {}).items():
             run.tag(f"ltm.changed.{key}", change)
@@ -142,7 +144,7 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
         ),
         run_config=ray.train.RunConfig(
             name=folder.name,
-            storage_path=str(folder.path.parent),
+            storage_path=folder.storage_root,
             failure_config=ray.train.FailureConfig(
                 max_failures=job.cluster.max_failures,
                 max_preemption_failures=job.cluster.max_preemptions,
@@ -210,7 +212,7 @@ def _log_checkpoints(
     """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
-            path = checkpoint.path
+            path = checkpoint.fetch()
             files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
             run.log_files([file for file in files if file.exists()], tracked_folder(kind))
             run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")

@@ -24,6 +24,12 @@ ENVIRONMENT = {
 }
 
 
+def set_environment() -> None:
+    """Ray's settings, where the user has none of their own; before Ray is imported."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
 def this_machine() -> Resources:
     """The CPUs this process may use, and the visible GPUs."""
     import torch
@@ -34,8 +40,7 @@ def this_machine() -> Resources:
 @contextmanager
 def embedded_ray(resources: Resources) -> Iterator[None]:
     """Start Ray here, and end it with all its processes when the block ends."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     import ray
 
     ray.init(

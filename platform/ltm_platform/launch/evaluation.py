@@ -147,9 +147,9 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
         RunError: a rank failed.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     from ltm_platform.launch.failures import told_in_a_sentence
+    from ltm_platform.launch.trainer import LeanTrainer
     from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
 
     job = evaluation.job
@@ -161,7 +161,7 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
         ratios=list(evaluation.ratios),
     )
     with tempfile.TemporaryDirectory(prefix="ltm-evaluate-") as storage:
-        trainer = TorchTrainer(
+        trainer = LeanTrainer(
             score_checkpoint,
             train_loop_config=dict(config),
             scaling_config=ray.train.ScalingConfig(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ltm_platform import paths
+from ltm_platform.data.place import is_address, place
 from ltm_platform.errors import UserError
 from ltm_platform.files import STOP_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from ltm_platform.data.place import Place
     from ltm_platform.job import JobSpec
 
 
@@ -44,7 +46,8 @@ class GoingOn:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Ray Train's storage for one run, which also holds the run's log and resolved job."""
+    """One run's: its log, its resolved job and, unless they lie in an object store, what Ray Train
+    stores of it, which is its checkpoints with a record of them."""
 
     path: Path
 
@@ -55,15 +58,22 @@ class RunFolder:
         Raises:
             UserError: a run of that name exists already.
         """
-        root = Path(job.cluster.storage) if job.cluster.storage else paths.runs()
+        storage = job.cluster.storage
+        address = storage if storage and is_address(storage) else None
+        root = Path(storage) if storage and not address else paths.runs()
         root.mkdir(parents=True, exist_ok=True)
         names: Iterable[str] = [name] if name else (f"{job.name}-{n}" for n in count(1))
         for candidate in names:
+            if address and (place(address) / candidate).exists():
+                continue
             try:
                 (root / candidate).mkdir()
             except FileExistsError:
                 continue
-            return cls(root / candidate)
+            folder = cls(root / candidate)
+            if address:
+                folder.store_at(address)
+            return folder
         raise UserError(
             f"a run named {name!r} exists already: go on with it (ltm-platform resume {name}) "
             f"or choose another --name"
@@ -85,7 +95,7 @@ class RunFolder:
                 f"wait for it or stop that one first"
             ) from None
         self._pid.write_text(str(os.getpid()))
-        self.stop_request.unlink(missing_ok=True)
+        self._stop_request.delete()
         try:
             yield
         finally:
@@ -110,10 +120,31 @@ class RunFolder:
     def _pid(self) -> Path:
         return self.path / ".pid"
 
+    def request_stop(self) -> None:
+        """Have the run save and end."""
+        self._stop_request.write(b"")
+
     @property
-    def stop_request(self) -> Path:
-        """While this file is there, the run is to save and end."""
-        return self.path / STOP_FILE
+    def _stop_request(self) -> Place:
+        return self.storage / STOP_FILE
+
+    def store_at(self, address: str) -> None:
+        """Have Ray Train store below an address, rather than in this folder."""
+        self._elsewhere.write_text(address)
+
+    @property
+    def storage_root(self) -> str:
+        """Folder or address below which Ray Train's storage of the run has the run's name."""
+        return self._elsewhere.read_text() if self._elsewhere.exists() else str(self.path.parent)
+
+    @property
+    def storage(self) -> Place:
+        """Ray Train's storage of the run, which every node reaches."""
+        return place(self.storage_root) / self.name
+
+    @property
+    def _elsewhere(self) -> Path:
+        return self.path / ".storage"
 
     @property
     def name(self) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ltm_platform import checkpoints
+from filelock import FileLock
+
+from ltm_platform import checkpoints, paths
+from ltm_platform.data.place import is_address, place
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.launch.folder import RunFolder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ltm_platform.launch.folder import RunFolder
-
+    from ltm_platform.data.place import Place
 BEST_METRIC = "val/top1"
 _RECORD = "checkpoint_manager_snapshot.json"
 
@@ -24,7 +26,19 @@ class StoredCheckpoint:
     """A checkpoint that the run has finished writing."""
 
     path: Path
+    """Where it lies or, of one in an object store, where `fetch` copies it."""
     metrics: dict[str, float]
+    source: Place
+    """Where the run has written it."""
+
+    def fetch(self) -> Path:
+        """The local folder with its files, copied there if need be."""
+        if not self.source.is_local and not self.path.is_dir():
+            with FileLock(f"{self.path}.lock"), TemporaryDirectory(dir=self.path.parent) as part:
+                if not self.path.is_dir():
+                    self.source.fetch(Path(part) / "copy")
+                    (Path(part) / "copy").rename(self.path)
+        return self.path
 
     @property
     def top1(self) -> float | None:
@@ -34,14 +48,20 @@ class StoredCheckpoint:
 
 def stored(folder: RunFolder) -> list[StoredCheckpoint]:
     """A run's finished checkpoints, the oldest first, whatever became of the run."""
-    record = folder.path / _RECORD
+    return _recorded(folder.storage, folder.path)
+
+
+def _recorded(storage: Place, folder: Path) -> list[StoredCheckpoint]:
+    """Those in Ray Train's storage of a run; ``folder`` is the run's own."""
+    record = storage / _RECORD
     if not record.exists():
         return []
-    state = json.loads(record.read_text())
+    state = json.loads(record.read())
     found = zip(state["checkpoint_report_indices"], state["checkpoint_results"], strict=True)
     return [
-        StoredCheckpoint(folder.path / result["checkpoint_dir_name"], result["metrics"])
+        StoredCheckpoint(folder / name, result["metrics"], storage / name)
         for _, result in sorted(found, key=lambda pair: pair[0])
+        for name in [result["checkpoint_dir_name"]]
     ]
 
 
@@ -49,6 +69,23 @@ def best(found: list[StoredCheckpoint]) -> StoredCheckpoint | None:
     """The first of the highest validation top-1, if any was validated."""
     validated = [one for one in found if one.top1 is not None]
     return max(validated, key=lambda one: one.top1 or 0.0, default=None)
+
+
+def found_again(name: str, address: str) -> RunFolder | None:
+    """A folder for a run whose own is gone with its machine, from what lies in an object store.
+
+    None: nothing of the run lies there.
+    """
+    if not is_address(address):
+        return None
+    folder = RunFolder(paths.runs() / name)
+    found = _recorded(place(address) / name, folder.path)
+    if not found:
+        return None
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.store_at(address)
+    folder.job.write_bytes((found[-1].source / checkpoints.JOB_FILE).read())
+    return folder
 
 
 def prepare_to_resume(folder: RunFolder, start: str | None) -> None:
@@ -70,15 +107,16 @@ def prepare_to_resume(folder: RunFolder, start: str | None) -> None:
     position = names.index(start) if start else len(names) - 1
     if found:
         try:
-            checkpoints.check(found[position].path)
+            checkpoints.check(found[position].fetch())
         except UserError as error:
             raise UserError(f"{error}; {_way_out(folder, names[:position])}") from None
     if start:
         _forget(folder, set(names[position + 1 :]), start)
         names = names[: position + 1]
-    for path in folder.path.glob("checkpoint_*/"):
-        if path.name not in names:
-            shutil.rmtree(path)
+    for where in (place(folder.path), folder.storage):
+        for name in where.folders():
+            if name.startswith("checkpoint_") and name not in names:
+                (where / name).delete_folder()
 
 
 def _way_out(folder: RunFolder, before: list[str]) -> str:
@@ -89,8 +127,8 @@ def _way_out(folder: RunFolder, before: list[str]) -> str:
 
 def _forget(folder: RunFolder, names: set[str], last: str) -> None:
     """Ray Train goes on from the latest in its record: make that ``last``."""
-    record = folder.path / _RECORD
-    state = json.loads(record.read_text())
+    record = folder.storage / _RECORD
+    state = json.loads(record.read())
     pairs = zip(state["checkpoint_report_indices"], state["checkpoint_results"], strict=True)
     kept = [pair for pair in pairs if pair[1]["checkpoint_dir_name"] not in names]
     state["checkpoint_report_indices"] = [index for index, _ in kept]
@@ -98,6 +136,4 @@ def _forget(folder: RunFolder, names: set[str], last: str) -> None:
     state["latest_checkpoint_result"] = next(
         result for _, result in kept if result["checkpoint_dir_name"] == last
     )
-    replacement = record.with_suffix(".tmp")
-    replacement.write_text(json.dumps(state))
-    replacement.replace(record)
+    record.write(json.dumps(state).encode())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltm_platform.data.place import place
 from ltm_platform.errors import UserError
-from ltm_platform.launch.address import JOINED, use_token
-from ltm_platform.launch.embedded import ENVIRONMENT
+from ltm_platform.launch.address import JOINED, token_wanted, use_token
+from ltm_platform.launch.embedded import ENVIRONMENT, set_environment
 from ltm_platform.preflight import Resources, storage_root
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def join(address: str) -> None:
         UserError: there is none, or it refuses.
     """
     use_token()
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -40,10 +39,7 @@ def join(address: str) -> None:
     try:
         ray.init(address=address, runtime_env={"env_vars": passed_on})
     except AuthenticationError:
-        raise UserError(
-            f"the Ray at {address} wants a token: copy the cluster's ~/.ray/auth_token to "
-            f"yours, or set RAY_AUTH_TOKEN"
-        ) from None
+        raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:
         where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
@@ -126,28 +122,28 @@ def check_shared_storage(job: JobSpec) -> int:
     root = storage_root(job)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     mine = root / f".probe-{uuid.uuid4().hex}"
-    root.mkdir(parents=True, exist_ok=True)
-    mine.write_text("")
+    mine.write(b"")
     try:
         answers = {
             node: ray.remote(probe)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, False))
-            .remote(str(mine), node)
+            .remote(str(root), mine.name, node)
             for node in nodes
         }
         for node, problem in _gathered(answers):
-            theirs = Path(f"{mine}.{node}")
+            theirs = root / f"{mine.name}.{node}"
             if problem is None and not theirs.exists():
                 problem = "what it writes there is not seen here"
-            theirs.unlink(missing_ok=True)
+            theirs.delete()
             if problem:
                 raise job.error(
                     "cluster.storage",
                     f"cluster.storage is {str(root)!r}, but not for the node {nodes[node]}: "
-                    f"{problem}; name a folder that all nodes share",
+                    f"{problem}; name a folder that all nodes share, or an object store that all "
+                    f"may write to",
                 )
     finally:
-        mine.unlink(missing_ok=True)
+        mine.delete()
     return len(nodes)
 
 
@@ -163,13 +159,15 @@ def _gathered(answers: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
             yield node, str(error).splitlines()[0]
 
 
-def probe(known: str, node: str) -> str | None:
-    """On a node: what is wrong with the folder of ``known``, a file that another node wrote."""
-    path = Path(known)
+def probe(storage: str, known: str, node: str) -> str | None:
+    """On a node: what is wrong with ``storage``, in which another node wrote the file ``known``."""
     try:
-        if not path.exists():
-            return f"there is no {path.parent}" if not path.parent.is_dir() else "it is not shared"
-        Path(f"{path}.{node}").write_text("")
+        root = place(storage)
+        if not (root / known).exists():
+            return "it is not shared" if root.is_folder() else f"there is no {storage}"
+        (root / f"{known}.{node}").write(b"")
+    except UserError as error:
+        return str(error)
     except OSError as error:
         return error.strerror or str(error)
     return None

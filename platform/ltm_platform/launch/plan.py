@@ -14,8 +14,6 @@ from ltm_platform.launch.embedded import this_machine
 from ltm_platform.training import estimates
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.preflight import Ready, Resources
     from ltm_platform.training.estimates import Memory
@@ -36,9 +34,10 @@ class RunPlan:
     """Why other numbers of workers cannot share the global batch."""
     deepspeed: dict[str, Any]
     memory: tuple[Memory, ...]
+    """At every ZeRO stage."""
     activation_bytes: int
     """Of one image."""
-    storage: Path
+    storage: str
     storage_s: float
     """Seconds to write, read back and remove a file there, on every node."""
     images: int
@@ -90,7 +89,7 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
         deepspeed=estimates.resolved_config(job, ready.batch),
         memory=tuple(rows),
         activation_bytes=estimates.activations(job, num_classes),
-        storage=preflight.storage_root(job),
+        storage=str(preflight.storage_root(job)),
         storage_s=seconds,
         images=job.recipe.epochs * len(ready.dataset.train),
     )

@@ -13,6 +13,7 @@ from ltm_platform.models import create_model, input_pixels, load_weights
 from ltm_platform.tracking import ImageInput
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from ltm_platform.data import Dataset
@@ -29,11 +30,12 @@ def log_results(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredChe
 
 def log_pictures(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
     """What the network confuses and which tokens it merges, at the step of the checkpoint."""
-    step = read_manifest(best.path).steps_done
-    if (best.path / CONFUSION_FILE).exists():
-        counts = load_file(best.path / CONFUSION_FILE)["counts"]
+    files = best.fetch()
+    step = read_manifest(files).steps_done
+    if (files / CONFUSION_FILE).exists():
+        counts = load_file(files / CONFUSION_FILE)["counts"]
         run.log_image(confusion_picture(counts, dataset.classes), "confusion matrix", step)
-    model = _network(job, dataset, best)
+    model = _network(job, dataset, files)
     heatmaps = heatmap_picture(model, dataset.val, input_pixels(model))
     if heatmaps:
         run.log_image(heatmaps, "heatmaps", step)
@@ -43,17 +45,18 @@ def log_model(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheck
     """The network as a model of MLflow, registered if the job says so; nothing if it says no."""
     if not job.tracking.log_model:
         return
-    model = _network(job, dataset, best)
+    files = best.fetch()
+    model = _network(job, dataset, files)
     pixels = input_pixels(model)
     inputs = ImageInput(
         pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, dataset.classes
     )
-    model_id = run.log_model(model, inputs, read_manifest(best.path).steps_done)
+    model_id = run.log_model(model, inputs, read_manifest(files).steps_done)
     if job.tracking.register_as:
         run.register_model(model_id, job.tracking.register_as, job.tracking.aliases)
 
 
-def _network(job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> Any:
+def _network(job: JobSpec, dataset: Dataset, files: Path) -> Any:
     model = create_model(job, len(dataset.classes)).eval()
-    load_weights(model, best.path / WEIGHTS_FILE)
+    load_weights(model, files / WEIGHTS_FILE)
     return model

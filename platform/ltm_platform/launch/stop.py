@@ -32,6 +32,6 @@ def stop(folder: RunFolder, *, now: bool) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     else:
-        folder.stop_request.touch()
+        folder.request_stop()
     while folder.pid == pid:
         time.sleep(POLL_S)

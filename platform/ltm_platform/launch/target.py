@@ -54,7 +54,9 @@ def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
     if not checkpoints:
         return None
     chosen = checkpoints[-1] if last else best(checkpoints)
-    return chosen.path if chosen and chosen.path.is_dir() else None
+    if chosen is None or not (chosen.source.is_folder() or chosen.path.is_dir()):
+        return None
+    return chosen.fetch()
 
 
 def tracked_folder(kind: str) -> str:

@@ -9,6 +9,7 @@ import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from ltm_platform.training.optimizer_state import (
     gather_optimizer_state,
     load_optimizer_state,
 )
+from ltm_platform.training.place import storage
 from ltm_platform.training.weights import ShardedEma, gather_weights, load_weights
 
 if TYPE_CHECKING:
@@ -129,11 +131,16 @@ def report(taken: Snapshot, metrics: dict[str, float]) -> None:
     """
 
     def write(_: Checkpoint, name: str) -> Checkpoint:
-        storage = ray.train.get_context().get_storage()
-        path = Path(storage.experiment_fs_path) / name
-        path.mkdir(parents=True, exist_ok=True)
-        taken.write(path)
-        return Checkpoint(str(path), storage.storage_filesystem)
+        target = storage() / name
+        if target.is_local:
+            path = Path(target.path)
+            path.mkdir(parents=True, exist_ok=True)
+            taken.write(path)
+        else:
+            with TemporaryDirectory(prefix="ltm-checkpoint-") as folder:
+                taken.write(Path(folder))
+                target.put(Path(folder))
+        return Checkpoint(target.path, target.filesystem)
 
     ray.train.report(
         metrics,

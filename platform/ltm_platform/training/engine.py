@@ -68,12 +68,24 @@ def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
     if job.engine.zero_stage == 3:
         # Every parameter is a shard, without exception: the moving average relies on it.
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    if job.engine.offload != "none":
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's own are as fast, see `_for_cpu`
+    if job.engine.offload == "all":
+        config["zero_optimization"]["offload_param"] = {"device": "cpu"}
     if job.engine.precision == "bf16":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     if job.engine.precision == "fp16":
         # Not autocast: with ZeRO its loss scaling neither agrees over ranks nor counts skips.
         config["fp16"] = {"enabled": True, "auto_cast": True, "loss_scale": 0}
     return config
+
+
+def _for_cpu(optimizer: Optimizer) -> None:
+    """Where torch has an update in one pass over the CPU's memory, take that."""
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.SGD)):
+        for group in optimizer.param_groups:
+            group.update(fused=True, foreach=False)
 
 
 def build_engine(
@@ -91,6 +103,8 @@ def build_engine(
     # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
     elements = sum(parameter.numel() for parameter in model.parameters())
     config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    if "offload_optimizer" in config["zero_optimization"]:
+        _for_cpu(optimizer)
     engine, *_ = deepspeed.initialize(
         model=Classifier(model, channels_last=channels_last),
         optimizer=optimizer,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STAGES = (0, 1, 2, 3)
 FP32 = 4  # bytes
+FP32_COPIES = 2
+"""Of the weights and of their gradients, which the optimizer works on from stage 1."""
 MOMENTS = 2
 """Tensors that AdamW keeps for each weight; some optimizers keep fewer."""
 RANDOM_STATE_BYTES = 16_000
@@ -30,53 +32,86 @@ class Memory:
     stage: int
     states: int
     """Weights, gradients, optimizer and moving average, as the engine keeps them."""
+    offloaded: int | None
+    """The same with `engine.offload`; there is none at stage 0."""
+    host: int | None
+    """What that puts into the CPU's memory, bytes a worker."""
     deepspeed: int | None
     """DeepSpeed's estimate; it has none below stage 2."""
-    offloaded: int | None
-    """The same with the optimizer, and at stage 3 the weights, in the CPU's memory."""
+    deepspeed_offloaded: int | None
+    """DeepSpeed's, with `engine.offload`."""
 
 
 def memory(
     job: JobSpec, parameters: int, largest_layer: int, workers: int, nodes: int
 ) -> list[Memory]:
-    """Bytes a GPU at every stage; ``parameters`` and those of the largest layer."""
+    """Bytes a GPU at every stage; ``parameters`` and those of the largest layer.
+
+    What is offloaded is what the job says at its own stage, and at the others all that can be.
+    """
+    half, ema = job.engine.precision == "fp16", job.recipe.ema_decay is not None
     rows = []
     for stage in STAGES:
-        states = model_states(
-            parameters,
-            stage,
-            workers,
-            half=job.engine.precision == "fp16",
-            ema=job.recipe.ema_decay is not None,
+        offload = "all" if stage == 3 else "optimizer"
+        if stage == job.engine.zero_stage and job.engine.offload != "none":
+            offload = job.engine.offload
+        offloaded = host = None
+        if stage:
+            offloaded = model_states(
+                parameters, stage, workers, half=half, ema=ema, offload=offload
+            )
+            host = host_states(parameters, stage, workers, half=half, ema=ema, offload=offload)
+        if offloaded is not None and offload == "all":
+            offloaded += largest_layer * (FP32 // 2 if half else FP32)
+        plain, theirs = _deepspeed(
+            parameters, largest_layer, stage, workers, nodes, weights=offload == "all"
         )
-        plain, offloaded = _deepspeed(parameters, largest_layer, stage, workers, nodes)
-        rows.append(Memory(stage, states, plain, offloaded))
+        states = model_states(parameters, stage, workers, half=half, ema=ema)
+        rows.append(Memory(stage, states, offloaded, host, plain, theirs))
     return rows
 
 
-def model_states(parameters: int, stage: int, workers: int, *, half: bool, ema: bool) -> int:
+def model_states(
+    parameters: int, stage: int, workers: int, *, half: bool, ema: bool, offload: str = "none"
+) -> int:
     """Bytes a GPU of weights, gradients, optimizer and moving average.
 
-    Stage 1 shares out the optimizer with its fp32 copies, 2 the gradients too, 3 the weights too.
+    Stage 1 shares out the optimizer with its fp32 copies, 2 the gradients too, 3 the weights with
+    their average too. ``offload`` takes the optimizer, and with it shared gradients, or all away.
     """
+    if offload == "all":
+        return 0
     weight = gradient = FP32 // 2 if half else FP32
-    optimizer = MOMENTS * FP32
     average = FP32 if ema else 0
     if stage == 0:
-        return parameters * (weight + gradient + optimizer + average)
-    shared = optimizer + average + 2 * FP32  # and the fp32 copies of weights and gradients
-    kept = weight + gradient
+        return parameters * (weight + gradient + MOMENTS * FP32 + average)
+    kept, shared = weight + gradient + average, MOMENTS * FP32 + FP32_COPIES * FP32
     if stage >= 2:
-        shared, kept = shared + gradient, kept - gradient
+        kept, shared = kept - gradient, shared + gradient
+    if offload == "optimizer":
+        shared = 0
     if stage == 3:
-        shared, kept = shared + weight, kept - weight
+        kept, shared = 0, shared + weight + average
     return parameters * kept + parameters * shared // workers
 
 
+def host_states(
+    parameters: int, stage: int, workers: int, *, half: bool, ema: bool, offload: str
+) -> int:
+    """Bytes a worker in the CPU's memory, of what ``offload`` takes from the GPU."""
+    weight = FP32 // 2 if half else FP32
+    shared = (MOMENTS + FP32_COPIES) * FP32
+    if stage < 3:
+        shared += weight  # on its way back to the GPU
+    if offload == "all":
+        shared += weight + (FP32 if ema else 0)
+    return parameters * shared // workers
+
+
 def _deepspeed(
-    parameters: int, largest_layer: int, stage: int, workers: int, nodes: int
+    parameters: int, largest_layer: int, stage: int, workers: int, nodes: int, *, weights: bool
 ) -> tuple[int | None, int | None]:
-    """Bytes a GPU, without and with offload."""
+    """Bytes a GPU, without and with offload; ``weights`` too."""
     if stage < 2:
         return None, None
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
@@ -91,7 +126,7 @@ def _deepspeed(
     else:
         both = [
             estimate_zero3_model_states_mem_needs(
-                parameters, largest_layer, **size, cpu_offload=offload, cpu_offload_params=offload
+                parameters, largest_layer, **size, cpu_offload=offload, cpu_offload_params=weights
             )[1]
             for offload in (False, True)
         ]

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ltm_platform.events import SEND_INTERVAL_S, Listener, Progress
-from ltm_platform.training.recipe import Objective
 
 CHECK_STEPS = 10
 KEPT_STEPS = 1000
@@ -22,22 +21,19 @@ class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake
     """The loss or a weight is no number any more. Raised at the same step on all ranks."""
 
 
-def describe_parts(values: list[float]) -> str:
-    """The parts of a loss, ``Objective.PARTS``, in words."""
-    named = zip(Objective.PARTS, values, strict=True)
-    return ", ".join(f"{name} {value:g}" for name, value in named)
-
-
 class StepMeter:
     """Keeps the losses of past steps, of all ranks, on the device, and reads them together.
 
     Reading stops an asynchronous device until it has caught up. So rank 0 reads and sends a few
     times a second at most; and all ranks read every ``CHECK_STEPS`` steps, to stop together when a
     loss is not finite.
+
+    parts: what a loss is made of, `Objective.parts`.
     """
 
-    def __init__(self, send: Listener, global_batch: int) -> None:
+    def __init__(self, send: Listener, global_batch: int, parts: tuple[str, ...]) -> None:
         self._send = send
+        self._parts = parts
         self._global_batch = global_batch
         self._unsent: list[tuple[int, int, float, Tensor]] = []
         self._unchecked: list[tuple[int, Tensor]] = []
@@ -45,7 +41,7 @@ class StepMeter:
         self._window_start = time.perf_counter()
 
     def step(self, step: int, epoch: int, lr: float, parts: Tensor) -> None:
-        """``parts`` of this rank, in ``Objective.PARTS`` order. Collective.
+        """The parts of the loss of this rank. Collective.
 
         Raises:
             Diverged: a part of the loss is not finite.
@@ -69,7 +65,7 @@ class StepMeter:
         bad = (~torch.isfinite(losses)).any(-1).nonzero().tolist()
         if bad:
             index, rank = bad[0]
-            listed = describe_parts(losses[index, rank].tolist())
+            listed = self.describe(losses[index, rank].tolist())
             self.send_rest()
             step = steps[index][0]
             raise Diverged(f"the loss is not finite at step {step} on rank {rank}: {listed}")
@@ -84,6 +80,11 @@ class StepMeter:
         for values in json.loads(history):
             self._tell(Progress(**values))
 
+    def describe(self, values: list[float]) -> str:
+        """The parts of a loss in words."""
+        named = zip(self._parts, values, strict=True)
+        return ", ".join(f"{name} {value:g}" for name, value in named)
+
     def send_rest(self) -> None:
         """Send what is left; an epoch's own summary carries its throughput."""
         self._flush({})
@@ -96,9 +97,7 @@ class StepMeter:
         if self._unsent:
             values = torch.stack([parts for *_, parts in self._unsent]).tolist()
             for (step, epoch, lr, _), row in zip(self._unsent, values, strict=True):
-                metrics = dict(zip(Objective.PARTS, row, strict=True))
-                if metrics[Objective.METHOD_PART] == 0:
-                    del metrics[Objective.METHOD_PART]  # the method has none
+                metrics = dict(zip(self._parts, row, strict=True))
                 self._tell(Progress(step, epoch, metrics | {"train/lr": lr}))
             last_step, last_epoch, *_ = self._unsent[-1]
             if rate:

@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
+from ltm_platform.models import method_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from deepspeed import DeepSpeedEngine
     from torch import Tensor
-
-    from ltm.methods import Hooks
-
-
-def method_of(engine: DeepSpeedEngine) -> Hooks | None:
-    """None for a base network."""
-    return getattr(engine.module.model, "method", None)
 
 
 def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -26,10 +21,10 @@ def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor
     batches: micro-batches of this rank, as many on all ranks and of the same size; the rest of them
     is left. The network is in evaluation mode, so that chance has no part in the scores.
     """
-    method = method_of(engine)
-    if method is None or not method.scoring_images:
-        return
     network, seen = engine.module, 0
+    method = method_of(network.model)
+    if not method.scoring_images:
+        return
     dtype = next(network.parameters()).dtype
     was_training = network.training
     network.eval()
@@ -47,13 +42,11 @@ def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor
 
 def before_training(engine: DeepSpeedEngine) -> None:
     """The next step is the first one, or that after the checkpoint."""
-    method = method_of(engine)
-    if method is not None:
-        method.before_training(engine.module.model)
+    model = engine.module.model
+    method_of(model).before_training(model)
 
 
 def after_step(engine: DeepSpeedEngine, step: int, steps: int) -> None:
     """Optimizer step ``step``, from 1, of all ``steps`` is done. Collective."""
-    method = method_of(engine)
-    if method is not None:
-        method.after_step(engine.module.model, step, steps)
+    model = engine.module.model
+    method_of(model).after_step(model, step, steps)

@@ -2,7 +2,8 @@
 
 Every rank tries training steps on its own, without the other ranks, so that one that runs out of
 memory leaves nobody waiting; then all take what fits on the one that has least. Tried is the plain
-network with its whole optimizer: with ZeRO a rank holds less, so what fits here fits there.
+network with its whole optimizer, unless that is offloaded: with ZeRO a rank holds less, so what
+fits here fits there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CPU_MARGIN = 0.5
 CPU_OVERHEAD = 2.0
 """Memory of a step on a CPU over that of its activations: their gradients and scratch space."""
 ENGINE_COPIES = 4
-"""What an engine holds besides, in times the weights: fp32 copy, two buckets, moving average."""
+"""What an engine holds besides, in times the weights: fp32 copy, two buckets, moving average. With
+`engine.offload` the copy and the optimizer's state lie in the CPU's memory."""
 
 
 def find_micro_batch(
@@ -127,11 +129,13 @@ def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
     objective, _ = build_objective(job, model, num_classes, device)
     optimizer = build_optimizer(model, job.recipe)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    held = torch.empty(ENGINE_COPIES * weights, device=device)
+    offload = job.engine.offload != "none"
+    copies = (ENGINE_COPIES - offload) * weights
+    held = torch.empty(copies, device=device)
     precision = PRECISION[job.engine.precision]
 
     def step(size: int) -> None:
-        assert held.numel() == ENGINE_COPIES * weights
+        assert held.numel() == copies
         images = torch.randn(size, 3, pixels, pixels, device=device)
         if job.engine.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -142,7 +146,8 @@ def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
             logits = model.get_classifier()(features)
         loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1)
         loss.backward()
-        optimizer.step()
+        if not offload:
+            optimizer.step()
         optimizer.zero_grad()
 
     return step

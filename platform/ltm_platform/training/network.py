@@ -15,6 +15,7 @@ from ltm_platform.models import (
     freeze_for_method,
     input_pixels,
     load_start,
+    method_of,
 )
 from ltm_platform.training.distillation import Teacher
 from ltm_platform.training.recipe import Objective
@@ -74,5 +75,4 @@ def build_objective(
         precision = PRECISION[job.engine.precision]
         network = create_teacher(job, num_classes)
         teacher = Teacher(network, input_pixels(model), precision).to(device)
-    method = getattr(model, "method", None)
-    return Objective(job.recipe, bottleneck, teacher, method), bottleneck
+    return Objective(job.recipe, bottleneck, teacher, method_of(model)), bottleneck

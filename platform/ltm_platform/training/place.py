@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ltm_platform.files import STOP_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
     import torch
     from ray.train import CheckpointConfig
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 
+    from ltm_platform.data.place import Place as StoragePlace
     from ltm_platform.training.checkpoint import Snapshot
 
 
@@ -32,8 +37,8 @@ class Place(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def last_checkpoint(self) -> Path | None:
-        """The folder of the checkpoint to go on from. Collective."""
+    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
+        """The folder of the checkpoint to go on from, for the time of the block. Collective."""
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
         """Store a checkpoint that has these metrics. Collective."""
@@ -58,11 +63,16 @@ class AmongOthers:
         self.local_world_size: int = context.get_local_world_size()
         self.device: torch.device = ray.train.torch.get_device()
 
-    def last_checkpoint(self) -> Path | None:
+    @contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
         import ray.train
 
         stored = ray.train.get_checkpoint()
-        return Path(stored.path) if stored else None
+        if stored is None:
+            yield None
+            return
+        with stored.as_directory() as folder:  # a copy, if it lies in an object store
+            yield Path(folder)
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
         from ltm_platform.training import checkpoint
@@ -75,16 +85,25 @@ class AmongOthers:
         return ray.train.get_preemption_info() is not None
 
     def stop_is_requested(self) -> bool:
-        import ray.train
         import torch
         import torch.distributed as dist
 
-        folder = Path(ray.train.get_context().get_storage().experiment_fs_path)
-        seen = self.rank == 0 and (folder / STOP_FILE).exists()
+        seen = self.rank == 0 and (storage() / STOP_FILE).exists()
         # Rank 0 alone looks: all must end at the same step, wherever they see the file.
         answer = torch.tensor(int(seen), device=self.device)
         dist.broadcast(answer, 0)
         return bool(answer)
+
+
+def storage() -> StoragePlace:
+    """Where Ray Train stores what is kept of the run, here or in an object store."""
+    import ray.train
+
+    from ltm_platform.data.place import Place
+
+    stored = ray.train.get_context().get_storage()
+    path = stored.experiment_fs_path
+    return Place(stored.storage_filesystem, path, path)
 
 
 ALONE = {
@@ -122,9 +141,10 @@ class Alone:
         self._folder = folder
         self._manager = _manager(folder, kept)
 
-    def last_checkpoint(self) -> Path | None:
+    @contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
         result = self._manager.latest_checkpoint_result
-        return Path(result.checkpoint.path) if result else None
+        yield Path(result.checkpoint.path) if result else None
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
         from ray.train import Checkpoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +10,16 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
+from ltm_platform.models import method_of
 from ltm_platform.training.distillation import divergence
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from torch.optim import Optimizer
 
     from ltm.bottleneck import StreamingBottleneck
-    from ltm.methods import Method
+    from ltm.methods import Hooks
     from ltm_platform.job import Recipe
     from ltm_platform.training.distillation import Teacher
 
@@ -51,16 +52,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
     )
-    for part, rate in method_rates(model).items():
+    for part, rate in method_of(model).rates().items():
         _scale_rate(optimizer, [p for n, p in model.named_parameters() if part in f".{n}."], rate)
     return optimizer
-
-
-def method_rates(model: Any) -> Mapping[str, float]:
-    """What the model's method says of the learning rates of its own parameters."""
-    method = getattr(model, "method", None)
-    rates: Mapping[str, float] = method.rates() if method is not None else {}
-    return rates
 
 
 def _scale_rate(optimizer: Optimizer, parameters: Collection[nn.Parameter], rate: float) -> None:
@@ -108,28 +102,30 @@ class Objective:
     and centroids settle; then cross-entropy + ``ib.weight`` x the IB bound. With a teacher,
     ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher. Terms that
     the method brings are added as they are.
-    """
 
-    METHOD_PART = "train/method_loss"
-    PARTS = ("train/loss", "train/ce", "train/ib_bound", METHOD_PART)
+    parts: what the loss is made of, as metrics; of a teacher and a method only where they are.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         bottleneck: StreamingBottleneck,
         teacher: Teacher | None = None,
-        method: Method | None = None,
+        method: Hooks | None = None,
     ) -> None:
         self._recipe = recipe
         self._bottleneck = bottleneck
         self._teacher = teacher
-        self._method = method
+        self._method = method if method is not None and method.adds_to_loss else None
+        self.parts: tuple[str, ...] = ("train/loss", "train/ce", "train/ib_bound")
+        self.parts += ("train/distill",) * (self._teacher is not None)
+        self.parts += ("train/method_loss",) * (self._method is not None)
         self._warmup_epochs = recipe.ib.warmup * recipe.epochs
 
     def __call__(
         self, images: Tensor, labels: Tensor, logits: Tensor, features: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """The scalar loss of one micro-batch, and its detached parts in ``PARTS`` order.
+        """The scalar loss of one micro-batch, and its detached parts in the order of ``parts``.
 
         labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
         """
@@ -137,18 +133,19 @@ class Objective:
         smoothing = self._recipe.label_smoothing if warming_up else 0.0
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         bound = self._bottleneck(features, hard_labels(labels), images)
-        loss = cross_entropy
+        loss, further = cross_entropy, []
         if self._teacher:
             distill = self._recipe.distill
             apart = divergence(logits, self._teacher(images), distill.temperature)
             loss = (1 - distill.weight) * cross_entropy + distill.weight * apart
+            further.append(apart)
         if not warming_up:
             loss = loss + self._recipe.ib.weight * bound
-        own = cross_entropy.new_zeros(())
         if self._method is not None:
-            own = own + sum(self._method.loss_terms().values())
+            own = torch.stack([*self._method.loss_terms().values(), bound.new_zeros(())]).sum()
             loss = loss + own
-        parts = (loss, cross_entropy, bound, own)
+            further.append(own)
+        parts = (loss, cross_entropy, bound, *further)
         return loss, torch.stack([part.detach() for part in parts])
 
 

@@ -38,7 +38,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     job = JobSpec.from_dict(config["job"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     cache = Path(config["cache"])
-    dataset = open_data(job.data, cache=cache)
+    dataset = open_data(job.data, cache=cache, copying=True)
     model = create_model(job, len(dataset.classes)).eval().to(device)
     pixels = input_pixels(model)
     loader = EvalLoader(

@@ -22,11 +22,11 @@ from ltm_platform.training.bench import inference_speed
 from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine import build_engine, deepspeed_config
 from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter, describe_parts
+from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter
 from ltm_platform.training.micro_batch import find_micro_batch
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule, hard_labels
+from ltm_platform.training.recipe import build_optimizer, build_schedule, hard_labels
 from ltm_platform.training.watchdog import Watchdog
 from ltm_platform.training.weights import (
     ShardedEma,
@@ -68,7 +68,7 @@ class Trainer:
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
 
-        dataset = open_data(job.data, cache=Path(cache))
+        dataset = open_data(job.data, cache=Path(cache), copying=True)
         self._num_classes = len(dataset.classes)
         if job.recipe.micro_batch == "auto":
             self._batch = self._fitting_batch()
@@ -112,7 +112,7 @@ class Trainer:
         )
         self._mixer = Mixer(job.recipe, self._num_classes)
         self._early_stop = EarlyStop(job.recipe.early_stop)
-        self._meter = StepMeter(send, self._batch.global_batch)
+        self._meter = StepMeter(send, self._batch.global_batch, self._objective.parts)
         self._steps_done = 0
         self._preempted = False
         self._stopping = False
@@ -137,10 +137,10 @@ class Trainer:
     def restore(self) -> None:
         """Take up the run's last checkpoint; if there is none, let the method look at the data."""
         history = "[]"
-        stored = self._place.last_checkpoint()
-        if stored:
-            self._steps_done, history = checkpoint.restore(stored, self._state())
-        else:
+        with self._place.last_checkpoint() as stored:
+            if stored:
+                self._steps_done, history = checkpoint.restore(stored, self._state())
+        if not stored:
             batches = self._train_loader.epoch(0)
             method_hooks.scoring_pass(self._engine, self._watchdog.watched(batches))
         method_hooks.before_training(self._engine)
@@ -231,10 +231,10 @@ class Trainer:
             self._stopping = self._place.stop_is_requested()
             if self._stopping:
                 return True
-        if self._steps_done % CHECK_STEPS == 0 and not self._preempted:
-            self._preempted = self._place.is_preempted()
-            if self._preempted:
-                return True
+            if not self._preempted:
+                self._preempted = self._place.is_preempted()
+                if self._preempted:
+                    return True
         every = self.job.checkpoint.every_steps
         return every is not None and self._steps_done % every == 0
 
@@ -257,7 +257,7 @@ class Trainer:
             self._engine.module.model.set_compression(ratio)
 
     def _new_parts(self) -> torch.Tensor:
-        return torch.zeros(len(Objective.PARTS), device=self._engine.device)
+        return torch.zeros(len(self._objective.parts), device=self._engine.device)
 
     def _micro_step(self, images: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
         """Forward, backward and, at the end of an accumulation, the optimizer's step."""
@@ -278,7 +278,7 @@ class Trainer:
         """
         if self.job.engine.precision != "fp16" and self._engine.skipped_steps:
             self._meter.send_rest()
-            listed = describe_parts(parts.tolist())
+            listed = self._meter.describe(parts.tolist())
             raise Diverged(f"the gradient is not finite at step {self._steps_done}: {listed}")
 
     def _skipped_steps(self) -> dict[str, float]:

@@ -53,7 +53,8 @@ def load_weights(engine: DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
 def weights_are_finite(engine: DeepSpeedEngine) -> bool:
     """Whether no rank holds a weight that is NaN or infinite. Collective."""
     finite = [torch.isfinite(shard).all() for shard in shards(engine)]
-    broken = (~torch.stack(finite)).any().float()
+    # Offloaded shards lie in the CPU's memory, buffers do not.
+    broken = (~torch.stack([one.to(engine.device) for one in finite])).any().float()
     dist.all_reduce(broken)
     return not broken.item()
 

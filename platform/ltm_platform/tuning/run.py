@@ -76,6 +76,13 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
         UserError: one sentence says what and what to change.
     """
     stages = read_stages(sweep)
+    job = stages[0].job
+    if job.cluster.storage and "://" in job.cluster.storage:
+        raise job.error(
+            "cluster.storage",
+            f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials on this "
+            f"machine: name a folder, or null",
+        )
     ready = preflight.check(stages[0].job, resources)
     for param in stages[0].params:
         if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):

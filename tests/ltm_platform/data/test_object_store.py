@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from typing import TYPE_CHECKING
-from urllib.request import Request, urlopen
 
-import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
-from ltm_platform.data import open_dataset
+from ltm_platform.data import Source, open_dataset
+from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.importing import import_images
 from ltm_platform.data.inspection import check_shards
 from ltm_platform.data.loader import Loader
@@ -18,27 +16,11 @@ from ltm_platform.data.place import place
 from ltm_platform.data.transforms import eval_transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from .conftest import Tree
 
 HALF = (0.5, 0.5, 0.5)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "any")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    urlopen(Request(f"http://{host}:{port}/pets", method="PUT")).close()
-    yield "s3://pets"
-    server.stop()
 
 
 def files(where: str | Path) -> dict[str, bytes]:
@@ -60,8 +42,11 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     assert len(files(tmp_path / "shards")) >= 4
     assert check_shards(f"{bucket}/shards").images == 24
 
+    def opened(path: str, copies: ShardCache | None = None) -> Source:
+        return open_dataset(path, cache=tmp_path, val_fraction=0.2, copies=copies).train
+
     def first_epoch(path: str) -> list[torch.Tensor]:
-        source = open_dataset(path, cache=tmp_path / "cache", val_fraction=0.2).train
+        source = opened(path)
         loader = Loader(
             source,
             eval_transform(8, HALF, HALF),
@@ -78,10 +63,16 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     far, near = first_epoch(f"{bucket}/shards"), first_epoch(str(tmp_path / "shards"))
     assert len(far) >= 8
     assert all(torch.equal(x, y) for x, y in zip(far, near, strict=True))
+    copies = ShardCache(tmp_path / "disk", reserve=0)
+    source = opened(f"{bucket}/shards", copies)
+    every = range(len(source))
+    assert source.read(every) == opened(str(tmp_path / "shards")).read(every)
+    train = [name for name in files(tmp_path / "shards") if name.startswith("train/")]
+    assert len(list(copies.folder.glob("*.parquet"))) == len(train)
 
 
 def test_a_file_below_an_address_with_options_is_named_as_it_can_be_opened(bucket: str) -> None:
     image = place(f"{bucket}/cats?region=us-east-1") / "1.png"
     image.write(b"image")
-    assert str(image) == "s3://pets/cats/1.png?region=us-east-1"
+    assert str(image) == f"{bucket}/cats/1.png?region=us-east-1"
     assert place(str(image)).read() == b"image"

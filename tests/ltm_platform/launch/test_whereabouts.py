@@ -13,6 +13,7 @@ import pytest
 from ltm_platform.cli import main
 from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Started
+from ltm_platform.files import STOP_FILE
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.logs import read
@@ -108,9 +109,9 @@ def test_a_run_that_is_not_there_is_told_with_the_nearest(store: str, run: Track
 def test_a_stop_is_asked_for_and_forgotten_at_the_next_start(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="is not going on"):
         stop(folder, now=False)
-    folder.stop_request.touch()
+    folder.request_stop()
     with folder.locked():
-        assert not folder.stop_request.exists()
+        assert not (folder.path / STOP_FILE).exists()
         assert folder.pid == os.getpid()
     assert folder.pid is None
 
@@ -133,7 +134,7 @@ def test_stop_now_interrupts_the_process(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert got == [signal.SIGTERM]
-    assert not folder.stop_request.exists()
+    assert not (folder.path / STOP_FILE).exists()
 
 
 def test_the_log_is_read_to_the_end_of_the_run(folder: RunFolder) -> None:

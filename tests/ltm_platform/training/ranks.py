@@ -38,7 +38,7 @@ from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import Objective, build_optimizer, build_schedule, hard_labels
+from ltm_platform.training.recipe import build_optimizer, build_schedule, hard_labels
 from ltm_platform.training.sync_bn import synchronise
 from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
@@ -161,7 +161,7 @@ class Plain:
 
     def epoch(self, epoch: int) -> Iterator[list[float]]:
         """After every step the parts of its loss, averaged over the global batch."""
-        parts = torch.zeros(len(Objective.PARTS))
+        parts = torch.zeros(len(self.objective.parts))
         step = epoch * len(self.train_loader)
         for index, (images, labels) in enumerate(self.train_loader.epoch(epoch), start=1):
             last = index % self.batch.accumulation == 0
@@ -177,7 +177,7 @@ class Plain:
                 self.bottleneck.sync()
                 dist.all_reduce(parts)
                 yield (parts / (self.batch.accumulation * self.batch.workers)).tolist()
-                parts = torch.zeros(len(Objective.PARTS))
+                parts = torch.zeros(len(self.objective.parts))
 
     def close(self) -> None:
         self.train_loader.close()

@@ -28,17 +28,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATES = {"sgd": 0.05, "adamw": 1e-3, "nadamw": 1e-3}
-# optimizer, ZeRO stage, whether the weights are in half precision beside fp32 masters
+# optimizer, ZeRO stage, what two ranks offload, which four do not, and whether the weights are in
+# half precision beside fp32 masters
 CASES = (
-    ("sgd", 0, False),
-    ("adamw", 1, False),
-    ("adamw", 3, False),
-    ("nadamw", 2, True),
+    ("sgd", 0, "none", False),
+    ("adamw", 1, "none", False),
+    ("adamw", 3, "none", False),
+    ("adamw", 2, "optimizer", False),
+    ("adamw", 3, "all", False),
+    ("nadamw", 2, "none", True),
 )
 
 
-def name_of(optimizer: str, stage: int, half: bool) -> str:
-    return f"{optimizer}, ZeRO {stage}" + (", half" if half else "")
+def name_of(optimizer: str, stage: int, offload: str, half: bool) -> str:
+    without = f"{optimizer}, ZeRO {stage}" + (", half" if half else "")
+    return without if offload == "none" else f"{without}, offload {offload}"
 
 
 class Run(Plain):
@@ -76,10 +80,11 @@ class Run(Plain):
 def see(task: str, folder: Path, rank: int, workers: int) -> None:
     os.chdir(folder)
     seen = {}
-    for optimizer, stage, half in CASES:
-        name = name_of(optimizer, stage, half)
+    for optimizer, stage, offload, half in CASES:
+        name = name_of(optimizer, stage, offload, half)
         recipe = JOB["recipe"] | {"optimizer": optimizer, "lr": RATES[optimizer]}
-        job = JobSpec.from_dict(JOB | {"recipe": recipe, "engine": {"zero_stage": stage}})
+        engine = {"zero_stage": stage, "offload": offload if workers == 2 else "none"}
+        job = JobSpec.from_dict(JOB | {"recipe": recipe, "engine": engine})
         stored = folder / name
         with closing(Run(job, rank, workers, half=half)) as run:
             if task == "write":

@@ -41,14 +41,15 @@ def test_the_teacher_has_its_share_of_the_loss(weight: float) -> None:
     bottleneck = StreamingBottleneck(CLASSES, feature_dim=8)
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     labels, student = torch.arange(6) % CLASSES, logits(0).requires_grad_()
-    loss, parts = Objective(recipe, bottleneck, teacher)(
-        images, labels, student, torch.randn(6, 8), 0
-    )
+    objective = Objective(recipe, bottleneck, teacher)
+    loss, parts = objective(images, labels, student, torch.randn(6, 8), 0)
     hard = F.cross_entropy(student, labels, label_smoothing=recipe.label_smoothing)
     with torch.no_grad():
         soft = divergence(student, model.eval()(images), 2.0)
     torch.testing.assert_close(loss, (1 - weight) * hard + weight * soft)
-    torch.testing.assert_close(parts[:2], torch.stack([loss, hard]).detach())
+    told = dict(zip(objective.parts, parts, strict=True))
+    expected = {"train/loss": loss.detach(), "train/ce": hard.detach(), "train/distill": soft}
+    torch.testing.assert_close({name: told[name] for name in expected}, expected)
 
 
 def test_the_teacher_sees_the_image_as_it_was_trained_to() -> None:

@@ -42,6 +42,19 @@ def test_the_stage_is_the_jobs(stage: int) -> None:
     assert DeepSpeedConfig(config(engine__zero_stage=stage)).zero_optimization_stage == stage
 
 
+@pytest.mark.parametrize(
+    ("stage", "offload", "optimizer", "weights"),
+    [(1, "none", None, None), (1, "optimizer", "cpu", None), (3, "all", "cpu", "cpu")],
+)
+def test_deepspeed_offloads_what_the_job_says(
+    stage: int, offload: str, optimizer: str | None, weights: str | None
+) -> None:
+    told = DeepSpeedConfig(config(engine__zero_stage=stage, engine__offload=offload))
+    found = (told.zero_config.offload_optimizer, told.zero_config.offload_param)
+    assert [one and one.device for one in found] == [optimizer, weights]
+    assert told.zero_force_ds_cpu_optimizer == (optimizer is None)
+
+
 def test_precision_is_the_jobs() -> None:
     full = DeepSpeedConfig(config())
     half = DeepSpeedConfig(config(engine__precision="bf16"))

@@ -33,8 +33,31 @@ def test_deepspeeds_own_estimates_stand_beside_ours() -> None:
     rows = memory(job, 86 * MILLION, 2 * MILLION, workers=8, nodes=1)
     assert [row.deepspeed is None for row in rows] == [True, True, False, False]
     assert rows[2].deepspeed == 2 * 86 * MILLION + 18 * 86 * MILLION // 8
-    assert rows[3].offloaded == 4 * 2 * MILLION
-    assert all(0 < (row.offloaded or 1) <= (row.deepspeed or 1) for row in rows)
+    assert rows[3].deepspeed_offloaded == 4 * 2 * MILLION
+    assert all(0 < (row.deepspeed_offloaded or 1) <= (row.deepspeed or 1) for row in rows)
+
+
+def test_the_moving_average_is_shared_out_with_the_weights_alone() -> None:
+    def average(stage: int) -> int:
+        both = [model_states(MILLION, stage, 4, half=False, ema=ema) for ema in (True, False)]
+        return both[0] - both[1]
+
+    assert [average(stage) for stage in range(4)] == [4 * MILLION] * 3 + [MILLION]
+
+
+def test_what_a_gpu_is_spared_lies_in_the_cpus_memory() -> None:
+    job = JobSpec.load("ltm_vit_b", ["data.path=digits", "recipe.ema_decay=0.9"])
+    rows = memory(job, 8 * MILLION, MILLION, workers=8, nodes=1)
+    none, optimizer, gradients, weights = rows
+    assert none.offloaded is None
+    assert none.host is None
+    assert optimizer.offloaded == 12 * 8 * MILLION  # weights, gradients, average
+    assert gradients.offloaded == 8 * 8 * MILLION
+    assert weights.offloaded == 4 * MILLION  # the layer that is computed
+    assert [row.host for row in rows[1:]] == [20 * MILLION, 20 * MILLION, 24 * MILLION]
+    job = job.replace("engine.zero_stage", 3).replace("engine.offload", "optimizer")
+    half_way = memory(job, 8 * MILLION, MILLION, workers=8, nodes=1)[3]
+    assert (half_way.offloaded, half_way.host) == (8 * MILLION, 16 * MILLION)
 
 
 def test_activations_grow_with_the_image_and_shrink_with_merging() -> None:

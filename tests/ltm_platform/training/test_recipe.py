@@ -98,7 +98,7 @@ def test_terms_of_the_method_are_added_and_told(
     loss, parts = objective(images, labels, logits, features, 5)
     assert parts[3] > 0
     torch.testing.assert_close(loss, without + parts[3])
-    assert Objective.PARTS[3] == "train/method_loss"
+    assert objective.parts[3] == "train/method_loss"
 
 
 def test_the_parts_keep_no_graph(

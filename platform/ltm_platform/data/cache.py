@@ -1,0 +1,105 @@
+"""Copies of shards on a node's own disk, which all its processes share."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from pyarrow import fs
+
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_platform.data.place import Place
+
+RESERVE_BYTES = 5 * 1024**3
+_CHUNK = 8 << 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCache:
+    """A folder that holds whole copies and nothing else; safe to delete while nobody reads."""
+
+    folder: Path
+    reserve: int = RESERVE_BYTES
+    """Bytes of the disk that stay free; what does not fit is not copied."""
+
+    def copy(self, shard: Place, name: str, size: int) -> Path | None:
+        """The copy of ``shard``, made if there is none; None if there is no room for it.
+
+        Of several that want it at once one copies, and the others wait for that.
+
+        Args:
+            name: of the copy; tells the shard's content from any other.
+            size: of the shard in bytes.
+
+        Raises:
+            UserError: the folder cannot be written to.
+            OSError: the shard cannot be read.
+        """
+        target = self.folder / name
+        if _holds(target, size):
+            return target
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{target}.lock")
+            lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"data.cache is {str(self.folder)!r}, which cannot be written to on this node: "
+                f"{error.strerror or error}"
+            ) from None
+        try:
+            return target if _holds(target, size) or self._fetch(shard, target, size) else None
+        finally:
+            lock.release()
+
+    def _fetch(self, shard: Place, target: Path, size: int) -> bool:
+        if shutil.disk_usage(self.folder).free < size + self.reserve:
+            _tell_that_it_is_full(self.folder)
+            return False
+        part = target.with_suffix(".part")
+        try:
+            fs.copy_files(
+                shard.path,
+                str(part),
+                source_filesystem=shard.filesystem,
+                destination_filesystem=fs.LocalFileSystem(),
+                chunk_size=_CHUNK,
+            )
+            if not _holds(part, size):
+                raise UserError(f"{shard} is damaged: it has not the {size:,} bytes that it had.")
+            part.replace(target)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _tell_that_it_is_full(self.folder)
+            return False
+        finally:
+            part.unlink(missing_ok=True)
+        return True
+
+
+@cache
+def _tell_that_it_is_full(folder: Path) -> None:
+    """Once in a process."""
+    logger.warning(
+        "data.cache %s is full: shards without room there are read where they are", folder
+    )
+
+
+def _holds(path: Path, size: int) -> bool:
+    """Whether the file is there, of this size."""
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False

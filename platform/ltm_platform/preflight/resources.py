@@ -1,0 +1,64 @@
+"""What there is to run on, and whether a job's workers have room there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What can be taken: a machine's, or a cluster's with all that its autoscaler may start."""
+
+    cpus: float
+    gpus: float
+    nodes: tuple[tuple[float, float], ...] = ()
+    """CPUs and GPUs of every node; a machine is one."""
+
+    def room(self, cpus_per_worker: float) -> int:
+        """How many workers fit, each on one node, with a GPU each where there are any."""
+        nodes = self.nodes or ((self.cpus, self.gpus),)
+        fits = [(int(cpus // cpus_per_worker), int(gpus)) for cpus, gpus in nodes]
+        return sum(min(pair) if self.gpus >= 1 else pair[0] for pair in fits)
+
+    def auto_workers(self, cpus_per_worker: float) -> int:
+        """What ``cluster.workers: auto`` means here."""
+        if self.gpus >= 1:
+            return int(self.gpus)
+        return min(2, int(self.cpus // cpus_per_worker)) or 1
+
+
+def check_workers(job: JobSpec, resources: Resources) -> None:
+    """There will be room for the workers, of a range for the fewest."""
+    cpus, (workers, _) = job.cluster.cpus_per_worker, job.cluster.worker_range
+    if resources.gpus >= 1 and workers > resources.gpus:
+        raise job.error(
+            "cluster.workers",
+            f"cluster.workers is {workers}, but there are only {resources.gpus:g} GPUs, "
+            f"one for a worker",
+        )
+    largest = max((node[0] for node in resources.nodes), default=resources.cpus)
+    if cpus > largest:
+        where = " on the largest node" if len(resources.nodes) > 1 else ""
+        raise job.error(
+            "cluster.cpus_per_worker",
+            f"cluster.cpus_per_worker is {cpus:g}, but there are only {largest:g} CPUs{where}",
+        )
+    room = resources.room(cpus)
+    if workers > room:
+        where = f", on {len(resources.nodes)} nodes" if len(resources.nodes) > 1 else ""
+        raise job.error(
+            "cluster.workers",
+            f"cluster.workers is {workers} at {cpus:g} CPUs each, "
+            f"but there are only {resources.cpus:g} CPUs{where}: take {room} "
+            f"workers or fewer, or a smaller cluster.cpus_per_worker",
+        )
+
+
+def workers_now(job: JobSpec, resources: Resources) -> int:
+    """As many workers as the job wants and there is room for."""
+    fewest, most = job.cluster.worker_range
+    return max(fewest, min(most, resources.room(job.cluster.cpus_per_worker)))
