@@ -95,7 +95,8 @@ def _print_table(columns: Sequence[Column]) -> None:
     if any(column.error for column in columns):
         rows.append(["error", *(column.error or "" for column in columns)])
     rows += [
-        [key, *(_field(column.params[key]) for column in columns)] for key in columns[0].params
+        [key, *(_field(column.params[key] or "") for column in columns)]
+        for key in columns[0].params
     ]
     rows += [
         [title, *(cell(column.figures[title], SHAPES.get(title, PERCENT)) for column in columns)]
