@@ -80,8 +80,8 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     if job.cluster.storage and "://" in job.cluster.storage:
         raise job.error(
             "cluster.storage",
-            f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials on this "
-            f"machine: name a folder, or null",
+            f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials in a "
+            f"folder: name one that all nodes share, or null",
         )
     ready = preflight.check(stages[0].job, resources)
     for param in stages[0].params:
