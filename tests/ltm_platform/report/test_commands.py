@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
 
-from ltm_platform.cli import main
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import add_curve, find_run, tracked_run
 
-
-@dataclass(frozen=True)
-class Answer:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
+if TYPE_CHECKING:
+    from ..conftest import Run
 
 
 @pytest.fixture
-def run(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Run:
+def run(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_here: Run) -> Run:
     """Call a command in an empty folder, on a store with a base and a merging run."""
     for name, top1, *overrides in (
         ("base-1", 95.0, "model.method=none", "model.compression_ratio=null"),
@@ -44,17 +33,7 @@ def run(
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    capfd.readouterr()
-
-    def call(*args: str) -> Answer:
-        code: int | str | None = 0
-        try:
-            main(args)
-        except SystemExit as end:
-            code = end.code
-        return Answer(code, *capfd.readouterr())
-
-    return call
+    return call_here
 
 
 def test_runs_are_chosen_and_ordered(run: Run) -> None:
