@@ -26,6 +26,7 @@ SHAPES = {
 }
 PERCENT = "{:.2f}"
 MOST_ACROSS = 6
+LONGEST_NUMBER = 8
 
 
 @click.command("compare")
@@ -93,7 +94,10 @@ def _print_table(columns: Sequence[Column]) -> None:
     rows = [["state", *(column.status for column in columns)]]
     if any(column.error for column in columns):
         rows.append(["error", *(column.error or "" for column in columns)])
-    rows += [[key, *(cell(column.params[key]) for column in columns)] for key in columns[0].params]
+    rows += [
+        [key, *(_field(column.params[key] or "") for column in columns)]
+        for key in columns[0].params
+    ]
     rows += [
         [title, *(cell(column.figures[title], SHAPES.get(title, PERCENT)) for column in columns)]
         for title in columns[0].figures
@@ -107,3 +111,13 @@ def _print_table(columns: Sequence[Column]) -> None:
     for row in rows:
         table.add_row(*row)
     results().print(table)
+
+
+def _field(value: str) -> str:
+    """A field of a job; of a long fraction, as a sweep draws them, the first digits."""
+    if len(value) <= LONGEST_NUMBER:
+        return value
+    try:
+        return f"{float(value):.5g}"
+    except ValueError:
+        return value

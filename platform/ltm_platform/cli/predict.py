@@ -103,4 +103,5 @@ def _print_table(predictions: Sequence[Prediction], drawn: Sequence[Drawn]) -> N
             table.add_row(image, guess.label, f"{100 * guess.probability:.1f} %")
     results().print(table)
     for one in drawn:
-        click.echo(f"{one.path}: {one.sources} tokens merged into the framed one")
+        tokens = "token" if one.sources == 1 else "tokens"
+        click.echo(f"{one.path}: {one.sources} {tokens} merged into the framed one")
