@@ -100,7 +100,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 
 def test_two_ranks_have_the_statistics_of_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, (2, str(tmp_path)), nprocs=2)
+    mp.start_processes(_rank, (2, str(tmp_path)), nprocs=2, start_method="fork")
     for clusters in (C, K):
         one = stream(clusters=clusters).state_dict()
         for rank in range(2):

@@ -6,21 +6,24 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from ltm_platform.cli import COMMANDS, main
+from ltm_platform.cli import COMMANDS
 from ltm_platform.cli.screen import Screen
+from ltm_platform.data.place import place
 from ltm_platform.errors import RunError
 from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.preflight import Ready, Resources, check
 from ltm_platform.tracking import tracked_run
+
+if TYPE_CHECKING:
+    from .conftest import Run
 
 JOB = """\
 model:
@@ -35,16 +38,6 @@ recipe:
 """
 
 
-@dataclass(frozen=True)
-class Answer:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home that does not exist yet; the working folder holds x.yaml alone."""
@@ -57,16 +50,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, capfd: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001
-    def call(*args: str) -> Answer:
-        code: int | str | None = 0
-        try:
-            main(args)
-        except SystemExit as end:
-            code = end.code
-        return Answer(code, *capfd.readouterr())
-
-    return call
+def run(home: Path, call_here: Run) -> Run:  # noqa: ARG001
+    return call_here
 
 
 def files(folder: Path) -> list[str]:
@@ -306,8 +291,12 @@ def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(read
     from ltm_platform.launch.history import StoredCheckpoint
 
     plain = Plain()
-    best = StoredCheckpoint(Path("/runs/[old] digits/best"), {"val/top1": 91.5})
-    last = StoredCheckpoint(Path("/runs/x-1/last"), {"val/top1": 87.65})
+    folders = "/runs/[old] digits/best", "/runs/x-1/last"
+    tops = {"val/top1": 91.5}, {"val/top1": 87.65}
+    best, last = (
+        StoredCheckpoint(Path(folder), top1, place(folder))
+        for folder, top1 in zip(folders, tops, strict=True)
+    )
     command = ["ltm-platform", "submit", "my [first] job.yaml"]
     plain.screen.result(ready, Outcome(SCORES | SPEED, best, last), command)
     table, _, after = "\n".join(plain.lines).partition("Next:")
@@ -408,13 +397,16 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
 
 
 def test_plan_is_one_page_and_starts_nothing(run: Run, home: Path) -> None:
-    answer = run("plan", "x.yaml", "--set", "cluster.workers=[1,2]", "--images-per-s", "100")
+    overrides = ("--set", "cluster.workers=[1,2]", "--set", "engine.offload=optimizer")
+    answer = run("plan", "x.yaml", *overrides, "--images-per-s", "100")
     assert answer.code == 0, answer.err
     for words in (
         "256 = 256 x 1 x 1",
         "256 = 128 x 1 x 2  <- with what there is",
         '"train_micro_batch_size_per_gpu": 128',
-        "<- engine.zero_stage",
+        "<- engine.zero_stage, engine.offload optimizer",
+        "engine.offload puts 0.00",
+        '"offload_optimizer": {"device": "cpu"}',
         "0.00799 hours at 100 images/s",
         "digits: 1,438 training",
         "it can start",

@@ -35,6 +35,8 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
         store = tracking.tracking_uri(uri)
         record = tracking.find_run(store, target)
         own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        if own is None and (trial := record.tags.get(tracking.BEST_TRIAL_TAG)):
+            raise UserError(f"{target!r} is a sweep: name a trial of it, the best is {trial!r}")
         if own is None:
             kind = "checkpoint" if last else "validated checkpoint"
             raise UserError(
@@ -48,18 +50,25 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
-    checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
-    if not checkpoints:
+    """In the run's storage, or None if it has none of that kind or is away."""
+    if not record.folder:
         return None
-    chosen = checkpoints[-1] if last else best(checkpoints)
-    if chosen is None or not (chosen.source.is_folder() or chosen.path.is_dir()):
+    try:
+        checkpoints = stored(RunFolder(Path(record.folder)))
+        chosen = next(reversed(checkpoints), None) if last else best(checkpoints)
+        return chosen.fetch() if chosen and chosen.source.is_folder() else None
+    except OSError:  # an object store that does not answer: MLflow has the weights, too
         return None
-    return chosen.fetch()
 
 
 def tracked_folder(kind: str) -> str:
     """Where a run's weights lie among its artifacts: its ``best`` or its ``last``."""
     return f"checkpoints/{kind}"
+
+
+def checkpoint_tag(kind: str) -> str:
+    """Which tag tells the folder of a run's ``best`` or ``last`` checkpoint."""
+    return f"ltm.checkpoint_{kind}"
 
 
 def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
@@ -89,3 +98,10 @@ def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
         if checkpoint.parent in [folder.resolve() for folder in folders]:
             return record
     return None
+
+
+def original_name(checkpoint: Path, record: tracking.RunRecord) -> str:
+    """What a run's checkpoint is called in the run's folder, where this is a copy of it."""
+    if checkpoint.parent != _copies(record).resolve():
+        return checkpoint.name
+    return Path(record.tags.get(checkpoint_tag(checkpoint.name), checkpoint.name)).name
