@@ -7,9 +7,9 @@
 Every method that reduces tokens is measured, each at the plan that it has by default, at `--ratios`
 of the tokens, or at `--part` of the base's MACs, which is the same for all.
 
-Both nets are prepared as for serving: channels-last, batch norms folded into the convolutions
-before them (`--as-trained` does neither). Runs are interleaved, base and merged in turn, so that
-both see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
+All nets are prepared as for serving: channels-last, batch norms folded into the convolutions before
+them (`--as-trained` does neither). Runs are interleaved, base and all merged nets in turn, so that
+they see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
 the base's MACs over the merged net's: 1 when time follows arithmetic. "merge %" is the share of the
 pass that goes into masks and merging. Memory is the largest resident set above that of an idle
 process, each net in a process of its own (Linux).
@@ -158,10 +158,11 @@ def main() -> None:
         wishes = [{"compression_ratio": ratio} for ratio in args.ratios or []] or [{}]
         if args.part:
             wishes = [{"target_gmacs": args.part * base_gmacs}]
-        for method, wish in product(args.methods, wishes):
-            model = build(backbone, method, wish, args.as_trained)
+        wanted = list(product(args.methods, wishes))
+        models = [build(backbone, *net, args.as_trained) for net in wanted]
+        base_time, *times = fastest([base, *models], images, args.runs)
+        for (method, wish), model, time_ in zip(wanted, models, times, strict=True):
             gmacs = ltm.count(model, 224).gmacs
-            base_time, time_ = fastest([base, model], images, args.runs)
             speedup = base_time / time_
             line = (
                 f"{backbone:<17}{method:<13}{wish.get('compression_ratio', 'plan'):>6}"
