@@ -28,17 +28,11 @@ def user(
     """A user with a token and runs of their own, and the keys of an object store."""
     home = tmp_path_factory.mktemp("user")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    own = {"LTM_PLATFORM_HOME": str(home / "ltm"), "RAY_AUTH_TOKEN_PATH": str(home / "token")}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in object_store.items():
             patch.setenv(key, value)
-        yield (
-            kept
-            | object_store
-            | {
-                "LTM_PLATFORM_HOME": str(home / "ltm"),
-                "RAY_AUTH_TOKEN_PATH": str(home / "token"),
-            }
-        )
+        yield kept | object_store | own
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +67,7 @@ def test_who_has_no_token_is_refused(
 
 
 def test_a_run_is_sent_followed_and_stopped(
-    call: Cli,
-    user: dict[str, str],
-    address: str,
-    tiny_job: Path,
-    bucket: str,
+    call: Cli, user: dict[str, str], address: str, tiny_job: Path, bucket: str
 ) -> None:
     """Its checkpoints go to an object store."""
     storage = f"{bucket}/runs"

@@ -397,13 +397,16 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
 
 
 def test_plan_is_one_page_and_starts_nothing(run: Run, home: Path) -> None:
-    answer = run("plan", "x.yaml", "--set", "cluster.workers=[1,2]", "--images-per-s", "100")
+    overrides = ("--set", "cluster.workers=[1,2]", "--set", "engine.offload=optimizer")
+    answer = run("plan", "x.yaml", *overrides, "--images-per-s", "100")
     assert answer.code == 0, answer.err
     for words in (
         "256 = 256 x 1 x 1",
         "256 = 128 x 1 x 2  <- with what there is",
         '"train_micro_batch_size_per_gpu": 128',
-        "<- engine.zero_stage",
+        "<- engine.zero_stage, engine.offload optimizer",
+        "engine.offload puts 0.00",
+        '"offload_optimizer": {"device": "cpu"}',
         "0.00799 hours at 100 images/s",
         "digits: 1,438 training",
         "it can start",

@@ -69,6 +69,7 @@ def go_on(
             raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
         folder = again
     before = JobSpec.load(folder.job)
+    preflight.check_storage(before)
     job = JobSpec.load(folder.job, overrides)
     changed = changes(before, job)
     with folder.locked():

@@ -216,7 +216,7 @@ def _log_checkpoints(
             files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
             run.log_files([file for file in files if file.exists()], tracked_folder(kind))
             run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
-            run.tag(checkpoint_tag(kind), str(path))
+            run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 @contextmanager

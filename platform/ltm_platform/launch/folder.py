@@ -121,8 +121,19 @@ class RunFolder:
         return self.path / ".pid"
 
     def request_stop(self) -> None:
-        """Have the run save and end."""
-        self._stop_request.write(b"")
+        """Have the run save and end.
+
+        Raises:
+            UserError: its storage cannot be written to.
+        """
+        try:
+            self._stop_request.write(b"")
+        except OSError as error:
+            raise UserError(
+                f"the run {self.name!r} cannot be asked to stop, since its storage "
+                f"{self.storage} cannot be written to: {error.strerror or error}; 'stop --now' "
+                f"ends it without a last checkpoint"
+            ) from None
 
     @property
     def _stop_request(self) -> Place:

@@ -33,7 +33,8 @@ class StoredCheckpoint:
 
     def fetch(self) -> Path:
         """The local folder with its files, copied there if need be."""
-        if not self.source.is_local and not self.path.is_dir():
+        elsewhere = self.source.path != str(self.path)
+        if elsewhere and not self.path.is_dir():
             with FileLock(f"{self.path}.lock"), TemporaryDirectory(dir=self.path.parent) as part:
                 if not self.path.is_dir():
                     self.source.fetch(Path(part) / "copy")

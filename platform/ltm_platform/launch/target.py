@@ -50,13 +50,15 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
-    checkpoints = stored(RunFolder(Path(record.folder))) if record.folder else []
-    if not checkpoints:
+    """In the run's storage, or None if it has none of that kind or is away."""
+    if not record.folder:
         return None
-    chosen = checkpoints[-1] if last else best(checkpoints)
-    if chosen is None or not (chosen.source.is_folder() or chosen.path.is_dir()):
+    try:
+        checkpoints = stored(RunFolder(Path(record.folder)))
+        chosen = next(reversed(checkpoints), None) if last else best(checkpoints)
+        return chosen.fetch() if chosen and chosen.source.is_folder() else None
+    except OSError:  # an object store that does not answer: MLflow has the weights, too
         return None
-    return chosen.fetch()
 
 
 def tracked_folder(kind: str) -> str:
