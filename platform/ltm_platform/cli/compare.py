@@ -86,9 +86,7 @@ def command(
 
 def _print_table(columns: Sequence[Column]) -> None:
     """A column a run; a line a run where there are too many of them."""
-    from rich.table import Table
-
-    from ltm_platform.cli.console import cell, results
+    from ltm_platform.cli.console import cell, plain_table, results
 
     head = ["", *(column.name for column in columns)]
     rows = [["state", *(column.status for column in columns)]]
@@ -105,9 +103,7 @@ def _print_table(columns: Sequence[Column]) -> None:
     if len(columns) > MOST_ACROSS:
         head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
         head[0] = "run"
-    table = Table(*head, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table(*head)
     for row in rows:
         table.add_row(*row)
     results().print(table)

@@ -143,19 +143,10 @@ def _log(
 
 
 def _print_table(curves: Mapping[str, Sequence[Measurement]], title: str) -> None:
-    from rich.table import Table
+    from ltm_platform.cli.console import plain_table, results
 
-    from ltm_platform.cli.console import results
-
-    table = Table(
-        *("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "on the front"),
-        title=title,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    head = ("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "on the front")
+    table = plain_table(*head, title=title)
     for kind, curve in curves.items():
         for one in curve:
             table.add_row(
