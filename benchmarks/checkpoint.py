@@ -43,10 +43,11 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     from ltm_platform.training import checkpoint
     from ltm_platform.training.engine import build_engine, deepspeed_config
     from ltm_platform.training.network import build_network, build_objective
+    from ltm_platform.training.place import AmongOthers
     from ltm_platform.training.recipe import build_optimizer
     from ltm_platform.training.weights import ShardedEma, average_buffers, weights_are_finite
 
-    job = JobSpec.from_dict(config["job"])
+    place, job = AmongOthers(), JobSpec.from_dict(config["job"])
     model = build_network(job, CLASSES).model
     settings = deepspeed_config(job, job.batch(1))
     engine = build_engine(model, build_optimizer(model, job.recipe), settings)
@@ -78,7 +79,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
         weights_are_finite(engine)
         average_buffers(engine, ema)
         taken = checkpoint.snapshot(job, state, number, "[]")
-        timed("report", checkpoint.report, taken, {})
+        timed("report", place.keep, taken, {})
 
     def timed(name: str, function: Callable[..., object], *args: Any) -> None:
         start = time.perf_counter()

@@ -2,10 +2,14 @@
 
     python benchmarks/inference.py
     python benchmarks/inference.py --backbones vit_s swin_t --methods ltm tome --ratios 0.8 0.6
+    python benchmarks/inference.py --backbones vit_s mobilevit_xs --part 0.8
 
-Both nets are prepared as for serving: channels-last, batch norms folded into the convolutions
-before them (`--as-trained` does neither). Runs are interleaved, base and merged in turn, so that
-both see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
+Every method that reduces tokens is measured, each at the plan that it has by default, at `--ratios`
+of the tokens, or at `--part` of the base's MACs, which is the same for all.
+
+All nets are prepared as for serving: channels-last, batch norms folded into the convolutions before
+them (`--as-trained` does neither). Runs are interleaved, base and all merged nets in turn, so that
+they see the same machine; the fastest of each counts. "of MACs" is the measured speed-up divided by
 the base's MACs over the merged net's: 1 when time follows arithmetic. "merge %" is the share of the
 pass that goes into masks and merging. Memory is the largest resident set above that of an idle
 process, each net in a process of its own (Linux).
@@ -15,9 +19,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import time
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -27,7 +32,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import ltm
-from ltm.merge import Assigned, Local
+from ltm.backbones._base import Merging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +40,10 @@ if TYPE_CHECKING:
 BACKBONES = ["mobilevit_xs", "mobilevit_s", "efficientvit_b1", "vit_s", "vit_b", "swin_t", "swin_b"]
 
 
-def build(backbone: str, method: str, ratio: float | None, as_trained: bool) -> nn.Module:
+def build(backbone: str, method: str, wish: dict[str, float], as_trained: bool) -> nn.Module:
     """A network in evaluation mode, with random weights."""
     torch.manual_seed(0)
-    model = ltm.create_model(backbone, method, compression_ratio=ratio, image_size=224)
-    model = ltm.compacted(model).eval()
+    model = ltm.compacted(ltm.create_model(backbone, method, image_size=224, **wish)).eval()
     if as_trained:
         return model
     fold_batch_norms(model)
@@ -74,22 +78,24 @@ def fastest(models: list[nn.Module], images: torch.Tensor, runs: int) -> list[fl
 @torch.inference_mode()
 def merge_share(model: Any, images: torch.Tensor, runs: int) -> float:
     """Percent of a forward pass that masks and merging take, in the run where it is least."""
-    spent = 0.0
+    spent, inside = 0.0, False
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **options: Any) -> Any:
-            nonlocal spent
-            start = time.perf_counter()
+            nonlocal spent, inside
+            if inside:
+                return function(*args, **options)
+            start, inside = time.perf_counter(), True
             result = function(*args, **options)
-            spent += time.perf_counter() - start
+            spent, inside = spent + time.perf_counter() - start, False
             return result
 
         return run
 
     shares = []
     with ExitStack() as stack:
-        for owner, name in ((model.method, "forward"), (Assigned, "__call__"), (Local, "__call__")):
-            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name))))
+        for name in ("__call__", "apply", "merged_mass"):
+            stack.enter_context(patch.object(Merging, name, timed(getattr(Merging, name))))
         for _ in range(runs):
             spent = 0.0
             whole = seconds(model, images)
@@ -125,8 +131,10 @@ def peak_memory(arguments: tuple[Any, ...], batch: int, threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
-    parser.add_argument("--methods", nargs="+", default=["ltm"])
-    parser.add_argument("--ratios", nargs="+", type=float, help="the default plan when omitted")
+    parser.add_argument("--methods", nargs="+", default=ltm.list_token_methods())
+    budgets = parser.add_mutually_exclusive_group()
+    budgets.add_argument("--ratios", nargs="+", type=float, help="the default plan when omitted")
+    budgets.add_argument("--part", type=float, help="of the base's MACs")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
@@ -138,31 +146,35 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     layout = torch.contiguous_format if args.as_trained else torch.channels_last
     images = torch.randn(args.batch, 3, 224, 224).to(memory_format=layout)
+    print(f"batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}")
     print(
-        f"{'backbone':<17}{'method':<8}{'ratio':>6}{'GMACs':>8}{'images/s':>10}{'base':>8}"
+        f"{'backbone':<17}{'method':<13}{'ratio':>6}{'GMACs':>8}{'images/s':>10}{'base':>8}"
         f"{'speed-up':>10}{'of MACs':>9}{'merge %':>9}"
         + (f"{'MiB':>7}{'base':>7}" if args.memory else "")
     )
     for backbone in args.backbones:
-        base = build(backbone, "none", None, args.as_trained)
+        base = build(backbone, "none", {}, args.as_trained)
         base_gmacs = ltm.count(base, 224).gmacs
-        for method in args.methods:
-            for ratio in args.ratios or [None]:
-                model = build(backbone, method, ratio, args.as_trained)
-                gmacs = ltm.count(model, 224).gmacs
-                base_time, time_ = fastest([base, model], images, args.runs)
-                speedup = base_time / time_
-                line = (
-                    f"{backbone:<17}{method:<8}{ratio or 'plan':>6}{gmacs:>8.3f}"
-                    f"{args.batch / time_:>10.1f}{args.batch / base_time:>8.1f}{speedup:>10.3f}"
-                    f"{speedup * gmacs / base_gmacs:>9.3f}"
-                    f"{merge_share(model, images, args.runs):>9.2f}"
-                )
-                if args.memory:
-                    for net in ((method, ratio), ("none", None)):
-                        arguments = (backbone, *net, args.as_trained)
-                        line += f"{peak_memory(arguments, args.batch, args.threads):>7.0f}"
-                print(line, flush=True)
+        wishes = [{"compression_ratio": ratio} for ratio in args.ratios or []] or [{}]
+        if args.part:
+            wishes = [{"target_gmacs": args.part * base_gmacs}]
+        wanted = list(product(args.methods, wishes))
+        models = [build(backbone, *net, args.as_trained) for net in wanted]
+        base_time, *times = fastest([base, *models], images, args.runs)
+        for (method, wish), model, time_ in zip(wanted, models, times, strict=True):
+            gmacs = ltm.count(model, 224).gmacs
+            speedup = base_time / time_
+            line = (
+                f"{backbone:<17}{method:<13}{wish.get('compression_ratio', 'plan'):>6}"
+                f"{gmacs:>8.3f}{args.batch / time_:>10.1f}{args.batch / base_time:>8.1f}"
+                f"{speedup:>10.3f}{speedup * gmacs / base_gmacs:>9.3f}"
+                f"{merge_share(model, images, args.runs):>9.2f}"
+            )
+            if args.memory:
+                for net in ((method, wish), ("none", {})):
+                    arguments = (backbone, *net, args.as_trained)
+                    line += f"{peak_memory(arguments, args.batch, args.threads):>7.0f}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

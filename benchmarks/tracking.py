@@ -33,8 +33,11 @@ from ltm_platform.tracking import serving_ui, tracked_run
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-METRICS = ("train/loss", "train/ce", "train/ib_bound", "train/lr", "train/images_per_s")
+METRICS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
+"""What a trial records of every step."""
 BATCH = 16
+SWEEP = "0" * 32
+"""Its run, which need not be there: that a run has a parent makes it a trial."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def trial(uri: str, number: int, steps: int, start: Connection, answer: Connecti
     model = ltm.create_model("vit_nano_patch4_32", compression_ratio=0.7, num_classes=10)
     optimizer = torch.optim.AdamW(model.parameters())
     job = JobSpec.load("quickstart", [f"tracking.uri={uri}"])
-    with tracked_run(job, f"trial-{number}", Path.cwd()) as run:
+    with tracked_run(job, f"trial-{number}", Path.cwd(), parent=SWEEP) as run:
         run(Progress(0, 0, dict.fromkeys(METRICS, 0.0)))
         run.flush()
         answer.send("ready")

@@ -132,12 +132,21 @@ class MaxMagnitude(Assigned):
     """In every channel the value that is farthest from 0 (CubistMerge, arXiv 2509.21764)."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        B, _, D = x.shape
-        slot = self.slot[..., None].expand(-1, -1, D)
-        empty = x.new_zeros(B, self.slots, D)
-        top, bottom = (
-            empty.scatter_reduce(1, slot, x, how, include_self=False) for how in ("amax", "amin")
+        B, N, D = x.shape
+        number = torch.arange(N, device=x.device).expand(B, N)
+        image = N * torch.arange(B, device=x.device)[:, None]
+        rows = x.reshape(B * N, D)
+        # most slots have one token: only those beyond the first are compared
+        empty = number.new_full((B, self.slots), N)
+        first = empty.scatter_reduce(1, self.slot, number, "amin")
+        beyond = torch.ones_like(number).scatter(1, first, 0)
+        beyond = beyond.argsort(1, descending=True)[:, : N - self.slots]
+        slot = self.slot.gather(1, beyond)[..., None].expand(-1, -1, D)
+        other, own = (
+            rows.index_select(0, (index + image).flatten()).view(B, -1, D)
+            for index in (beyond, first)
         )
+        top, bottom = (own.scatter_reduce(1, slot, other, how) for how in ("amax", "amin"))
         return torch.where(top >= -bottom, top, bottom)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.models import is_model, model_entrypoint
@@ -62,3 +62,18 @@ def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
         families = ", ".join(sorted({m.rpartition(".")[2] for m in _FAMILIES}))
         raise ValueError(f"backbone is {name!r} of {module}, allowed families are {families}")
     return plain, _FAMILIES[module]
+
+
+def small_cfg(classifier: str) -> dict[str, Any]:
+    """timm's record of a network of ours for 32 x 32 pixels, whose classifier has that name."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 32, 32),
+        "fixed_input_size": True,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": classifier,
+    }

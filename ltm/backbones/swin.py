@@ -26,7 +26,7 @@ from timm.models.swin_transformer import (
 from torch.nn import functional as F
 
 from ltm.backbones._base import Choose, Merging, adopt
-from ltm.backbones._registry import register_family
+from ltm.backbones._registry import register_family, small_cfg
 from ltm.backbones._staged import StagedModel, halved
 from ltm.plan import Grid, Plan, Site
 
@@ -258,19 +258,7 @@ def exchange_windows(x: Tensor, merging: Merging, back: bool = False) -> Tensor:
     return out
 
 
-default_cfgs = {
-    "swin_nano_patch2_window4_32": {
-        "num_classes": 1000,
-        "input_size": (3, 32, 32),
-        "fixed_input_size": True,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head.fc",
-    }
-}
+default_cfgs = {"swin_nano_patch2_window4_32": small_cfg("head.fc")}
 
 
 @register_model

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.backbones._base import DEFAULT_RATIO, Choose, Merging, MergingModel, adopt
-from ltm.backbones._registry import register_family
+from ltm.backbones._registry import register_family, small_cfg
 from ltm.merge import presence
 from ltm.plan import Grid, Kept, Plan, Site
 
@@ -317,21 +317,7 @@ def _small_vit(variant: str, pretrained: bool, **options: Any) -> Any:
     return model
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 32, 32),
-        "fixed_input_size": True,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
-
-
-default_cfgs = {"vit_nano_patch4_32": _cfg(), "vit_micro_patch4_32": _cfg()}
+default_cfgs = {name: small_cfg("head") for name in ("vit_nano_patch4_32", "vit_micro_patch4_32")}
 
 
 @register_model

@@ -34,8 +34,11 @@ class CubistMerge(MatchingMethod):
     Only neighbours merge, the most similar first, so that tokens keep their places relative to
     each other; runs of neighbours become one. A merged token has in every channel the value
     farthest from 0 of those that merged: x_d = x_nd, n = argmax_n |x_nd|. Needs a grid on every
-    backbone: a plan for a plain ViT says {"blocks.0": [13, 12]}. Here sites lie between attention
-    and MLP of every block of a ViT, and attention adds log sizes, as in ToMe.
+    backbone: a plan for a plain ViT says {"blocks.0": [13, 12]}.
+
+    Ours, where the abstract, which was at hand, is silent: likeness is the cosine of keys; rows
+    come before columns; sites lie between attention and MLP of every block of a ViT; attention
+    adds log sizes, as in ToMe.
 
     Learned: nothing. Regimes: off-the-shelf, fine-tuned, from scratch.
     """

@@ -64,6 +64,9 @@ class ProtectInformativeTokens(MatchingMethod):
 
     Learned: nothing. Regimes: off-the-shelf, fine-tuned, from scratch.
 
+    From memory, not checked against the text of the paper, of which the abstract was at hand: f
+    below the margin, how the margin falls with depth, and both defaults.
+
     margin: 0.9, the m of the first block. alpha: 1, the most that an unlike token counts against.
     """
 

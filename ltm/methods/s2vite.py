@@ -26,14 +26,15 @@ class DynamicStructure(Structure):
     Every `update_every` steps, a share of the components that are there gives way to as many that
     are not, in every part of the network: heads of the least Taylor score |sum of w * dL/dw| and
     hidden units of the least L1 norm leave, and those come back that the loss has the largest
-    gradient for. Scores and gradients are sums over the steps since the last update. The share
-    falls along a cosine, share / 2 (1 + cos(pi step / (until x steps))), to 0. Then the structure
-    stays, and what is closed is removed for good when the network is loaded.
+    gradient for. Scores and gradients are those of global batches, summed over the steps since the
+    last update. The share falls along a cosine, share / 2 (1 + cos(pi step / (until x steps))), to
+    0. Then the structure stays, and what is closed is removed for good when the network is loaded.
 
     Learned: all weights that stay. Regimes: from scratch (the paper's), or fine-tuned.
 
     Ours: every part keeps the same share, so that the MACs are known before training; a component
-    comes back with the weights that it left with, where unstructured methods begin at 0.
+    comes back with the weights that it left with, where unstructured methods begin at 0. The
+    defaults of the options are ours, too.
 
     update_every: 2000, steps from one update to the next.
     share: 0.3, of the components that are there, at the first update.
@@ -64,14 +65,17 @@ class DynamicStructure(Structure):
 
     @torch.no_grad()
     def after_step(self, model: PrunableModel, step: int, steps: int) -> None:
-        share = self.share_at(step, steps)
-        for part, gate in model.gated:
-            gradient = gate.take_gradient()
-            if gradient is not None and step <= self.until * steps:
-                # a step that overflowed in fp16 says nothing
-                gate.score += gradient[0].abs().nan_to_num(0.0, 0.0, 0.0)
-            if share > 0:
-                seen = mean_over_ranks(gate.score)
-                worth = seen if part.heads else part.magnitude()
-                gate.close(swap(gate.kept, worth, seen, round(share * int(gate.kept.sum()))))
+        gated, share = model.gated, self.share_at(step, steps)
+        gradients = [gate.take_gradient() for _, gate in gated]
+        seen = [gradient[0] for gradient in gradients if gradient is not None]
+        if seen and step <= self.until * steps:
+            # of the global batch, so that any number of ranks scores the same
+            mean = mean_over_ranks(torch.cat(seen))
+            for (_, gate), own in zip(gated, mean.split([len(x) for x in seen]), strict=True):
+                gate.score += own.abs()
+        if share > 0:
+            for part, gate in gated:
+                worth = gate.score if part.heads else part.magnitude()
+                kept = swap(gate.kept, worth, gate.score, round(share * int(gate.kept.sum())))
+                gate.close(kept)
                 gate.score.zero_()

@@ -172,18 +172,16 @@ def package_softly(score: Tensor, keep: Tensor, present: Tensor, first: bool) ->
 
     score, keep, present: [B, N]. The package is a new, last slot, or the last token.
     """
+    tokens = score.shape[1]
     if first:
         score, keep, present = (F.pad(x, (0, 1)) for x in (score, keep, present))
     image = F.pad(torch.ones_like(score[:, :-1]), (0, 1))
     dropped = present * (1 - keep) * image
-    own = image if first else torch.ones_like(image)
-    tokens = score.shape[1] - int(first)
+    # a package counts as one token as soon as anything is in it
+    packed = (present[:, -1:] + dropped.sum(1, keepdim=True)).clamp_max(1)
+    mass = torch.cat([(present * keep)[:, :-1], packed], 1)
     incoming = F.pad((dropped * score)[:, :tokens, None], (score.shape[1] - 1, 0))
-    left = image * keep + (1 - image) * (1 - image.new_tensor(float(first)))
-    mass = masses(present, left)
-    arrived = masses(dropped.sum(1).clamp_max(1), torch.ones_like(dropped[:, 0]))
-    package_mass = arrived if first else present[:, -1]
-    return Soft(own, incoming, torch.cat([mass[:, :-1], package_mass[:, None]], 1))
+    return Soft(image + (1 - image) * present, incoming, masses(mass, torch.ones_like(mass)))
 
 
 def drop_in_row(metric: Tensor, mass: Tensor, slots: int) -> Assigned:  # noqa: ARG001

@@ -71,7 +71,8 @@ def test_a_run_is_sent_followed_and_stopped(
 ) -> None:
     """Its checkpoints go to an object store."""
     storage = f"{bucket}/runs"
-    long = ("--set", "recipe.epochs=500", "--name", "sent", "--set", f"cluster.storage={storage}")
+    settings = ("recipe.epochs=500", "model.method=dtem", f"cluster.storage={storage}")
+    long = [word for setting in settings for word in ("--set", setting)] + ["--name", "sent"]
     sent = call("submit", str(tiny_job), *long, "--detach")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert f"sent is on {address}" in sent.stdout

@@ -48,8 +48,15 @@ def test_an_exception_in_a_rank_fails_the_run(
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
-    overrides = ("--set", "recipe.epochs=200", "--set", "engine.zero_stage=2")
-    child = in_terminal(environment, "submit", str(tiny_job), "--name", "stopped", *overrides)
+    # a method whose network changes in training, and has to go on from where it was
+    overrides = (
+        "recipe.epochs=200",
+        "engine.zero_stage=2",
+        "model.method=s2vite",
+        "model.options={update_every: 10}",
+    )
+    words = [word for override in overrides for word in ("--set", override)]
+    child = in_terminal(environment, "submit", str(tiny_job), "--name", "stopped", *words)
     # the live line: epoch, step, loss and its parts, top-1, images/s, time left
     child.expect(r"epoch   2/200  step \d+.*loss \d.*ce \d.*ib .*top-1 .*images/s.*\d:\d\d")
     child.expect("epoch   2/200  loss")

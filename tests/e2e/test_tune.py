@@ -93,8 +93,12 @@ def test_trials_are_stopped_early_or_fail_and_the_others_do_not_mind(
         assert "recipe.optimizer is 'nonsense'" in run.data.tags["ltm.error"]
     # Of three, the one that begins last is stopped: the first that reports is never.
     assert stopped
+    client = MlflowClient(tracking_uri=store)
     for run in [*stopped, *whole]:
         assert run.info.status == "FINISHED"
+        pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+        for name in ("confusion matrix", "heatmaps"):
+            assert any(name in picture for picture in pictures), run.info.run_name
         assert run.data.metrics["model/gmacs"] > 0
         assert run.data.metrics["val/top1"] > 0
     for run in stopped:
@@ -103,9 +107,10 @@ def test_trials_are_stopped_early_or_fail_and_the_others_do_not_mind(
         assert run.data.metrics["bench/latency_ms"] > 0
     assert "3 of 6 trials failed" in done.stdout
     assert "recipe.optimizer is 'nonsense'" in done.stdout
+    assert "Importance for val/top1" in done.stdout
 
 
-def test_the_best_job_is_ready_and_the_picture_is_in_mlflow(
+def test_the_best_job_is_ready_and_its_network_and_the_picture_are_in_mlflow(
     resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]],
     cli: Cli,
     store: str,
@@ -118,6 +123,12 @@ def test_the_best_job_is_ready_and_the_picture_is_in_mlflow(
     assert f"{job.recipe.lr:g}" == f"{float(GOOD):g}"
     assert cli("validate", str(best)).returncode == 0
     record = tracking.find_run(store, "sweep")
+    with_model = [
+        name
+        for name, run in children(store, "sweep").items()
+        if run.outputs and run.outputs.model_outputs
+    ]
+    assert with_model == [record.tags["ltm.best_trial"]]
     found = MlflowClient(tracking_uri=store).list_artifacts(record.run_id, "sweep")
     names = {file.path for file in found}
     assert {f"sweep/{name}" for name in ("pareto.png", "best.yaml", "trials.csv")} <= names

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import ltm
+from ltm.methods import build_method
+from ltm.plan import Kept, Place, Site
 
 NETS = {
     "vit_nano_patch4_32": 32,
@@ -46,14 +48,42 @@ def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Pat
         np.testing.assert_allclose(out, expected[:n].numpy(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["ltmp", "spvit"])
-def test_rivals_export_for_any_batch(method: str) -> None:
-    model: Any = ltm.create_model("vit_nano_patch4_32", method, compression_ratio=0.6).eval()
-    x = torch.randn(4, 3, 32, 32)
+class OneSite(torch.nn.Module):
+    """A method at one of its sites, in a network too small to take long."""
+
+    def __init__(self, method: str, kept: Kept) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        place = Place(16, needs_grid=not isinstance(kept, int))
+        self.method: Any = build_method(method, {f"blocks.{i}": place for i in range(4)}, {})
+        self.site = Site("blocks.1", 16, (4, 6), 24, kept)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        merge = self.method(x, self.site)
+        return merge(x), merge.sizes()
+
+
+RIVALS = [method for method in ltm.list_token_methods() if method != "ltm"]
+
+
+@pytest.mark.parametrize(("method", "kept"), [*((m, (3, 4)) for m in RIVALS), ("spvit", 13)])
+def test_rivals_export_for_any_batch(method: str, kept: Kept) -> None:
+    net, x = OneSite(method, kept).eval(), torch.randn(4, 24, 16)
     batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    with torch.no_grad():
-        program = torch.export.export(model, (x[:2],), dynamic_shapes=batch)
-        torch.testing.assert_close(program.module()(x), model(x), atol=1e-4, rtol=1e-4)
+    program = torch.export.export(net, (x[:2],), dynamic_shapes=batch)
+    torch.testing.assert_close(program.module()(x), net(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dtem", "ltmp", "spvit"])
+def test_what_is_soft_in_training_compiles(method: str) -> None:
+    net, x = OneSite(method, 13).train(), torch.randn(4, 24, 16)
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.manual_seed(1)  # a decision by chance is the same one
+    expected, terms = net(x), net.method.loss_terms()
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(net.method.loss_terms(), terms)
 
 
 @pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])

@@ -139,6 +139,23 @@ def test_cubistmerge_joins_neighbours_and_keeps_their_order() -> None:
     assert most(x).tolist() == [[[1.0, -5.0], [-2.0, -3.5]]]
 
 
+def test_the_value_farthest_from_0_is_found_among_any_number_of_tokens() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 7, 5, requires_grad=True)
+    slot = torch.tensor([[2, 0, 2, 1, 2, 0, 2], [0, 1, 1, 1, 2, 2, 0]])
+    merged = MaxMagnitude.normalised(slot, torch.ones(2, 7), 3)(x)
+    merged.sum().backward()
+    assert x.grad is not None
+    for image in range(2):
+        for s in range(3):
+            tokens = (slot[image] == s).nonzero().flatten()
+            farthest = tokens[x[image, tokens].abs().argmax(0)]
+            expected = x[image, farthest, torch.arange(5)]
+            torch.testing.assert_close(merged[image, s], expected)
+            assert (x.grad[image, farthest, torch.arange(5)] == 1).all()
+    assert x.grad.sum() == merged.numel()
+
+
 def test_the_grid_rule_keeps_rows_and_columns() -> None:
     torch.manual_seed(0)
     merge = reduce_grid(torch.randn(2, 24, 8), torch.ones(2, 24), (4, 6), (3, 4), merge_neighbours)
@@ -207,6 +224,21 @@ def test_dtem_is_tomes_matching_in_the_limit() -> None:
     torch.testing.assert_close(soft(x)[:, [1, 2, 3, 5]], hard(x), atol=1e-3, rtol=0)
 
 
+def test_dtem_moves_the_part_of_a_token_that_its_score_says() -> None:
+    """Two A tokens, 10 and 60 degrees from the only B token, of which one should leave."""
+    near, far = math.cos(math.radians(10)), math.cos(math.radians(60))
+    mass = torch.tensor([[2.0, 1.0, 3.0]])
+    merge = merge_softly(on_circle(10, 0, 60), mass, 1, tau=0.1)
+    # the bound is half-way between the two scores
+    goes = 1 / (1 + math.exp(-(near - far) / 2 / 0.1))
+    stays = 1 - goes
+    expected = [2 * stays, 1 + 2 * goes + 3 * stays, 3 * goes]
+    torch.testing.assert_close(merge.mass, torch.tensor([expected]), atol=1e-4, rtol=0)
+    x = torch.tensor([[[1.0], [10.0], [100.0]]])
+    taken = (10 + 2 * goes * 1 + 3 * stays * 100) / expected[1]
+    torch.testing.assert_close(merge(x).flatten(), torch.tensor([1.0, taken, 100.0]))
+
+
 def test_dtem_learns_what_to_merge() -> None:
     embedding = SIX.clone().requires_grad_()
     merge = merge_softly(embedding, torch.ones(1, 6), 2, tau=0.1)
@@ -236,6 +268,36 @@ def test_spvit_in_training_is_what_it_is_outside() -> None:
     torch.testing.assert_close(soft.mass, torch.tensor([[1, LEFT_OVER, 1, LEFT_OVER, 1]]))
     hard = package(score, 3, first=True)
     torch.testing.assert_close(soft(x)[:, [0, 2, 4]], hard(x))
+
+
+def test_spvit_decides_hard_and_learns_as_if_it_were_soft() -> None:
+    """d package / d keep_j = -s_j (x_j - package) / sum of the scores in it."""
+    score = torch.tensor([[0.9, 0.2, 0.6, 0.4]])
+    keep = torch.tensor([[1.0, 0.0, 1.0, 0.0]], requires_grad=True)
+    x = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
+    merge = package_softly(score, keep, torch.ones(1, 4), first=True)
+    packed = (0.2 * 2 + 0.4 * 4) / 0.6
+    (by_package,) = torch.autograd.grad(merge(x)[0, 4, 0], keep, retain_graph=True)
+    expected = -score * (x[..., 0] - packed) / 0.6
+    torch.testing.assert_close(by_package, expected)
+    (by_mass,) = torch.autograd.grad(merge.mass[0, :4].sum(), keep)
+    torch.testing.assert_close(by_mass, torch.full((1, 4), 1 - LEFT_OVER))
+
+
+def test_spvit_packs_later_what_nothing_was_packed_with_before() -> None:
+    score = torch.tensor([[0.9, 0.2, 0.6]])
+    x = torch.tensor([[[1.0], [2.0], [3.0]]])
+    empty = package_softly(score, torch.ones(1, 3), torch.ones(1, 3), first=True)
+    torch.testing.assert_close(empty.mass, torch.tensor([[1, 1, 1, LEFT_OVER]]))
+    score, present = torch.tensor([[0.9, 0.2, 0.6, 0.5]]), empty.mass
+    keep = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    merge = package_softly(score, keep, present, first=False)
+    torch.testing.assert_close(merge.mass, torch.tensor([[1, LEFT_OVER, 1, 1]]))
+    torch.testing.assert_close(merge(empty(x))[0, 3], x[0, 1], atol=1e-4, rtol=0)
+    # with a package there already, that one counts as one token of score 1
+    merge = package_softly(score, keep, torch.ones(1, 4), first=False)
+    y = torch.tensor([[[1.0], [2.0], [3.0], [5.0]]])
+    torch.testing.assert_close(merge(y)[0, 3, 0], torch.tensor((0.2 * 2 + 5) / 1.2))
 
 
 def test_spvit_on_a_grid_joins_the_kept_one_before() -> None:

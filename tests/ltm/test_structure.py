@@ -179,6 +179,18 @@ def test_the_derivative_by_a_gate_is_the_sum_of_w_g(backbone: str) -> None:
     torch.testing.assert_close(by_gate.sum(0), expected, atol=1e-6, rtol=1e-4)
 
 
+def test_gates_of_blocks_that_are_computed_again_have_the_same_derivatives() -> None:
+    seen: list[tuple[Tensor, ...]] = []
+    for checkpointing in (False, True):
+        model = create(method="s2vite", compression_ratio=0.7).train()
+        model.set_grad_checkpointing(checkpointing)
+        model.method.before_training(model)
+        for part in images(count=4).split(2):  # two micro-batches of one step
+            model(part).square().mean().backward()
+        seen.append(tuple(gate.take_gradient() for _, gate in model.gated))
+    torch.testing.assert_close(*seen)
+
+
 # --- savit
 
 

@@ -49,6 +49,21 @@ def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None
 
 
 @methods
+@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "mobilevit_xxs"])
+def test_what_is_computed_again_has_the_same_gradients(backbone: str, method: str) -> None:
+    gradients: list[list[torch.Tensor]] = []
+    for checkpointing in (False, True):
+        model, x = create(backbone, method)
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(1)  # a decision by chance is the same one
+        loss = model.train()(x).square().mean()
+        loss = loss + sum(model.method.loss_terms().values())
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@methods
 @backbones
 def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
     model, x = create(backbone, method, 1.0)
@@ -97,6 +112,29 @@ def test_the_mean_weighted_by_size_is_kept(method: str) -> None:
     assert len(means) == 4
     for before, after in means:
         torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_token_that_stands_for_two_is_attended_as_two() -> None:
+    """Proportional attention, softmax(Q K^T / sqrt(d) + log s), in the blocks after a merge."""
+    model, x = create("vit_nano_patch4_32", "tome")
+    block = model.eval().blocks[2]
+    a, b, c = torch.randn(3, 1, 1, 64)
+    sizes = torch.tensor([[1.0, 2.0, 1.0]])
+    with torch.no_grad():
+        merged = block(torch.cat([a, b, c], 1), sizes.log()[:, None, None])
+        whole = block(torch.cat([a, b, b, c], 1))
+    torch.testing.assert_close(merged, whole[:, [0, 1, 3]])
+
+    carried: list[torch.Tensor] = []
+    masks: list[Any] = []
+    model.method.register_forward_hook(lambda _m, args, merge: carried.append(merge.sizes(args[2])))
+    for block in model.blocks:
+        block.attn.register_forward_pre_hook(lambda _m, args: masks.append(args[1]))
+    with torch.no_grad():
+        model(x)
+    assert masks[0] is None
+    for mask, size in zip(masks[1:], carried[:-1], strict=True):
+        torch.testing.assert_close(mask[:, 0, 0], size.log())
 
 
 @methods

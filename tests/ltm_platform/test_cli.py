@@ -6,14 +6,13 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from ltm_platform.cli import COMMANDS, main
+from ltm_platform.cli import COMMANDS
 from ltm_platform.cli.screen import Screen
 from ltm_platform.data.place import place
 from ltm_platform.errors import RunError
@@ -22,6 +21,9 @@ from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.preflight import Ready, Resources, check
 from ltm_platform.tracking import tracked_run
+
+if TYPE_CHECKING:
+    from .conftest import Run
 
 JOB = """\
 model:
@@ -36,16 +38,6 @@ recipe:
 """
 
 
-@dataclass(frozen=True)
-class Answer:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home that does not exist yet; the working folder holds x.yaml alone."""
@@ -58,16 +50,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, capfd: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001
-    def call(*args: str) -> Answer:
-        code: int | str | None = 0
-        try:
-            main(args)
-        except SystemExit as end:
-            code = end.code
-        return Answer(code, *capfd.readouterr())
-
-    return call
+def run(home: Path, call_here: Run) -> Run:  # noqa: ARG001
+    return call_here
 
 
 def files(folder: Path) -> list[str]:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from ltm_platform.cli import main
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-
-class Answer(NamedTuple):
-    code: int | str | None
-    out: str
-    err: str
+    from .conftest import Run
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Answer]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_here: Run) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def call(*args: str) -> Answer:
-        code: int | str | None = 0
-        try:
-            main(["data", *args])
-        except SystemExit as end:
-            code = end.code
-        return Answer(code, *capfd.readouterr())
-
-    return call
+    return partial(call_here, "data")
 
 
 @pytest.fixture
@@ -48,7 +31,7 @@ def pets(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("pets")
-def test_import_check_and_show_in_turn(run: Callable[..., Answer], tmp_path: Path) -> None:
+def test_import_check_and_show_in_turn(run: Run, tmp_path: Path) -> None:
     made = run("import", "pets", "shards", "--processes", "1")
     assert made == (0, "shards: 8 training and 2 validation images, 2 classes\n", "")
     checked = run("check", "shards", "--decode-all", "--processes", "1")
@@ -59,7 +42,7 @@ def test_import_check_and_show_in_turn(run: Callable[..., Answer], tmp_path: Pat
     assert Image.open(tmp_path / "sheet.png").size[0] > 0
 
 
-def test_left_out_images_are_told(run: Callable[..., Answer], pets: Path) -> None:
+def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     (pets / "cat/bad.png").write_bytes(b"text")
     refused = run("import", "pets", "shards", "--processes", "1")
     assert refused.code == 2
@@ -88,7 +71,7 @@ def test_left_out_images_are_told(run: Callable[..., Answer], pets: Path) -> Non
     ],
 )
 def test_mistakes_cost_one_sentence(
-    run: Callable[..., Answer], tmp_path: Path, args: list[str], words: list[str]
+    run: Run, tmp_path: Path, args: list[str], words: list[str]
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     answer = run(*args)
@@ -99,7 +82,7 @@ def test_mistakes_cost_one_sentence(
 
 
 @pytest.mark.parametrize("command", ["import", "check", "show"])
-def test_every_help_has_an_example(run: Callable[..., Answer], command: str) -> None:
+def test_every_help_has_an_example(run: Run, command: str) -> None:
     answer = run(command, "--help")
     example = answer.out.partition("Example:\n")[2].splitlines()[0]
     assert example.strip().startswith(f"ltm-platform data {command} ")

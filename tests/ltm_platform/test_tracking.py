@@ -18,6 +18,7 @@ from ltm_platform.tracking import (
     connect_meanwhile,
     find_run,
     list_runs,
+    read_curves,
     tracked_run,
     tracking_uri,
 )
@@ -203,14 +204,18 @@ def test_steps_told_again_after_a_restart_are_recorded_once(
 
 
 def test_a_run_that_goes_on_in_another_way_records_its_steps_anew(
-    job: JobSpec, client: MlflowClient
+    job: JobSpec, client: MlflowClient, store: str
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
         run(Progress(5, 0, {"train/loss": 9.0}, time_ms=1))
     with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id, repeats=False) as run:
         run(Started(1, 9, steps_done=3, device="cpu", workers=2))
         run(Progress(4, 0, {"train/loss": 2.0}, time_ms=2))
-    assert [step for step, *_ in history(client, run.run_id, "train/loss")] == [4, 5]
+        run(Progress(5, 0, {"train/loss": 1.0}, time_ms=2))
+    assert [step for step, *_ in history(client, run.run_id, "train/loss")] == [4, 5, 5]
+    # Of a step that was recorded again the last counts.
+    curves = read_curves(store, run.run_id, ["train/loss"])
+    assert curves == {"train/loss": [(4, 2.0), (5, 1.0)]}
 
 
 def test_params_are_the_resolved_job(job: JobSpec, store: str) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from rich.console import Console
 
@@ -77,3 +77,15 @@ class _Echo:
         """Copy what has been written; a child that lives on and holds the pipe is not awaited."""
         os.close(self.descriptor)
         self._thread.join(timeout=ECHO_GRACE_S)
+
+
+class Doubled:
+    """A console whose lines are also in a file: whoever reads that later sees all of the run."""
+
+    def __init__(self, console: Console, log: Path) -> None:
+        self._console, self._log = console, log
+
+    def print(self, *objects: object, **options: Any) -> None:
+        self._console.print(*objects, **options)
+        with self._log.open("a") as file:
+            Console(file=file, width=WIDTH_OF_FILES, highlight=False, markup=False).print(*objects)

@@ -26,6 +26,7 @@ SHAPES = {
 }
 PERCENT = "{:.2f}"
 MOST_ACROSS = 6
+LONGEST_NUMBER = 8
 
 
 @click.command("compare")
@@ -85,15 +86,16 @@ def command(
 
 def _print_table(columns: Sequence[Column]) -> None:
     """A column a run; a line a run where there are too many of them."""
-    from rich.table import Table
-
-    from ltm_platform.cli.console import cell, results
+    from ltm_platform.cli.console import cell, plain_table, results
 
     head = ["", *(column.name for column in columns)]
     rows = [["state", *(column.status for column in columns)]]
     if any(column.error for column in columns):
         rows.append(["error", *(column.error or "" for column in columns)])
-    rows += [[key, *(cell(column.params[key]) for column in columns)] for key in columns[0].params]
+    rows += [
+        [key, *(_field(column.params[key] or "") for column in columns)]
+        for key in columns[0].params
+    ]
     rows += [
         [title, *(cell(column.figures[title], SHAPES.get(title, PERCENT)) for column in columns)]
         for title in columns[0].figures
@@ -101,9 +103,17 @@ def _print_table(columns: Sequence[Column]) -> None:
     if len(columns) > MOST_ACROSS:
         head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
         head[0] = "run"
-    table = Table(*head, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table(*head)
     for row in rows:
         table.add_row(*row)
     results().print(table)
+
+
+def _field(value: str) -> str:
+    """A field of a job; of a long fraction, as a sweep draws them, the first digits."""
+    if len(value) <= LONGEST_NUMBER:
+        return value
+    try:
+        return f"{float(value):.5g}"
+    except ValueError:
+        return value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDTH_OF_FILES = 1000
 """Where nobody looks, lines are kept whole for scripts that read them."""
@@ -18,6 +19,19 @@ def results() -> Console:
 
     width = None if sys.stdout.isatty() else WIDTH_OF_FILES
     return Console(width=width, markup=False, highlight=False)
+
+
+def plain_table(*head: str, texts: int = 1, **options: Any) -> Table:
+    """A table without lines; its first ``texts`` columns hold text, the others figures.
+
+    ``options``: of rich's `Table`, such as ``title``.
+    """
+    from rich.table import Table
+
+    table = Table(*head, title_justify="left", box=None, pad_edge=False, **options)
+    for column in table.columns[texts:]:
+        column.justify = "right"
+    return table
 
 
 def duration(seconds: float) -> str:

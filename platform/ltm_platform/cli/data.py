@@ -134,9 +134,9 @@ def show(path: str, sheet: str | None, every: bool) -> None:
     """
     import numpy as np
     from rich.console import Console
-    from rich.table import Table
 
     from ltm_platform import paths
+    from ltm_platform.cli.console import plain_table
     from ltm_platform.data import open_dataset
 
     dataset = open_dataset(path, cache=paths.cache(), val_fraction=0.2)
@@ -144,9 +144,7 @@ def show(path: str, sheet: str | None, every: bool) -> None:
         np.bincount(part.labels, minlength=len(dataset.classes))
         for part in (dataset.train, dataset.val)
     ]
-    table = Table("class", "training", "validation", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table("class", "training", "validation")
     shown = len(dataset.classes) if every else 20
     for name, *row in list(zip(dataset.classes, *counts, strict=True))[:shown]:
         table.add_row(name, *(f"{count:,}" for count in row))

@@ -87,19 +87,10 @@ def command(
 
 
 def _print_table(scores: list[Score], title: str) -> None:
-    from rich.table import Table
+    from ltm_platform.cli.console import plain_table, results
 
-    from ltm_platform.cli.console import results
-
-    table = Table(
-        *("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "images"),
-        title=title,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    head = ("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "images")
+    table = plain_table(*head, title=title)
     for score in scores:
         table.add_row(
             score.kind,

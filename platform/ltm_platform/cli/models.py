@@ -18,21 +18,16 @@ def command() -> None:
     Example:
       ltm-platform models
     """
-    from rich.table import Table
-
     import ltm
-    from ltm_platform.cli.console import results
+    from ltm_platform.cli.console import plain_table, results
 
-    table = Table(
+    table = plain_table(
         *("backbone", "pixels", "method", "params M", "paper"),
         *("GMACs", "without attention matmuls", "paper"),
         caption="1 GMAC is 1e9 multiply-accumulates for one image; "
         "the paper mixes both ways of counting, * marks the one it used.",
-        box=None,
-        pad_edge=False,
+        texts=3,
     )
-    for column in table.columns[3:]:
-        column.justify = "right"
     for published, base, merged in ltm.table():
         table.add_row(*_cells(published, "none", base, published.base_gmacs))
         table.add_row(*_cells(published, "ltm", merged, published.gmacs))

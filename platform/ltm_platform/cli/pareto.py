@@ -64,7 +64,8 @@ def command(
     """Measure one checkpoint at many compression ratios and log the curve to its run in MLflow.
 
     There it is the metrics pareto/..., whose step is the ratio in permille, and the artifacts
-    pareto/curve.png and curve.json; with --last, pareto_last/...
+    pareto/curve.png and curve.json; with --last, pareto_last/... The curve of other weights than
+    the first, after a resume perhaps, is pareto_2/...
 
     \b
     Example:
@@ -102,7 +103,7 @@ def command(
     lines = []
     if record is not None:
         group = GROUP_OF_LAST if last else GROUP
-        lines.append(_log(curves, record, tracking_uri, group, checkpoint.name))
+        lines.append(_log(curves, record, tracking_uri, group, checkpoint))
     if out is not None:
         save(pareto_figure(record.name if record else checkpoint.name, curves), out)
         lines.append(f"plot: {paths.shown(out)}")
@@ -115,10 +116,11 @@ def _log(
     record: RunRecord,
     uri: str | None,
     group: str,
-    source: str,
+    checkpoint: Path,
 ) -> str:
-    """Log the curve of the checkpoint ``source`` to its run; a line that says where it is."""
+    """Log the curve of a checkpoint to its run; a line that says where it is."""
     from ltm_platform import paths, tracking
+    from ltm_platform.launch.target import original_name
     from ltm_platform.report import pareto
     from ltm_platform.report.figures import pareto_figure, save
 
@@ -129,25 +131,22 @@ def _log(
         text.write_text(
             json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})
         )
-        steps = pareto.metrics(curves, group)
-        tracking.add_curve(store, record.run_id, steps, [picture, text], group, source)
-    return f"logged to {record.name} in {paths.shown(store)}: metrics and artifacts {group}/"
+        own = tracking.add_curve(
+            store,
+            record.run_id,
+            pareto.metrics(curves),
+            [picture, text],
+            group,
+            original_name(checkpoint, record),
+        )
+    return f"logged to {record.name} in {paths.shown(store)}: metrics and artifacts {own}/"
 
 
 def _print_table(curves: Mapping[str, Sequence[Measurement]], title: str) -> None:
-    from rich.table import Table
+    from ltm_platform.cli.console import plain_table, results
 
-    from ltm_platform.cli.console import results
-
-    table = Table(
-        *("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "on the front"),
-        title=title,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    head = ("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "on the front")
+    table = plain_table(*head, title=title)
     for kind, curve in curves.items():
         for one in curve:
             table.add_row(

@@ -91,16 +91,14 @@ def _as_dicts(predictions: Sequence[Prediction], drawn: Sequence[Drawn]) -> list
 
 
 def _print_table(predictions: Sequence[Prediction], drawn: Sequence[Drawn]) -> None:
-    from rich.table import Table
+    from ltm_platform.cli.console import plain_table, results
 
-    from ltm_platform.cli.console import results
-
-    table = Table("image", "class", "probability", box=None, pad_edge=False)
-    table.columns[2].justify = "right"
+    table = plain_table("image", "class", "probability", texts=2)
     for prediction in predictions:
         for position, guess in enumerate(prediction.guesses):
             image = "" if position else prediction.image
             table.add_row(image, guess.label, f"{100 * guess.probability:.1f} %")
     results().print(table)
     for one in drawn:
-        click.echo(f"{one.path}: {one.sources} tokens merged into the framed one")
+        tokens = "token" if one.sources == 1 else "tokens"
+        click.echo(f"{one.path}: {one.sources} {tokens} merged into the framed one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from itertools import count
@@ -11,6 +12,7 @@ import click
 
 from ltm_platform import preflight, tracking
 from ltm_platform.cli.program import program
+from ltm_platform.cli.sweep import named_as_sweep
 from ltm_platform.errors import UserError
 from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.cluster import (
@@ -20,11 +22,13 @@ from ltm_platform.launch.cluster import (
     exit_code,
     passed_on,
 )
+from ltm_platform.tuning.spec import read_stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_platform.job import JobSpec
+    from ltm_platform.tuning.spec import Sweep
 
 ON_THE_HEAD = ("--address", "auto")
 
@@ -53,6 +57,32 @@ def submit(
         environment=environment,
     )
     _follow_or_detach(cluster, run, submission, detach=detach)
+
+
+def tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool, detach: bool) -> None:
+    """Send a sweep to be carried out there, and follow it."""
+    store = tracking.tracking_uri(job.tracking.uri)
+    check_store(store, address, job)
+    read_stages(sweep)
+    cluster = Cluster(address)
+    run = _free_name(cluster, named_as_sweep(job), store, sweep.name or None)
+    submission = cluster.send(
+        ["tune", "--name", run, *ON_THE_HEAD, *options_of(sweep, job), *["--verbose"] * verbose],
+        run=run,
+        job=_as_sent(job, store).to_yaml(),
+        environment=passed_on((), os.environ),
+    )
+    _follow_or_detach(cluster, run, submission, detach=detach)
+
+
+def options_of(sweep: Sweep, job: JobSpec) -> list[str]:
+    """The options that make the same sweep of the job."""
+    words = [f"--param={text}" for text in sweep.params]
+    words += [f"--objective={text}" for text in sweep.objectives]
+    words += [f"--scheduler={sweep.scheduler}", f"--grace={sweep.grace}", f"--seed={sweep.seed}"]
+    given = {"search": sweep.search, "trials": sweep.trials, "protocol": sweep.protocol}
+    words += [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return [*words, "--set", f"cluster.workers={json.dumps(job.cluster.workers)}"]
 
 
 def resume(

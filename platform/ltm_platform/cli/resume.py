@@ -38,13 +38,16 @@ def command(
     from ltm_platform.launch import whereabouts
     from ltm_platform.launch.address import Kind, find_address, kind
 
-    if folder := sweep.find(run, tracking_uri):
+    if swept := sweep.find(run, tracking_uri):
+        folder, recorded = swept
         if start or overrides:
             raise UserError(
                 f"{run!r} is a sweep, which goes on as it is: leave --from and --set out"
             )
-        sweep.go_on(folder, verbose=verbose)
-        return
+        where = find_address(address or recorded)
+        if kind(where) != Kind.CLUSTER and not detach:
+            sweep.go_on(folder, address=where, verbose=verbose)
+            return
     found = whereabouts.locate(run, tracking_uri, address)
     where = find_address(address or found.address)
     if kind(where) == Kind.CLUSTER:

@@ -106,15 +106,11 @@ def _as_dict(run: RunRecord) -> dict:
 
 def _print_table(runs: Sequence[RunRecord], further: Sequence[str]) -> None:
     """``further``: keys that were asked about, a column each."""
-    from rich.table import Table
-
-    from ltm_platform.cli.console import cell, results
+    from ltm_platform.cli.console import cell, plain_table, results
     from ltm_platform.report.selection import value_of
 
-    table = Table("run", "state", "method", *COLUMNS, *further, box=None, pad_edge=False)
+    table = plain_table("run", "state", "method", *COLUMNS, *further, texts=3)
     table.columns[0].no_wrap = True
-    for column in table.columns[3:]:
-        column.justify = "right"
     for run in runs:
         cells = [cell(run.metrics.get(key), shape) for key, shape in COLUMNS.values()]
         cells += [cell(value_of(run, key)) for key in further]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import paths, tracking
-from ltm_platform.cli.console import WIDTH_OF_FILES
+from ltm_platform.cli.capture import Doubled
 from ltm_platform.cli.program import program
 from ltm_platform.events import (
     Decided,
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rich.console import Console
+
     from ltm_platform.errors import RunError
     from ltm_platform.launch.driver import Outcome
     from ltm_platform.launch.folder import RunFolder
@@ -37,7 +38,7 @@ class Screen:
     """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event."""
 
     def __init__(self, console: Console, log: Path | None = None) -> None:
-        self._console = _Doubled(console, log) if log else console
+        self._console = Doubled(console, log) if log else console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -182,18 +183,6 @@ class Screen:
         command = shlex.join([*program(), "resume", folder.name])
         text = f"go on from the last checkpoint with: {command}"
         self._console.print(text, soft_wrap=True)
-
-
-class _Doubled:
-    """A console whose lines are also in a file: whoever reads that later sees all of the run."""
-
-    def __init__(self, console: Console, log: Path) -> None:
-        self._console, self._log = console, log
-
-    def print(self, *objects: object, **options: Any) -> None:
-        self._console.print(*objects, **options)
-        with self._log.open("a") as file:
-            Console(file=file, width=WIDTH_OF_FILES, highlight=False, markup=False).print(*objects)
 
 
 def _rate(images_per_s: float) -> str:

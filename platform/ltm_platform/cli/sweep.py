@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.errors import UserError
+from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.folder import RunFolder
+from ltm_platform.tracking.runs import CLUSTER_TAG
 from ltm_platform.tuning.spec import SWEEP_FILE, Sweep
 
 if TYPE_CHECKING:
@@ -18,70 +20,88 @@ if TYPE_CHECKING:
     from ltm_platform.tuning.run import Plan
 
 
-def start(sweep: Sweep, job: JobSpec, *, verbose: bool) -> None:
+def start(sweep: Sweep, job: JobSpec, *, address: str, verbose: bool) -> None:
     """Check the sweep, give it a name and carry it out."""
     from ltm_platform.preflight import with_absolute_paths
 
     job = with_absolute_paths(job)
-    job = job.replace("tracking.uri", tracking.tracking_uri(job.tracking.uri))
+    store = tracking.tracking_uri(job.tracking.uri)
+    if not paths.has_password(store):
+        job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
-    plan, said = _check(sweep, verbose=verbose)
-    folder = RunFolder.reserve(job.replace("name", f"{job.name[:50]}-sweep"), sweep.name or None)
+    plan, said = _check(sweep, address, verbose=verbose)
+    folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
     sweep = replace(sweep, name=folder.name)
     sweep.save(folder.path)
     with folder.locked():
-        _carry_out(plan, folder, said, verbose=verbose)
+        _carry_out(plan, folder, said, address=address, verbose=verbose)
 
 
-def find(name: str, uri: str | None) -> RunFolder | None:
-    """The folder of the sweep of that name.
+def named_as_sweep(job: JobSpec) -> JobSpec:
+    """The job with the name that sweeps of it begin with."""
+    return job.replace("name", f"{job.name[:50]}-sweep")
+
+
+def find(name: str, uri: str | None) -> tuple[RunFolder, str | None] | None:
+    """The folder of the sweep of that name, and the address of the cluster that it was sent to.
 
     Raises:
         UserError: it has finished.
     """
-    folder = RunFolder(paths.runs() / name)
     store = tracking.tracking_uri(uri)
-    records = [run for run in tracking.list_runs(store) if run.name == name]
-    if records and records[0].folder:
-        folder = RunFolder(Path(records[0].folder))
+    record = next((run for run in tracking.list_runs(store) if run.name == name), None)
+    recorded = Path(record.folder) if record and record.folder else None
+    folder = RunFolder(recorded or paths.runs() / name)
     if not (folder.path / SWEEP_FILE).is_file():
         return None
-    if records and records[0].status == "FINISHED":
+    if record and record.status == "FINISHED":
         raise UserError(f"the sweep {name!r} has finished: there is nothing to go on with")
-    return folder
+    return folder, (record.tags.get(CLUSTER_TAG) or None) if record else None
 
 
-def go_on(folder: RunFolder, *, verbose: bool) -> None:
+def go_on(folder: RunFolder, *, address: str, verbose: bool) -> None:
     """Carry out the trials of a sweep that are left."""
     sweep = Sweep.load(folder.path)
     with folder.locked():
-        plan, said = _check(sweep, verbose=verbose)
-        _carry_out(plan, folder, said, verbose=verbose)
+        plan, said = _check(sweep, address, verbose=verbose)
+        _carry_out(plan, folder, said, address=address, verbose=verbose)
 
 
-def _check(sweep: Sweep, *, verbose: bool) -> tuple[Plan, bytes]:
-    """The sweep ready to start, and what libraries printed meanwhile."""
+def _check(sweep: Sweep, address: str, *, verbose: bool) -> tuple[Plan, bytes]:
+    """The sweep ready to start, and what libraries printed meanwhile.
+
+    A Ray that is there already is joined.
+    """
+    from ltm_platform.launch import joined
     from ltm_platform.launch.embedded import this_machine
-    from ltm_platform.tuning.run import plan_sweep
+    from ltm_platform.tuning.run import check_nodes, plan_sweep
 
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), echo=verbose):
-            plan = plan_sweep(sweep, this_machine())
+            if address == EMBEDDED:
+                plan = plan_sweep(sweep, this_machine())
+            else:
+                joined.join(address)
+                plan = plan_sweep(sweep, joined.at_most())
+                check_nodes(plan)
         return plan, Path(log.name).read_bytes()
 
 
-def _carry_out(plan: Plan, folder: RunFolder, said: bytes, *, verbose: bool) -> None:
+def _carry_out(plan: Plan, folder: RunFolder, said: bytes, *, address: str, verbose: bool) -> None:
     from ltm_platform.cli.sweep_screen import SweepScreen
+    from ltm_platform.launch.embedded import embedded_ray
+    from ltm_platform.launch.joined import joined_ray
     from ltm_platform.tuning.run import carry_out
 
     with folder.log.open("ab") as log:
         log.write(said)
     with captured_output(folder.log, echo=verbose) as console:
-        screen = SweepScreen(console, plan)
+        screen = SweepScreen(console, plan, folder.log)
         screen.head(folder)
+        ray = embedded_ray(plan.resources) if address == EMBEDDED else joined_ray()
         try:
             with screen:
-                summary = carry_out(plan, folder, screen)
+                summary = carry_out(plan, folder, ray, screen)
         except KeyboardInterrupt:
             screen.stopped(folder)
             raise SystemExit(130) from None

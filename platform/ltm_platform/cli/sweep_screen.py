@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.live import Live
@@ -10,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import paths, tracking
+from ltm_platform.cli.capture import Doubled
+from ltm_platform.cli.console import WIDTH_OF_FILES
 from ltm_platform.cli.program import program
 from ltm_platform.tuning.run import BEST_FILE, PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -28,16 +32,18 @@ COLUMNS = {
     "ms": ("bench/latency_ms", "{:.2f}"),
     "images/s": ("train/images_per_s", "{:,.0f}"),
 }
-ENDED = ("finished", "stopped early", "failed")
 SHOWN_ROWS = 20
+SHOWN_ERROR = 120
 STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waiting": "dim"}
 
 
 class SweepScreen:
     """A live table in a terminal, one plain line a trial's end elsewhere."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
-        self._console = console
+    def __init__(self, console: Console, plan: Plan, log: Path | None = None) -> None:
+        self._console = Doubled(console, log) if log else console
+        self._terminal = console if console.is_terminal else None
+        self._name = ""
         self._plan = plan
         params = {param.field: param for stage in plan.stages for param in stage.params}
         self._params = list(params.values())
@@ -66,6 +72,7 @@ class SweepScreen:
 
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""
+        self._name = folder.name
         stage, ready = self._plan.stages[0], self._plan.ready
         workers = ready.batch.workers
         noun = "worker" if workers == 1 else "workers"
@@ -91,12 +98,13 @@ class SweepScreen:
     def __call__(self, trial: TrialResult) -> None:
         last = self._trials.get(trial.name)
         self._trials[trial.name] = trial
-        if trial.state in ENDED and (last is None or last.state != trial.state):
-            self._console.print(self._line(trial), soft_wrap=True)
+        if trial.ended and (last is None or last.state != trial.state):
+            # A terminal has lines broken between words, a file not at all.
+            self._console.print(self._line(trial), soft_wrap=not self._terminal)
 
     def _line(self, trial: TrialResult) -> Text:
         """A trial that has ended."""
-        ended = sum(one.state in ENDED for one in self._trials.values())
+        ended = sum(one.ended for one in self._trials.values())
         total = self._total
         parts = [f"trial {ended:>{len(str(total))}}/{total}  {trial.name}  {trial.state}"]
         if trial.state == "stopped early":
@@ -104,33 +112,44 @@ class SweepScreen:
         parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
         parts += _measured(trial)
         if trial.error:
-            parts.append(trial.error)
+            # in a terminal the end tells the whole of it, once
+            parts.append(shorten(trial.error, SHOWN_ERROR) if self._terminal else trial.error)
         return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
 
     def _running_table(self) -> Table:
         """Those that run, and the latest of those that ended."""
         trials = list(self._trials.values())
-        running = [t for t in trials if t.state not in ENDED]
-        ended = [t for t in trials if t.state in ENDED]
+        running = [t for t in trials if not t.ended]
+        ended = [t for t in trials if t.ended]
         counts = f"{len(ended)} of {self._total} trials ended"
         table = self._table([*ended[-max(0, SHOWN_ROWS - len(running)) :], *running])
-        table.title = counts
+        table.title, table.title_justify = counts, "left"
         return table
 
     def _table(self, trials: Sequence[TrialResult]) -> Table:
+        """With all names in full, where there is room for them."""
+        table = self._drawn(trials, narrow=False)
+        if self._terminal is None:
+            return table
+        unbounded = self._terminal.options.update(width=WIDTH_OF_FILES)
+        needed = self._terminal.measure(table, options=unbounded).maximum
+        return self._drawn(trials, narrow=True) if needed > self._terminal.width else table
+
+    def _drawn(self, trials: Sequence[TrialResult], *, narrow: bool) -> Table:
         fields = [f for f in self._fields if any(f in trial.values for trial in trials)]
-        table = Table("trial", "state", "epoch", *fields, *COLUMNS, box=None, pad_edge=False)
-        table.columns[0].no_wrap = True
-        for column in table.columns[2:]:
-            column.justify = "right"
+        heads = _short(fields) if narrow else fields
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if narrow else (0, 1))
+        for head in ("trial", "state", "epoch", *heads, *COLUMNS):
+            text = head in ("trial", "state")
+            table.add_column(head, justify="left" if text else "right", overflow="fold")
         epochs = self._plan.ready.job.recipe.epochs
         for trial in trials:
             cells = [_value(trial.values.get(field, "")) for field in fields]
             for key, shape in COLUMNS.values():
                 cells.append(shape.format(trial.metrics[key]) if key in trial.metrics else "")
             table.add_row(
-                trial.name,
-                trial.state,
+                trial.name.removeprefix(f"{self._name}-") if narrow else trial.name,
+                trial.state.split()[0] if narrow else trial.state,
                 f"{trial.epoch}/{epochs}",
                 *cells,
                 style=STYLES.get(trial.state),
@@ -148,10 +167,7 @@ class SweepScreen:
                 self._console.print(f"{trials[0].name} alone: no other trial is better in either")
             elif trials:
                 self._console.print(self._table(trials))
-        if summary.importance:
-            self._console.print(f"\nimportance for {self._plan.stages[0].objectives[0].metric}")
-            for field, share in summary.importance.items():
-                self._console.print(f"  {field:<28} {100 * share:5.1f} %")
+        self._importance(summary)
         self._failures(summary)
         if summary.best is None:
             self._console.print("\nno trial finished")
@@ -173,18 +189,41 @@ class SweepScreen:
             line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
             self._console.print(line, soft_wrap=True)
 
+    def _importance(self, summary: Summary) -> None:
+        reasons = {found.missing for found in summary.importance if found.missing}
+        for reason in sorted(reasons):
+            metrics = [o.objective.metric for o in summary.importance if o.missing == reason]
+            self._console.print(f"\nImportance for {' and '.join(metrics)}: {reason}")
+        for found in summary.importance:
+            if found.missing:
+                continue
+            self._console.print(f"\nImportance for {found.objective.metric}", style="bold")
+            width = max(map(len, found.shares))
+            for field, share in found.shares.items():
+                self._console.print(f"{field:<{width}} {100 * share:6.1f} %")
+
     def _failures(self, summary: Summary) -> None:
         failed = sum(map(len, summary.failures.values()))
         if failed:
             self._console.print(f"\n{failed} of {len(summary.trials)} trials failed")
             for reason, names in summary.failures.items():
-                self._console.print(f"  {', '.join(names)}: {reason}", soft_wrap=True)
+                line = f"  {', '.join(names)}: {reason}"
+                self._console.print(line, soft_wrap=not self._terminal)
 
     def stopped(self, folder: RunFolder) -> None:
         """After Ctrl-C."""
         command = shlex.join([*program(), "resume", folder.name])
         self._console.print("stopped")
         self._console.print(f"go on with the trials that are left: {command}", soft_wrap=True)
+
+
+def _short(fields: Sequence[str]) -> list[str]:
+    """Fields by their last words, as many of them as tell them apart."""
+    last = [field.rpartition(".")[2] for field in fields]
+    return [
+        word if last.count(word) == 1 else ".".join(field.split(".")[-2:])
+        for field, word in zip(fields, last, strict=True)
+    ]
 
 
 def _value(value: Any) -> str:

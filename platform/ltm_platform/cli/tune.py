@@ -43,6 +43,8 @@ from ltm_platform.cli import options
     help="Tune ib_weight, then ib_warmup, by 5-fold cross-validation on 10 % of the training set.",
 )
 @click.option("--name", help="Name of the sweep; <job name>-sweep-<number> if left out.")
+@options.address
+@click.option("--detach", is_flag=True, help="Return once a cluster has taken the sweep.")
 @options.verbose
 def command(
     params: tuple[str, ...],
@@ -56,6 +58,8 @@ def command(
     seed: int,
     protocol: str | None,
     name: str | None,
+    address: str | None,
+    detach: bool,
     verbose: bool,
 ) -> None:
     """Find the best values of fields of a job, in trials that run side by side.
@@ -68,8 +72,10 @@ def command(
       ltm-platform tune --job jobs/quickstart.yaml --param lr --param ib_weight --scheduler asha
       ltm-platform tune --param model.method=grid:none,ltm,tome --set recipe.epochs=4
     """
-    from ltm_platform.cli.sweep import start
+    from ltm_platform.cli import sweep as foreground
+    from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
+    from ltm_platform.launch.address import Kind, find_address, kind
     from ltm_platform.tuning.spec import Sweep
 
     spec = JobSpec.load(job, overrides)
@@ -89,4 +95,12 @@ def command(
         seed=seed,
         protocol=protocol,
     )
-    start(sweep, spec, verbose=verbose)
+    where = find_address(address, spec)
+    if kind(where) == Kind.CLUSTER:
+        from ltm_platform.cli import remote
+
+        remote.tune(sweep, spec, where, verbose=verbose, detach=detach)
+    elif detach:
+        raise UserError("--detach is for a cluster, but this runs here")
+    else:
+        foreground.start(sweep, spec, address=where, verbose=verbose)

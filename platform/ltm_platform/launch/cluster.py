@@ -62,7 +62,7 @@ class Request:
 
     args: tuple[str, ...]
     job: str | None
-    """A resolved job file, given to the command as its second word."""
+    """A resolved job file, given to the command as its second word, or as ``--job``."""
     cluster: str
     """The address that it was sent to."""
     submission: str
@@ -91,6 +91,11 @@ class Sent:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def begins(self) -> bool:
+        """It begins a run, or a sweep."""
+        return self.command in ("submit", "tune")
 
 
 def where_it_runs() -> dict[str, str]:
@@ -225,7 +230,7 @@ class Cluster:
 
     def training(self, run: str) -> Sent | None:
         """The job that trains a run and has not ended."""
-        carried_out = (one for one in self.sent(run) if one.command in ("submit", "resume"))
+        carried_out = (one for one in self.sent(run) if one.begins or one.command == "resume")
         return next((one for one in carried_out if not one.ended), None)
 
     def log(self, submission: str) -> str:
@@ -295,7 +300,7 @@ def arguments(request: Request, folder: Path) -> list[str]:
     file = folder / "job.yaml"
     file.write_text(request.job)
     command, *rest = request.args
-    return [command, str(file), *rest]
+    return [command, *["--job"] * (command == "tune"), str(file), *rest]
 
 
 def _sent(job: Any) -> Sent:

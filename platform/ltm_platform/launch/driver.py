@@ -29,7 +29,7 @@ from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.launch.results import log_results
-from ltm_platform.launch.target import tracked_folder
+from ltm_platform.launch.target import checkpoint_tag, tracked_folder
 from ltm_platform.launch.trainer import LeanTrainer
 from ltm_platform.tracking import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import RUN_FOLDER_TAG
@@ -87,7 +87,7 @@ def drive(
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
-        log_results(run, ready, chosen)
+        log_results(run, ready.job, ready.dataset, chosen)
         return Outcome(run.metrics, chosen, found[-1])
 
 
@@ -216,7 +216,7 @@ def _log_checkpoints(
             files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
             run.log_files([file for file in files if file.exists()], tracked_folder(kind))
             run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
-            run.tag(f"ltm.checkpoint_{kind}", str(checkpoint.source))
+            run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 @contextmanager

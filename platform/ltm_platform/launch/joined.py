@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ltm_platform.data.place import place
@@ -43,6 +44,17 @@ def join(address: str) -> None:
         where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
         raise UserError(f"there is no Ray {where}: {reason}") from None
+
+
+@contextmanager
+def joined_ray() -> Iterator[None]:
+    """Leave the Ray that was joined when the block ends, with all that this process has there."""
+    import ray
+
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def there() -> Resources:

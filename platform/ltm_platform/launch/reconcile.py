@@ -40,7 +40,7 @@ def reconcile(uri: str, *, silent_s: float | None = None, dry_run: bool = False)
     A run on this machine is trained for as long as a process holds the lock of its folder, a
     sweep's trial for as long as one holds the sweep's. Of a run elsewhere nothing is known, and it
     is let be, unless ``silent_s`` is given: then it counts as ended when it has recorded nothing
-    for so many seconds. System metrics are recorded every five, whatever training does.
+    for so many seconds. System metrics are recorded at least every sixty, whatever training does.
     """
     verdicts = []
     records = {record.run_id: record for record in tracking.list_runs(uri)}

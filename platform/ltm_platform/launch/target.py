@@ -35,6 +35,8 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
         store = tracking.tracking_uri(uri)
         record = tracking.find_run(store, target)
         own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        if own is None and (trial := record.tags.get(tracking.BEST_TRIAL_TAG)):
+            raise UserError(f"{target!r} is a sweep: name a trial of it, the best is {trial!r}")
         if own is None:
             kind = "checkpoint" if last else "validated checkpoint"
             raise UserError(
@@ -64,6 +66,11 @@ def tracked_folder(kind: str) -> str:
     return f"checkpoints/{kind}"
 
 
+def checkpoint_tag(kind: str) -> str:
+    """Which tag tells the folder of a run's ``best`` or ``last`` checkpoint."""
+    return f"ltm.checkpoint_{kind}"
+
+
 def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
     """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
     folder = _copies(record) / kind
@@ -91,3 +98,10 @@ def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
         if checkpoint.parent in [folder.resolve() for folder in folders]:
             return record
     return None
+
+
+def original_name(checkpoint: Path, record: tracking.RunRecord) -> str:
+    """What a run's checkpoint is called in the run's folder, where this is a copy of it."""
+    if checkpoint.parent != _copies(record).resolve():
+        return checkpoint.name
+    return Path(record.tags.get(checkpoint_tag(checkpoint.name), checkpoint.name)).name

@@ -18,6 +18,7 @@ from ltm_platform.tracking.runs import (
     HOST_TAG,
     RESTARTS_TAG,
     SUBMISSION_TAG,
+    TRIALS_TAG,
     WORKERS_TAG,
 )
 
@@ -51,7 +52,7 @@ class Summary:
     name: str
     state: str
     epoch: str
-    """Epochs done of epochs in all."""
+    """Epochs done of epochs in all; of a sweep, trials."""
     top1: float | None
     """Percent."""
     images_per_s: float | None
@@ -110,10 +111,13 @@ def summarise(record: RunRecord) -> Summary:
     tags, metrics = record.tags, record.metrics
     workers = tags.get(WORKERS_TAG)
     epochs = record.params.get("recipe.epochs")
+    epoch = tags.get(EPOCH_TAG) or (f"0/{epochs}" if epochs else "")
+    if TRIALS_TAG in tags:
+        epoch = f"{tags[TRIALS_TAG]} trials"
     return Summary(
         name=record.name,
         state=state_of(record),
-        epoch=tags.get(EPOCH_TAG) or (f"0/{epochs}" if epochs else ""),
+        epoch=epoch,
         top1=metrics.get("val/top1"),
         images_per_s=metrics.get("train/images_per_s"),
         workers=int(workers) if workers else None,
@@ -138,13 +142,13 @@ def list_all(uri: str | None, address: str | None) -> list[Summary]:
 def _waiting(cluster: Cluster, known: Iterable[str | None]) -> Iterable[Summary]:
     begun = set(known)
     for sent in cluster.sent():
-        if sent.command == "submit" and not sent.ended and sent.id not in begun:
+        if sent.begins and not sent.ended and sent.id not in begun:
             yield Summary(sent.run, sent.status, "", None, None, None, 0, 0, cluster.address, None)
 
 
 def _begun(cluster: Cluster, name: str) -> Sent | None:
     """The last that was sent of a run."""
-    return next((sent for sent in cluster.sent(name) if sent.command == "submit"), None)
+    return next((sent for sent in cluster.sent(name) if sent.begins), None)
 
 
 def _cluster(address: str) -> Cluster:

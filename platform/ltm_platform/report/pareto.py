@@ -79,17 +79,14 @@ def _beats(one: Scored, other: Scored) -> bool:
     return no_worse and (one.top1 > other.top1 or one.gmacs < other.gmacs)
 
 
-def metrics(curves: Mapping[str, Sequence[Measurement]], group: str) -> dict[int, dict[str, float]]:
-    """For MLflow: the ratio in permille as the step -> metrics of the weights and the EMA.
-
-    ``group`` is what their names begin with.
-    """
+def metrics(curves: Mapping[str, Sequence[Measurement]]) -> dict[int, dict[str, float]]:
+    """For MLflow: the ratio in permille as the step -> metrics of the weights and the EMA."""
     steps: dict[int, dict[str, float]] = {}
     for kind, curve in curves.items():
-        prefix = f"{group}/ema_" if kind == "EMA" else f"{group}/"
+        prefix = "ema_" if kind == "EMA" else ""
         for one in curve:
             step = steps.setdefault(round(1000 * one.ratio), {})
-            step[f"{group}/gmacs"] = one.gmacs
+            step["gmacs"] = one.gmacs
             for key in ("top1", "top5", "loss"):
                 step[prefix + key] = getattr(one, key)
     return steps

@@ -24,6 +24,7 @@ from ltm_platform.tracking.store import (
     tracking_uri,
 )
 from ltm_platform.tracking.sweep import (
+    BEST_TRIAL_TAG,
     STOPPED_TAG,
     TrackedSweep,
     how_it_ended,
@@ -33,6 +34,7 @@ from ltm_platform.tracking.sweep import (
 from ltm_platform.tracking.ui import runs_page, serving_ui
 
 __all__ = [
+    "BEST_TRIAL_TAG",
     "ERROR_TAG",
     "EVALUATED_TAG",
     "STOPPED_TAG",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ltm_platform.tracking.runs import ERROR_TAG
@@ -18,33 +19,38 @@ def add_curve(
     run_id: str,
     curve: Mapping[int, Mapping[str, float]],
     files: Sequence[Path],
-    to: str,
+    group: str,
     source: str,
-) -> None:
-    """Record metrics by their steps, and files in the artifact folder ``to``.
+) -> str:
+    """Record metrics by their steps as ``group/...``, and files in the artifact folder ``group``.
 
-    ``source`` is what was measured: of the same, what the run holds at a step already is not
-    recorded again, since MLflow would draw both.
+    ``source`` is what was measured. MLflow forgets no value and would draw those of two sources as
+    one curve, so another source than the group's has a group of its own, ``group_2`` and so on. Of
+    the same, what the run holds at a step already is not recorded again.
+
+    Returns the group; the tag ``ltm.GROUP_of`` of the run says its source.
     """
     from mlflow.entities import Metric, RunTag
 
     client = connect(uri)
+    tags = client.get_run(run_id).data.tags
+    groups = (group if n == 1 else f"{group}_{n}" for n in count(1))
+    own = next(one for one in groups if tags.get(f"ltm.{one}_of", source) == source)
     now = int(time.time() * 1000)
     keys = {key for metrics in curve.values() for key in metrics}
-    tag = f"ltm.{to}_of"
-    known: set[tuple[str, int]] = set()
-    if client.get_run(run_id).data.tags.get(tag) == source:
-        known = {(key, row.step) for key in keys for row in client.get_metric_history(run_id, key)}
+    known = {
+        (key, row.step) for key in keys for row in client.get_metric_history(run_id, f"{own}/{key}")
+    }
     rows = [
-        Metric(key, value, now, step)
+        Metric(f"{own}/{key}", value, now, step)
         for step, metrics in curve.items()
         for key, value in metrics.items()
         if (key, step) not in known
     ]
-    if rows:
-        client.log_batch(run_id, metrics=rows, tags=[RunTag(tag, source)])
+    client.log_batch(run_id, metrics=rows, tags=[RunTag(f"ltm.{own}_of", source)])
     for file in files:
-        client.log_artifact(run_id, str(file), to)
+        client.log_artifact(run_id, str(file), own)
+    return own
 
 
 def end_run(uri: str, run_id: str, status: str, reason: str, ended_ms: int) -> None:

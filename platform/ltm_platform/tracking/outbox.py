@@ -23,8 +23,8 @@ METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
 INTERVAL_S = 1.0
 """Between batches, unless somebody waits for them: many rows cost hardly more than one."""
-LONGEST_INTERVAL_S = 5.0
-SHARE = 0.02
+LONGEST_INTERVAL_S = 30.0
+SHARE = 0.01
 """Of the time that writing may take: where it is slow, for the machine is busy, it comes seldom."""
 
 
@@ -47,8 +47,10 @@ class Outbox:
 
     def put(self, rows: Iterable[Row]) -> None:
         with self._changed:
+            idle = not self._waiting
             self._waiting.extend(rows)
-            self._changed.notify_all()
+            if idle:  # else the thread knows, and to wake it would take time from training
+                self._changed.notify_all()
 
     def flush(self, limit_s: float) -> int:
         """Wait until everything is written, at most ``limit_s``; how many rows still wait.

@@ -27,7 +27,7 @@ from ltm_platform.tracking.runs import (
     WORKERS_TAG,
 )
 from ltm_platform.tracking.store import connect, tracking_uri
-from ltm_platform.tracking.system import PREFIX, sampling
+from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -228,7 +228,8 @@ def tracked_run(
             run.reopen(repeats=repeats)
         else:
             run.log_job(job)
-        with sampling(run.log_system, run.next_system_step):
+        interval_s = TRIAL_INTERVAL_S if parent else INTERVAL_S
+        with sampling(run.log_system, run.next_system_step, interval_s):
             yield run
         run.flush()
 

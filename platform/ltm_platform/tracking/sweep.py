@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.tracking.patience import OUTAGE_S
 from ltm_platform.tracking.record import TrackedRun, create_run, ending
 from ltm_platform.tracking.runs import PARENT_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import connect, tracking_uri
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 STOPPED_TAG = "ltm.stopped_early"
 """Epochs after which a scheduler stopped a trial."""
+BEST_TRIAL_TAG = "ltm.best_trial"
+"""Of a sweep: the name of its best trial's run."""
 
 
 class TrackedSweep(TrackedRun):
@@ -46,6 +49,20 @@ class TrackedSweep(TrackedRun):
                     Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()
                 ]
                 self._client.log_batch(run.info.run_id, metrics=rows)
+
+    @contextmanager
+    def ended_trial(self, folder: Path) -> Iterator[TrackedRun]:
+        """The run of the trial in ``folder``, to add to it what is known after its end."""
+        run_id = next(
+            run.info.run_id
+            for run in self._children()
+            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder)
+        )
+        run = TrackedRun(connect(self.uri), self.uri, run_id, folder)
+        try:
+            yield run
+        finally:
+            run.end(None, OUTAGE_S)
 
     def end_trials(self, status: str) -> None:
         """Close all that are not."""

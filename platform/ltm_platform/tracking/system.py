@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-INTERVAL_S = 5.0
+INTERVAL_S = 10.0
+TRIAL_INTERVAL_S = 30.0
+"""Of trials, several of which share a node and all of which would tell the same."""
 PREFIX = "system/"
 
 
 @contextmanager
 def sampling(
-    record: Callable[[dict[str, float], int, int], None], first_step: int
+    record: Callable[[dict[str, float], int, int], None], first_step: int, interval_s: float
 ) -> Iterator[None]:
-    """Call ``record(metrics, step, time_ms)`` every few seconds while the block runs.
+    """Call ``record(metrics, step, time_ms)`` every so many seconds while the block runs.
 
     MLflow's own monitors, without the thread around them: that one ends for good when the store
     is away, and asks for the whole run at every sample.
@@ -28,7 +30,7 @@ def sampling(
 
     def sample() -> None:
         step = first_step
-        while not ended.wait(INTERVAL_S):
+        while not ended.wait(interval_s):
             values: dict[str, float] = {}
             for monitor in monitors:
                 monitor.collect_metrics()

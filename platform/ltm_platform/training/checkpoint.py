@@ -8,14 +8,10 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 
 from ltm_platform.checkpoints import (
@@ -32,10 +28,11 @@ from ltm_platform.training.optimizer_state import (
     gather_optimizer_state,
     load_optimizer_state,
 )
-from ltm_platform.training.place import storage
 from ltm_platform.training.weights import ShardedEma, gather_weights, load_weights
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deepspeed import DeepSpeedEngine
     from torch import Tensor, nn
 
@@ -120,34 +117,6 @@ def snapshot(
         tensors=tensors if first else {},
         texts=texts if first else {},
         random=_random_state(),
-    )
-
-
-def report(taken: Snapshot, metrics: dict[str, float]) -> None:
-    """Report ``metrics`` with a checkpoint. Collective.
-
-    Training goes on while Ray Train's thread writes into the run's storage; the checkpoint counts
-    from the moment when all ranks have written.
-    """
-
-    def write(_: Checkpoint, name: str) -> Checkpoint:
-        target = storage() / name
-        if target.is_local:
-            path = Path(target.path)
-            path.mkdir(parents=True, exist_ok=True)
-            taken.write(path)
-        else:
-            with TemporaryDirectory(prefix="ltm-checkpoint-") as folder:
-                taken.write(Path(folder))
-                target.put(Path(folder))
-        return Checkpoint(target.path, target.filesystem)
-
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(Path.cwd()),  # a stand-in: `write` makes the real one
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=write,
-        delete_local_checkpoint_after_upload=False,
     )
 
 

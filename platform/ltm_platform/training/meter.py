@@ -70,15 +70,20 @@ class StepMeter:
             step = steps[index][0]
             raise Diverged(f"the loss is not finite at step {step} on rank {rank}: {listed}")
 
+    def tell(self, progress: Progress) -> None:
+        """Send metrics, and keep them for the history of the next checkpoint."""
+        self._sent.append(progress)
+        self._send(progress)
+
     def history(self) -> str:
-        """The last steps' metrics as JSON, for a checkpoint: a driver that dies loses what it was
-        about to record."""
+        """The last metrics that were told as JSON, for a checkpoint: a driver that dies loses what
+        it was about to record."""
         return json.dumps([asdict(progress) for progress in self._sent])
 
     def replay(self, history: str) -> None:
-        """Send the steps of `history` again; who has them already leaves them out."""
+        """Send what `history` holds again; who has them already leaves them out."""
         for values in json.loads(history):
-            self._tell(Progress(**values))
+            self.tell(Progress(**values))
 
     def describe(self, values: list[float]) -> str:
         """The parts of a loss in words."""
@@ -98,13 +103,9 @@ class StepMeter:
             values = torch.stack([parts for *_, parts in self._unsent]).tolist()
             for (step, epoch, lr, _), row in zip(self._unsent, values, strict=True):
                 metrics = dict(zip(self._parts, row, strict=True))
-                self._tell(Progress(step, epoch, metrics | {"train/lr": lr}))
+                self.tell(Progress(step, epoch, metrics | {"train/lr": lr}))
             last_step, last_epoch, *_ = self._unsent[-1]
             if rate:
                 self._send(Progress(last_step, last_epoch, rate))
         self._unsent = []
         self.restart_clock()
-
-    def _tell(self, progress: Progress) -> None:
-        self._sent.append(progress)
-        self._send(progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from ltm_platform.files import STOP_FILE
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
-    from ray.train import CheckpointConfig
+    from ray.train import Checkpoint, CheckpointConfig
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 
     from ltm_platform.data.place import Place as StoragePlace
@@ -75,9 +76,18 @@ class AmongOthers:
             yield Path(folder)
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
-        from ltm_platform.training import checkpoint
+        """Training goes on while Ray Train's thread writes into the run's storage; the checkpoint
+        counts from the moment when all ranks have written."""
+        import ray.train
 
-        checkpoint.report(taken, metrics)
+        ray.train.report(
+            metrics,
+            # a stand-in: the function makes the real one
+            checkpoint=ray.train.Checkpoint.from_directory(Path.cwd()),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=lambda _, name: _write(taken, storage() / name),
+            delete_local_checkpoint_after_upload=False,
+        )
 
     def is_preempted(self) -> bool:
         import ray.train
@@ -104,6 +114,21 @@ def storage() -> StoragePlace:
     stored = ray.train.get_context().get_storage()
     path = stored.experiment_fs_path
     return Place(stored.storage_filesystem, path, path)
+
+
+def _write(taken: Snapshot, target: StoragePlace) -> Checkpoint:
+    """A rank's part of a checkpoint, here or in an object store."""
+    from ray.train import Checkpoint
+
+    if target.is_local:
+        path = Path(target.path)
+        path.mkdir(parents=True, exist_ok=True)
+        taken.write(path)
+    else:
+        with TemporaryDirectory(prefix="ltm-checkpoint-") as folder:
+            taken.write(Path(folder))
+            target.put(Path(folder))
+    return Checkpoint(target.path, target.filesystem)
 
 
 ALONE = {

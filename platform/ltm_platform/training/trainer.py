@@ -175,7 +175,7 @@ class Trainer:
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
             ended = EpochEnded(self._steps_done, epoch, metrics)
-            self._send(ended)
+            self._meter.tell(ended)
             self._save(metrics, confusion)
             yield ended
             last = epoch + 1 == self.job.recipe.epochs

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.tuning.params import Param, Range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import optuna
 
@@ -17,13 +18,39 @@ if TYPE_CHECKING:
 LEAST_TRIALS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much each field matters for an objective."""
+
+    objective: Objective
+    shares: Mapping[str, float]
+    """Of the fields in the spread of the objective, adding up to 1, the largest first."""
+    missing: str | None = None
+    """Why there are none."""
+
+
 def importance(
     trials: Sequence[TrialResult], params: Sequence[Param], objective: Objective
-) -> dict[str, float]:
-    """Share of each field in the spread of the objective, adding up to 1, the largest first.
+) -> Importance:
+    """By fANOVA, of the trials that have finished."""
+    if len(params) < 2:
+        return Importance(objective, {}, "one field alone has nothing to be compared with")
+    scored = [
+        (trial, value)
+        for trial in trials
+        if trial.state == "finished" and (value := objective.of(trial.metrics)) is not None
+    ]
+    if len(scored) < LEAST_TRIALS:
+        told = f"it takes {LEAST_TRIALS} finished trials to tell, and there are {len(scored)}"
+        return Importance(objective, {}, told)
+    if len({value for _, value in scored}) == 1:
+        return Importance(objective, {}, f"all {len(scored)} finished trials are equal")
+    return Importance(objective, _shares(scored, params, objective))
 
-    Nothing with too few finished trials to tell, or when all of them are equal.
-    """
+
+def _shares(
+    scored: Sequence[tuple[TrialResult, float]], params: Sequence[Param], objective: Objective
+) -> dict[str, float]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -31,15 +58,9 @@ def importance(
     study = optuna.create_study(
         direction="maximize" if objective.direction == "max" else "minimize"
     )
-    values = []
-    for trial in trials:
-        value = objective.of(trial.metrics)
-        if trial.state == "finished" and value is not None:
-            values.append(value)
-            given = {param.field: trial.values[param.field] for param in params}
-            study.add_trial(optuna.create_trial(params=given, distributions=space, value=value))
-    if len(values) < LEAST_TRIALS or len(set(values)) == 1:
-        return {}
+    for trial, value in scored:
+        given = {param.field: trial.values[param.field] for param in params}
+        study.add_trial(optuna.create_trial(params=given, distributions=space, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {field: float(share) for field, share in found.items()}

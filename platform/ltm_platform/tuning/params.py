@@ -212,18 +212,18 @@ def _checked(text: str, field: str, domain: Range | Values, job: JobSpec) -> Ran
     """The job takes every end of the domain; of a field that takes no fractions, whole numbers."""
     if isinstance(domain, Range) and isinstance(domain.low, int) and isinstance(domain.high, int):
         try:
-            with_values(job, {field: domain.low + 0.5}, text)
+            with_values(job, {field: domain.low + 0.5}, f"--param {text}")
         except UserError:
             domain = Range(domain.low, domain.high, domain.log, integer=True)
     for value in domain.ends:
-        with_values(job, {field: value}, text)
+        with_values(job, {field: value}, f"--param {text}")
     return domain
 
 
 def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec:
     """The job with these fields, and what must follow: one wish of compression, min_lr below lr.
 
-    ``source`` is the ``--param`` that is told in errors. Keep ratios are left to `keep_plan`.
+    ``source`` is told in errors as their place. Keep ratios are left to `with_keep_ratios`.
 
     Raises:
         UserError: the job cannot have such a value.
@@ -241,7 +241,7 @@ def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec
         for section in sections:
             node = node[section]
         node[name] = value
-    return JobSpec.from_dict(nested, f"--param {source}")
+    return JobSpec.from_dict(nested, source)
 
 
 def grid_size(params: Sequence[Param]) -> int:

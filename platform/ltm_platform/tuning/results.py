@@ -29,6 +29,10 @@ class TrialResult:
     """The latest of each."""
     error: str | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self.state in ("finished", "stopped early", "failed")
+
 
 def averaged(trials: Sequence[TrialResult]) -> list[TrialResult]:
     """Trials that differ in their fold alone as one, with the means of their metrics.

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_platform import preflight, tracking
+from ltm_platform import paths, preflight, tracking
+from ltm_platform.checkpoints import job_of
+from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.embedded import embedded_ray
-from ltm_platform.tuning.importance import importance
+from ltm_platform.launch import joined
+from ltm_platform.launch.cluster import where_it_runs
+from ltm_platform.launch.folder import RunFolder
+from ltm_platform.launch.history import best as best_checkpoint
+from ltm_platform.launch.history import stored
+from ltm_platform.tracking.runs import TRIALS_TAG
+from ltm_platform.tuning.importance import Importance, importance
 from ltm_platform.tuning.objectives import Objective
 from ltm_platform.tuning.params import FOLD, Values, with_values
 from ltm_platform.tuning.picture import draw_fronts
@@ -19,10 +27,12 @@ from ltm_platform.tuning.trial import TrialSettings, trial_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from ltm_platform.launch.folder import RunFolder
+    from ltm_platform.data import Dataset
     from ltm_platform.preflight import Ready, Resources
+    from ltm_platform.tracking import TrackedSweep
 
 ACCURACY = Objective("val/top1", "max")
 COSTS = (Objective("model/gmacs", "min"), Objective("bench/latency_ms", "min"))
@@ -52,7 +62,8 @@ class Summary:
     best: TrialResult | None
     fronts: dict[str, list[TrialResult]]
     """Cost -> the trials that no other beats in accuracy and in that cost."""
-    importance: dict[str, float]
+    importance: tuple[Importance, ...]
+    """For every objective."""
     failures: dict[str, list[str]]
     folder: Path
     """Where the best job, the picture and the table are."""
@@ -69,14 +80,14 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     if job.cluster.storage and "://" in job.cluster.storage:
         raise job.error(
             "cluster.storage",
-            f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials on this "
-            f"machine: name a folder, or null",
+            f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials in a "
+            f"folder: name one that all nodes share, or null",
         )
     ready = preflight.check(stages[0].job, resources)
     for param in stages[0].params:
         if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):
             for value in param.domain.values:
-                source = f"{param.field}={value}"
+                source = f"--param {param.field}={value}"
                 preflight.check_names(with_values(ready.job, {param.field: value}, source))
     workers = ready.batch.workers
     if ready.use_gpu:
@@ -86,8 +97,35 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     return Plan(sweep, stages, ready, resources, max(1, int(room)))
 
 
-def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], None]) -> Summary:
-    """All trials, or those that are left.
+def check_nodes(plan: Plan) -> None:
+    """Every node of the Ray that was joined can keep trials and record them.
+
+    Raises:
+        UserError: one cannot; the sentence says what to change.
+    """
+    job = plan.ready.job
+    nodes = joined.check_shared_storage(job)
+    store = tracking.tracking_uri(job.tracking.uri)
+    if paths.has_password(store):
+        raise UserError(
+            f"the tracking store is {paths.shown(store)}: trials that run on a cluster would have "
+            f"to be told its password; name an MLflow server that asks for none"
+        )
+    if nodes > 1 and store.startswith("sqlite:"):
+        raise job.error(
+            "tracking.uri",
+            f"tracking.uri is {store!r}, a file on this node, but trials on {nodes} nodes record "
+            f"themselves: name a server that all of them reach",
+        )
+
+
+def carry_out(
+    plan: Plan,
+    folder: RunFolder,
+    ray: AbstractContextManager[None],
+    watcher: Callable[[TrialResult], None],
+) -> Summary:
+    """All trials, or those that are left. Ray must be running inside of ``ray``.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; `carry_out` goes on from there.
@@ -101,6 +139,8 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
         sigterm_is_interrupt(),
         tracking.tracked_sweep(job, folder.name, folder.path) as tracked,
     ):
+        for key, value in where_it_runs().items():
+            tracked.tag(key, value)
         tracked.log_files([folder.path / SWEEP_FILE], "sweep")
         settings = TrialSettings(
             job=job,
@@ -108,10 +148,19 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
             parent=tracked.run_id,
             resources=plan.resources,
         )
+        total = sum(stage.trials for stage in plan.stages)
+        ended: set[str] = set()
+
+        def look(trial: TrialResult) -> None:
+            watcher(trial)
+            if trial.ended:
+                ended.add(trial.name)
+                tracked.tag(TRIALS_TAG, f"{len(ended)}/{total}")
+
         trials: list[TrialResult] = []
         found: dict[str, Any] = {}
         chosen: TrialResult | None = None
-        with embedded_ray(plan.resources):
+        with ray:
             for number, stage in enumerate(plan.stages, start=1):
                 stage_job = with_values(stage.job, found, "the stage before")
                 done = run_stage(
@@ -121,7 +170,7 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
                     tracked,
                     at_once=plan.at_once,
                     use_gpu=plan.ready.use_gpu,
-                    watcher=watcher,
+                    watcher=look,
                 )
                 if plan.at_once > 1 and not plan.ready.use_gpu:
                     classes = len(plan.ready.dataset.classes)
@@ -135,13 +184,34 @@ def carry_out(plan: Plan, folder: RunFolder, watcher: Callable[[TrialResult], No
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
         summary = summarize(plan, trials, chosen, folder.path)
-        files = [folder.path / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
-        tracked.log_files([file for file in files if file.exists()], "sweep")
+        _log_summary(tracked, summary)
         if chosen:
-            tracked.tag("ltm.best_trial", chosen.name)
-        tracked.tag("ltm.trials", str(len(trials)))
-        tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
+            _log_model(tracked, RunFolder(settings.folder / chosen.name), plan.ready.dataset)
     return summary
+
+
+def _log_summary(tracked: TrackedSweep, summary: Summary) -> None:
+    files = [summary.folder / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
+    tracked.log_files([file for file in files if file.exists()], "sweep")
+    if summary.best:
+        tracked.tag(tracking.BEST_TRIAL_TAG, summary.best.name)
+    tracked.tag("ltm.trials_failed", str(sum(map(len, summary.failures.values()))))
+    shares = {
+        f"importance/{found.objective.metric}/{field}": share
+        for found in summary.importance
+        for field, share in found.shares.items()
+    }
+    tracked.log_metrics(shares, step=0, time_ms=int(time.time() * 1000))
+
+
+def _log_model(tracked: TrackedSweep, trial: RunFolder, dataset: Dataset) -> None:
+    """The network of the best trial as a model; of cross-validation there is none to keep."""
+    from ltm_platform.launch.results import log_model
+
+    chosen = best_checkpoint(stored(trial))
+    if chosen:
+        with tracked.ended_trial(trial.path) as run:
+            log_model(run, job_of(chosen.path), dataset, chosen)
 
 
 def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> None:
@@ -166,7 +236,7 @@ def summarize(
         trials=tuple(merged),
         best=chosen,
         fronts={cost.metric: front(merged, (ACCURACY, cost)) for cost in COSTS},
-        importance=importance(weighed, varied, last.objectives[0]) if len(varied) > 1 else {},
+        importance=tuple(importance(weighed, varied, one) for one in last.objectives),
         failures=failures(trials),
         folder=folder,
     )

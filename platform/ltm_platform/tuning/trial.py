@@ -17,7 +17,7 @@ from ltm_platform.launch.driver import (
     worker_config,
 )
 from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import prepare_to_resume
+from ltm_platform.launch.history import best, prepare_to_resume, stored
 from ltm_platform.tuning.keep import with_keep_ratios
 from ltm_platform.tuning.params import with_values
 from ltm_platform.tuning.workers import Workers
@@ -60,8 +60,7 @@ def trial_job(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
     Raises:
         UserError: they do not go together.
     """
-    shown = ", ".join(f"{field}={value}" for field, value in values.items())
-    return with_keep_ratios(with_values(job, values, shown), values)
+    return with_keep_ratios(with_values(job, values, "the trial's values"), values)
 
 
 def train(
@@ -108,13 +107,26 @@ def train(
         events: EventQueue = LocalQueue() if alone else event_queue()
         steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
         done = 0
-        with recording(ready, folder, run, events, workers), closing(steps):
-            for epoch in steps:
-                done = epoch.epoch + 1
-                if done < job.recipe.epochs:  # who begins the last one may end it
-                    yield model_metrics(ready) | epoch.metrics | {EPOCH: done}
+        try:
+            with recording(ready, folder, run, events, workers), closing(steps):
+                for epoch in steps:
+                    done = epoch.epoch + 1
+                    if done < job.recipe.epochs:  # who begins the last one may end it
+                        yield model_metrics(ready) | epoch.metrics | {EPOCH: done}
+        except GeneratorExit:
+            _log_pictures(run, ready, folder)
+            raise
+        _log_pictures(run, ready, folder)
         metrics = dict(run.metrics)
     yield metrics | {EPOCH: done or job.recipe.epochs, FINISHED: 1}
+
+
+def _log_pictures(run: TrackedRun, ready: Ready, folder: RunFolder) -> None:
+    """Of the best network that the trial came to, if it validated one."""
+    from ltm_platform.launch.results import log_pictures
+
+    if chosen := best(stored(folder)):
+        log_pictures(run, ready.job, ready.dataset, chosen)
 
 
 def _alone(

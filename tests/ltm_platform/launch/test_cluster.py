@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from ltm_platform.cli import tune
+from ltm_platform.cli.remote import options_of
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.launch import cluster, package
@@ -25,6 +27,7 @@ from ltm_platform.launch.cluster import (
 )
 from ltm_platform.launch.launcher import read_cluster_file
 from ltm_platform.tracking.runs import CLUSTER_TAG, SUBMISSION_TAG
+from ltm_platform.tuning.spec import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,6 +162,28 @@ def test_the_job_arrives_complete(tmp_path: Path) -> None:
     command, file, *rest = arguments(request, tmp_path)
     assert (command, rest) == ("submit", ["--name", "x"])
     assert JobSpec.load(file) == job
+
+
+def test_a_sweep_arrives_as_it_was_asked_for(tmp_path: Path) -> None:
+    job = JobSpec.load("quickstart", ["cluster.workers=[1, 2]"])
+    sweep = Sweep(
+        name="s",
+        job=job.to_dict(),
+        params=("model.method=choice:ltm,tome", "recipe.lr=log:1e-4:1e-2"),
+        objectives=("val/top1:max", "model/gmacs"),
+        trials=5,
+        scheduler="asha",
+        grace=2,
+    )
+    words = ("tune", "--name", "s", *options_of(sweep, job))
+    found = arguments(Request(words, job.to_yaml(), "http://head:8265", "s~1"), tmp_path)
+    options = tune.command.make_context("tune", found[1:]).params
+    sent = JobSpec.load(options["job"], options["overrides"])
+    assert sent.cluster.workers == (1, 2)
+    assert sent.where("cluster.workers").startswith("--set")  # not the default of a sweep
+    for name in ("params", "search", "trials", "scheduler", "grace", "seed", "protocol", "name"):
+        assert options[name] == getattr(sweep, name), name
+    assert options["objectives"] == sweep.objectives
 
 
 def test_a_store_that_the_cluster_cannot_see_is_refused() -> None:

@@ -19,7 +19,8 @@ from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.logs import read
 from ltm_platform.launch.stop import stop
 from ltm_platform.launch.whereabouts import LOST, list_all, locate, summarise
-from ltm_platform.tracking import find_run, tracked_run
+from ltm_platform.tracking import find_run, tracked_run, tracked_sweep
+from ltm_platform.tracking.runs import TRIALS_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,13 @@ def test_a_run_whose_process_is_gone_is_lost(store: str, folder: RunFolder) -> N
     assert summarise(find_run(store, "mine")).state == LOST
     with folder.locked():
         assert summarise(find_run(store, "mine")).state == "RUNNING"
+
+
+def test_a_sweep_tells_how_many_of_its_trials_have_ended(store: str, folder: RunFolder) -> None:
+    job = JobSpec.load("quickstart", [f"tracking.uri={store}"])
+    with tracked_sweep(job, folder.name, folder.path) as sweep:
+        sweep.tag(TRIALS_TAG, "3/8")
+    assert summarise(find_run(store, "mine")).epoch == "3/8 trials"
 
 
 def test_a_run_that_is_not_there_is_told_with_the_nearest(store: str, run: TrackedRun) -> None:

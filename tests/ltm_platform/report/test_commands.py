@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
 
-from ltm_platform.cli import main
 from ltm_platform.job import JobSpec
-from ltm_platform.tracking import add_curve, find_run, read_curves, tracked_run
+from ltm_platform.tracking import add_curve, find_run, tracked_run
 
-
-@dataclass(frozen=True)
-class Answer:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Run = Callable[..., Answer]
+if TYPE_CHECKING:
+    from ..conftest import Run
 
 
 @pytest.fixture
-def run(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Run:
+def run(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_here: Run) -> Run:
     """Call a command in an empty folder, on a store with a base and a merging run."""
     for name, top1, *overrides in (
         ("base-1", 95.0, "model.method=none", "model.compression_ratio=null"),
@@ -44,17 +33,7 @@ def run(
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    capfd.readouterr()
-
-    def call(*args: str) -> Answer:
-        code: int | str | None = 0
-        try:
-            main(args)
-        except SystemExit as end:
-            code = end.code
-        return Answer(code, *capfd.readouterr())
-
-    return call
+    return call_here
 
 
 def test_runs_are_chosen_and_ordered(run: Run) -> None:
@@ -94,30 +73,34 @@ def test_compare_prints_what_differs_and_draws(run: Run) -> None:
 def test_many_runs_are_compared_a_line_each(run: Run, store: str, tmp_path: Path) -> None:
     names = [f"many-{number}" for number in range(7)]
     for number, name in enumerate(names):
-        settings = [f"tracking.uri={store}", f"recipe.lr=0.00{number + 1}"]
+        settings = [f"tracking.uri={store}", f"recipe.lr=0.00{number + 1}0012345"]
         with tracked_run(JobSpec.load("quickstart", settings), name, tmp_path / name) as tracked:
             tracked.log_metrics({"val/top1": 90.0 + number}, step=1, time_ms=1)
     head, *lines = run("compare", *names).out.splitlines()
     assert head.split()[:3] == ["run", "state", "recipe.lr"]
     cells = [line.split() for line in lines if line.startswith("many-")]
     assert [row[0] for row in cells] == names
-    assert [row[2] for row in cells] == [f"0.00{number + 1}" for number in range(7)]
+    assert [row[2] for row in cells] == [f"0.00{number + 1}0012" for number in range(7)]
     assert cells[6][-1] == cells[6][3] == "96.00"
 
 
-def test_a_curve_that_is_measured_again_is_not_doubled(run: Run, store: str) -> None:
+def test_a_curve_that_is_measured_again_is_not_doubled_nor_mixed_with_that_of_other_weights(
+    run: Run, store: str
+) -> None:
     assert run
     run_id = find_run(store, "ltm-1").run_id
-
-    def measured() -> list[float]:
-        return [point.value for point in read_curves(store, run_id, ["pareto/top1"])["pareto/top1"]]
-
-    for top1, source in ((90.0, "one"), (90.1, "one"), (91.0, "two")):
-        curve = {500: {"pareto/top1": top1}, 1000: {"pareto/top1": 95.0}}
-        add_curve(store, run_id, curve, [], "pareto", source)
-        rows = MlflowClient(tracking_uri=store).get_metric_history(run_id, "pareto/top1")
-        assert len(rows) == (2 if source == "one" else 4)
-    assert measured() == [91.0, 95.0]
+    for top1, source, group in (
+        (90.0, "one", "pareto"),
+        (90.1, "one", "pareto"),
+        (91.0, "two", "pareto_2"),
+        (90.1, "one", "pareto"),
+    ):
+        curve = {500: {"top1": top1}, 1000: {"top1": 95.0}}
+        assert add_curve(store, run_id, curve, [], "pareto", source) == group
+    client = MlflowClient(tracking_uri=store)
+    for group, top1 in (("pareto", 90.0), ("pareto_2", 91.0)):
+        rows = client.get_metric_history(run_id, f"{group}/top1")
+        assert sorted((row.step, row.value) for row in rows) == [(500, top1), (1000, 95.0)]
 
 
 def test_table_keeps_digits_apart_in_every_format(run: Run) -> None:

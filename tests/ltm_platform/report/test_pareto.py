@@ -36,12 +36,12 @@ def test_a_point_that_another_beats_is_not_on_the_front() -> None:
 
 
 def test_the_ratio_in_permille_is_the_step() -> None:
-    steps = pareto.metrics(pareto.curves(SCORES), "pareto")
+    steps = pareto.metrics(pareto.curves(SCORES))
     assert list(steps) == [500, 750, 1000]
-    assert steps[500]["pareto/top1"] == 80.0
-    assert steps[500]["pareto/ema_top1"] == 81.0
-    assert steps[750]["pareto/gmacs"] == 1.5
-    assert "pareto/ema_top1" not in steps[750]
+    assert steps[500]["top1"] == 80.0
+    assert steps[500]["ema_top1"] == 81.0
+    assert steps[750]["gmacs"] == 1.5
+    assert "ema_top1" not in steps[750]
 
 
 def test_a_line_is_drawn_for_each_kind_of_weights() -> None:

@@ -16,32 +16,36 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from groups import run
-from ranks import EMA_DECAY, JOB, Plain
+from ranks import EMA_DECAY, JOB, MODEL, Plain
 
 from ltm_platform.checkpoints import check
 from ltm_platform.job import JobSpec
-from ltm_platform.training import checkpoint
+from ltm_platform.training import checkpoint, method_hooks
 from ltm_platform.training.engine import build_engine, deepspeed_config
-from ltm_platform.training.weights import ShardedEma, gather_weights
+from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 RATES = {"sgd": 0.05, "adamw": 1e-3, "nadamw": 1e-3}
-# optimizer, ZeRO stage, what two ranks offload, which four do not, and whether the weights are in
-# half precision beside fp32 masters
+# method, optimizer, ZeRO stage, what two ranks offload, which four do not, and whether the weights
+# are in half precision beside fp32 masters
 CASES = (
-    ("sgd", 0, "none", False),
-    ("adamw", 1, "none", False),
-    ("adamw", 3, "none", False),
-    ("adamw", 2, "optimizer", False),
-    ("adamw", 3, "all", False),
-    ("nadamw", 2, "none", True),
+    ("ltm", "sgd", 0, "none", False),
+    ("s2vite", "adamw", 1, "none", False),
+    ("dtem", "adamw", 3, "none", False),
+    ("ltm", "adamw", 2, "optimizer", False),
+    ("ltm", "adamw", 3, "all", False),
+    ("ltm", "nadamw", 2, "none", True),
 )
+# its scores and gates change before and after the checkpoint
+OPTIONS = {"s2vite": {"update_every": 2, "share": 0.5}}
 
 
-def name_of(optimizer: str, stage: int, offload: str, half: bool) -> str:
-    without = f"{optimizer}, ZeRO {stage}" + (", half" if half else "")
+def name_of(method: str, optimizer: str, stage: int, offload: str, half: bool) -> str:
+    without = f"{method}, {optimizer}, ZeRO {stage}" + (", half" if half else "")
     return without if offload == "none" else f"{without}, offload {offload}"
 
 
@@ -58,6 +62,13 @@ class Run(Plain):
         self.forward = lambda images: self.engine(images.to(kind))
         self.ema = ShardedEma(self.engine, EMA_DECAY)
         self.state = checkpoint.State(self.engine, self.ema, self.bottleneck)
+        method_hooks.before_training(self.engine)
+
+    def epoch(self, epoch: int) -> Iterator[list[float]]:
+        steps = len(self.train_loader)
+        for step, parts in enumerate(super().epoch(epoch), start=epoch * steps + 1):
+            method_hooks.after_step(self.engine, step, self.job.recipe.epochs * steps)
+            yield parts
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.backward(loss)
@@ -80,16 +91,18 @@ class Run(Plain):
 def see(task: str, folder: Path, rank: int, workers: int) -> None:
     os.chdir(folder)
     seen = {}
-    for optimizer, stage, offload, half in CASES:
-        name = name_of(optimizer, stage, offload, half)
+    for method, optimizer, stage, offload, half in CASES:
+        name = name_of(method, optimizer, stage, offload, half)
+        model = MODEL | {"method": method, "options": OPTIONS.get(method, {})}
         recipe = JOB["recipe"] | {"optimizer": optimizer, "lr": RATES[optimizer]}
         engine = {"zero_stage": stage, "offload": offload if workers == 2 else "none"}
-        job = JobSpec.from_dict(JOB | {"recipe": recipe, "engine": engine})
+        job = JobSpec.from_dict(JOB | {"model": model, "recipe": recipe, "engine": engine})
         stored = folder / name
         with closing(Run(job, rank, workers, half=half)) as run:
             if task == "write":
                 stored.mkdir(exist_ok=True)
                 steps = len(list(run.epoch(0)))
+                average_buffers(run.engine, run.ema)
                 checkpoint.snapshot(job, run.state, steps, "[]").write(stored)
             else:
                 check(stored)

@@ -109,21 +109,20 @@ def test_workers_change_nothing_of_what_savit_removes(ranks: Ranks) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [1, 2])
 def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: Ranks, stage: int) -> None:
-    expected = ranks[2][0]["s2vite 0"]
+    expected = ranks[1][0]["s2vite 0"]
     first, second, last = expected["kept"]
     assert not torch.equal(first, second)
     assert torch.equal(second, last)  # after three quarters of the steps nothing changes
     for seen in (rank[f"s2vite {stage}"] for rank in ranks[2]):
         pairs = zip(seen["kept"], expected["kept"], strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
-    torch.testing.assert_close(
-        torch.tensor(ranks[2][0][f"s2vite {stage}"]["losses"]), torch.tensor(expected["losses"])
-    )
+    losses = ranks[2][0][f"s2vite {stage}"]["losses"]
+    torch.testing.assert_close(losses, expected["losses"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["savit 1", "s2vite 0", "s2vite 2"])
+@pytest.mark.parametrize("name", ["savit 1", "s2vite 1", "s2vite 2"])
 def test_a_pruned_network_is_stored_with_what_stays(ranks: Ranks, name: str) -> None:
     seen = ranks[2][0][name]
     method = name.split()[0]

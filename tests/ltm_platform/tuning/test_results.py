@@ -85,11 +85,26 @@ def test_what_decides_is_important() -> None:
         )
         for i in range(16)
     ]
-    shares = importance(trials, params, TOP1)
+    shares = importance(trials, params, TOP1).shares
     assert sum(shares.values()) == pytest.approx(1)
     assert next(iter(shares)) == "decides"
     assert shares["decides"] > 0.5
-    assert importance(trials[:3], params, TOP1) == {}
+
+
+def test_where_importance_cannot_be_told_the_reason_is() -> None:
+    params = (Param("a", Range(0, 1)), Param("b", Range(0, 1)))
+    equal = [
+        TrialResult(str(i), {"a": i / 4, "b": 0.5}, "finished", 1, {"val/top1": 9.0})
+        for i in range(4)
+    ]
+    for trials, fields, reason in (
+        (equal, params[:1], "one field alone"),
+        (equal[:3], params, "there are 3"),
+        (equal, params, "all 4 finished trials are equal"),
+    ):
+        found = importance(trials, fields, TOP1)
+        assert not found.shares
+        assert reason in (found.missing or "")
 
 
 def test_the_picture_is_drawn_whatever_was_measured(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -59,6 +59,22 @@ def test_values_that_make_no_job_are_a_failed_run(settings: TrialSettings, store
         assert run.tags["mlflow.parentRunId"] == settings.parent
 
 
+def test_the_run_of_a_trial_that_has_ended_can_be_added_to(
+    job: JobSpec, store: str, tmp_path: Path
+) -> None:
+    with tracked_sweep(job, "s", tmp_path) as sweep:
+        for name in ("one", "other"):
+            with tracked_run(job, name, tmp_path / name, parent=sweep.run_id):
+                pass
+        before = find_run(store, "one")
+        with sweep.ended_trial(tmp_path / "one") as run:
+            run.log_metrics({"late": 1.0}, step=1, time_ms=1)
+        after = find_run(store, "one")
+    assert (after.status, after.ended_ms) == ("FINISHED", before.ended_ms)
+    assert after.metrics["late"] == 1.0
+    assert "late" not in find_run(store, "other").metrics
+
+
 def test_no_trial_is_left_running(job: JobSpec, store: str, tmp_path: Path) -> None:
     with suppress(KeyboardInterrupt), tracked_sweep(job, "s", tmp_path) as sweep:
         folder = tmp_path / "cut-off"
