@@ -131,14 +131,12 @@ def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunR
 
 @pytest.fixture(scope="session")
 def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart on a smaller network and half of the digits, for two epochs of 22 steps."""
+    """The quickstart on a smaller network, for two epochs, as a job of its own."""
     path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
     path.write_text(
         "extends: quickstart\n"
         "model:\n"
         "  backbone: vit_nano_patch4_32\n"
-        "data:\n"
-        "  subset: 0.5\n"
         "recipe:\n"
         "  epochs: 2\n"
         "  warmup_epochs: 0\n"

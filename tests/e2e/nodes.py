@@ -104,7 +104,8 @@ def story(folder: RunFolder, cluster: Cluster) -> Story:
 def main(path: str, name: str) -> None:
     for key, value in (ENVIRONMENT | HASTE).items():
         os.environ.setdefault(key, value)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    # Its handlers of signals can be set in the main thread alone, which trains.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}, shutdown_at_exit=False)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         for _ in range(MOST - 1):

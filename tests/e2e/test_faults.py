@@ -80,9 +80,9 @@ def test_a_killed_run_resumes_to_the_same_curve(
     cli: Cli, environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
 ) -> None:
     undisturbed = trained(1, ELASTIC).name
-    overrides = ("engine.zero_stage=1", ELASTIC, "checkpoint.every_steps=5")
+    overrides = ("engine.zero_stage=1", ELASTIC, "checkpoint.every_steps=10")
     with submitted(environment, tiny_job, "killed", *overrides) as process:
-        await_step(store, "killed", 28, process)
+        await_step(store, "killed", 50, process)
         process.kill()
     resume(cli, store, "killed")
     assert_same_curve(store, "killed", undisturbed)
@@ -94,16 +94,16 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
     undisturbed = trained(3).name
     overrides = (
         "engine.zero_stage=3",
-        "checkpoint.every_steps=5",
+        "checkpoint.every_steps=10",
         "cluster.hang_timeout_s=30",
         "cluster.max_failures=5",  # of a busy machine, not all are ours
     )
     with submitted(environment, tiny_job, "hit", *overrides) as process:
-        await_step(store, "hit", 7, process)
+        await_step(store, "hit", 13, process)
         os.kill(training_ranks(process)[1], signal.SIGKILL)
-        await_step(store, "hit", 17, process)
+        await_step(store, "hit", 35, process)
         os.kill(training_ranks(process)[0], signal.SIGSTOP)
-        await_step(store, "hit", 30, process)
+        await_step(store, "hit", 55, process)
         process.kill()
     run = tracking.find_run(store, "hit")
     tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags

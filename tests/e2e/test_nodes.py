@@ -19,6 +19,7 @@ def test_a_run_outlives_its_nodes_and_takes_new_ones(
     job = tiny_job.with_name("long.yaml")
     job.write_text(
         f"extends: {tiny_job}\n"
+        "data:\n  subset: 0.5\n"
         "recipe:\n  epochs: 500\n  global_batch: 48\n"
         "checkpoint:\n  every_steps: null\n"
     )
