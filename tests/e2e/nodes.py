@@ -41,7 +41,7 @@ HASTE = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_failure_threshold": "10",
 }
 """Ray finds out sooner than in a cluster, where a node may be slow to answer."""
 PREEMPTED = 2  # ray's DrainNodeReason
