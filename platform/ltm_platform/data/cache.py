@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from pyarrow import fs
 
 from ltm_platform.errors import UserError
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from ltm_platform.data.place import Place
 
 RESERVE_BYTES = 5 * 1024**3
-_CHUNK = 8 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +67,7 @@ class ShardCache:
             return False
         part = target.with_suffix(".part")
         try:
-            fs.copy_files(
-                shard.path,
-                str(part),
-                source_filesystem=shard.filesystem,
-                destination_filesystem=fs.LocalFileSystem(),
-                chunk_size=_CHUNK,
-            )
+            shard.fetch_file(part)
             if not _holds(part, size):
                 raise UserError(f"{shard} is damaged: it has not the {size:,} bytes that it had.")
             part.replace(target)

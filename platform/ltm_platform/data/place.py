@@ -92,11 +92,17 @@ class Place:
             stream.write(content)
 
     def fetch(self, folder: Path) -> None:
-        """Copy this folder's files into the local ``folder``."""
+        """Copy this folder's files into the local ``folder``, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
         _copy(self.filesystem, self.path, fs.LocalFileSystem(), str(folder))
 
+    def fetch_file(self, file: Path) -> None:
+        """Copy this file to the local ``file``."""
+        _copy(self.filesystem, self.path, fs.LocalFileSystem(), str(file))
+
     def put(self, folder: Path) -> None:
-        """Copy the files of the local ``folder`` into this one."""
+        """Copy the files of the local ``folder`` into this one, which is made."""
+        self.filesystem.create_dir(self.path, recursive=True)
         _copy(fs.LocalFileSystem(), str(folder), self.filesystem, self.path)
 
     def delete_folder(self) -> None:
@@ -111,7 +117,6 @@ class Place:
 
 
 def _copy(source: fs.FileSystem, path: str, target: fs.FileSystem, to: str) -> None:
-    target.create_dir(to, recursive=True)
     fs.copy_files(
         path, to, source_filesystem=source, destination_filesystem=target, chunk_size=_CHUNK
     )

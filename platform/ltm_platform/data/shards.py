@@ -273,7 +273,8 @@ class ParquetSource:
                 raise UserError(f"{path} has other classes than {self._files[0].name} beside it.")
             counts += np.asarray(about["counts"])
             checksum.update(about["checksum"].encode())
-            self._names.append(_copys_name(about))
+            if cache:
+                self._names.append(_copys_name(about))
             indices.append(unpacked_index(about))
         assert counts is not None
         self.counts: tuple[int, ...] = tuple(counts.tolist())

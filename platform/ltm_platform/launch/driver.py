@@ -28,7 +28,7 @@ from ltm_platform.events import (
 from ltm_platform.launch.cluster import where_it_runs
 from ltm_platform.launch.failures import told_in_a_sentence
 from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, stored
-from ltm_platform.launch.results import log_results
+from ltm_platform.launch.results import Trained, log_results
 from ltm_platform.launch.target import checkpoint_tag, tracked_folder
 from ltm_platform.launch.trainer import LeanTrainer
 from ltm_platform.tracking import TrackedRun, tracked_run
@@ -87,7 +87,7 @@ def drive(
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
-        log_results(run, ready.job, ready.dataset, chosen)
+        log_results(run, Trained(ready.job, ready.dataset, chosen))
         return Outcome(run.metrics, chosen, found[-1])
 
 

@@ -17,6 +17,7 @@ from ltm_platform.launch.folder import RunFolder
 
 if TYPE_CHECKING:
     from ltm_platform.data.place import Place
+
 BEST_METRIC = "val/top1"
 _RECORD = "checkpoint_manager_snapshot.json"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
@@ -22,41 +24,55 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import TrackedRun
 
 
-def log_results(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """The network of a checkpoint, with what it was trained for."""
+
+    job: JobSpec
+    dataset: Dataset
+    checkpoint: StoredCheckpoint
+
+    @cached_property
+    def files(self) -> Path:
+        return self.checkpoint.fetch()
+
+    @cached_property
+    def step(self) -> int:
+        return read_manifest(self.files).steps_done
+
+    @cached_property
+    def model(self) -> Any:
+        model = create_model(self.job, len(self.dataset.classes)).eval()
+        load_weights(model, self.files / WEIGHTS_FILE)
+        return model
+
+
+def log_results(run: TrackedRun, network: Trained) -> None:
     """On the CPU, in a second or two."""
-    log_pictures(run, job, dataset, best)
-    log_model(run, job, dataset, best)
+    log_pictures(run, network)
+    log_model(run, network)
 
 
-def log_pictures(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+def log_pictures(run: TrackedRun, network: Trained) -> None:
     """What the network confuses and which tokens it merges, at the step of the checkpoint."""
-    files = best.fetch()
-    step = read_manifest(files).steps_done
-    if (files / CONFUSION_FILE).exists():
-        counts = load_file(files / CONFUSION_FILE)["counts"]
-        run.log_image(confusion_picture(counts, dataset.classes), "confusion matrix", step)
-    model = _network(job, dataset, files)
-    heatmaps = heatmap_picture(model, dataset.val, input_pixels(model))
+    confusion = network.files / CONFUSION_FILE
+    if confusion.exists():
+        counts = load_file(confusion)["counts"]
+        picture = confusion_picture(counts, network.dataset.classes)
+        run.log_image(picture, "confusion matrix", network.step)
+    pixels = input_pixels(network.model)
+    heatmaps = heatmap_picture(network.model, network.dataset.val, pixels)
     if heatmaps:
-        run.log_image(heatmaps, "heatmaps", step)
+        run.log_image(heatmaps, "heatmaps", network.step)
 
 
-def log_model(run: TrackedRun, job: JobSpec, dataset: Dataset, best: StoredCheckpoint) -> None:
+def log_model(run: TrackedRun, network: Trained) -> None:
     """The network as a model of MLflow, registered if the job says so; nothing if it says no."""
-    if not job.tracking.log_model:
+    wish = network.job.tracking
+    if not wish.log_model:
         return
-    files = best.fetch()
-    model = _network(job, dataset, files)
-    pixels = input_pixels(model)
-    inputs = ImageInput(
-        pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, dataset.classes
-    )
-    model_id = run.log_model(model, inputs, read_manifest(files).steps_done)
-    if job.tracking.register_as:
-        run.register_model(model_id, job.tracking.register_as, job.tracking.aliases)
-
-
-def _network(job: JobSpec, dataset: Dataset, files: Path) -> Any:
-    model = create_model(job, len(dataset.classes)).eval()
-    load_weights(model, files / WEIGHTS_FILE)
-    return model
+    pixels, classes = input_pixels(network.model), network.dataset.classes
+    inputs = ImageInput(pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, classes)
+    model_id = run.log_model(network.model, inputs, network.step)
+    if wish.register_as:
+        run.register_model(model_id, wish.register_as, wish.aliases)

@@ -105,6 +105,8 @@ def _check_read(content: bytes) -> None:
 
 def with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
+    from ltm_platform.data.place import is_address
+
     paths_of = {
         "cluster.storage": job.cluster.storage,
         "data.cache": job.data.cache,
@@ -117,6 +119,6 @@ def with_absolute_paths(job: JobSpec) -> JobSpec:
     if teacher and Path(teacher).expanduser().is_dir():
         paths_of["recipe.distill.teacher"] = teacher
     for key, path in paths_of.items():
-        if path and "://" not in path:
+        if path and not is_address(path):
             job = job.replace(key, str(Path(path).expanduser().resolve()))
     return job

@@ -61,8 +61,8 @@ def memory(
                 parameters, stage, workers, half=half, ema=ema, offload=offload
             )
             host = host_states(parameters, stage, workers, half=half, ema=ema, offload=offload)
-        if offloaded is not None and offload == "all":
-            offloaded += largest_layer * (FP32 // 2 if half else FP32)
+            if offload == "all":
+                offloaded += largest_layer * (FP32 // 2 if half else FP32)
         plain, theirs = _deepspeed(
             parameters, largest_layer, stage, workers, nodes, weights=offload == "all"
         )

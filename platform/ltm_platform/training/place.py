@@ -172,14 +172,13 @@ class Alone:
         yield Path(result.checkpoint.path) if result else None
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
-        from ray.train import Checkpoint
         from ray.train.v2._internal.execution.training_report import _TrainingReport
         from ray.train.v2._internal.util import date_str
 
-        path = self._folder / f"checkpoint_{date_str(include_ms=True)}"
-        path.mkdir()
-        taken.write(path)
-        checkpoint = Checkpoint(str(path), self._manager._storage_context.storage_filesystem)
+        from ltm_platform.data.place import place
+
+        name = f"checkpoint_{date_str(include_ms=True)}"
+        checkpoint = _write(taken, place(self._folder / name))
         self._manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
 
     def is_preempted(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_platform import paths, preflight, tracking
 from ltm_platform.checkpoints import job_of
+from ltm_platform.data.place import is_address
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.launch import joined
@@ -77,7 +78,7 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
     """
     stages = read_stages(sweep)
     job = stages[0].job
-    if job.cluster.storage and "://" in job.cluster.storage:
+    if job.cluster.storage and is_address(job.cluster.storage):
         raise job.error(
             "cluster.storage",
             f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials in a "
@@ -206,12 +207,12 @@ def _log_summary(tracked: TrackedSweep, summary: Summary) -> None:
 
 def _log_model(tracked: TrackedSweep, trial: RunFolder, dataset: Dataset) -> None:
     """The network of the best trial as a model; of cross-validation there is none to keep."""
-    from ltm_platform.launch.results import log_model
+    from ltm_platform.launch.results import Trained, log_model
 
     chosen = best_checkpoint(stored(trial))
     if chosen:
         with tracked.ended_trial(trial.path) as run:
-            log_model(run, job_of(chosen.path), dataset, chosen)
+            log_model(run, Trained(job_of(chosen.path), dataset, chosen))
 
 
 def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> None:

@@ -123,10 +123,10 @@ def train(
 
 def _log_pictures(run: TrackedRun, ready: Ready, folder: RunFolder) -> None:
     """Of the best network that the trial came to, if it validated one."""
-    from ltm_platform.launch.results import log_pictures
+    from ltm_platform.launch.results import Trained, log_pictures
 
     if chosen := best(stored(folder)):
-        log_pictures(run, ready.job, ready.dataset, chosen)
+        log_pictures(run, Trained(ready.job, ready.dataset, chosen))
 
 
 def _alone(
