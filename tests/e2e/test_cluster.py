@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from ltm_platform import tracking
 from ltm_platform.checkpoints import check
@@ -42,13 +45,16 @@ def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def address(call: Cli) -> Iterator[str]:
-    """Of the Ray that the user keeps on this machine."""
-    up = call("cluster", "up", "--local")
-    try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        yield up.stdout.partition("Ray is up on ")[2].split()[0]
-    finally:
-        down = call("cluster", "down", "--local")
+    """Of the Ray that the user keeps on this machine, though another has the usual port."""
+    with closing(socket.socket()) as usual:
+        with suppress(OSError):  # another test's Ray has it
+            usual.bind(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+        up = call("cluster", "up", "--local")
+        try:
+            assert up.returncode == 0, up.stdout + up.stderr
+            yield up.stdout.partition("Ray is up on ")[2].split()[0]
+        finally:
+            down = call("cluster", "down", "--local")
     assert down.stdout == "Ray has ended\n", down.stderr
     assert call("cluster", "down", "--local").returncode == 2
 

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
 from mlflow import MlflowClient
 
 from ltm_platform import tracking
+from ltm_platform.checkpoints import read_manifest
 from ltm_platform.errors import UserError
 
 from .conftest import COMMAND, ELASTIC, TIMEOUT_S
@@ -31,22 +32,27 @@ POLL_S = 0.2
 
 
 def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
-    """What is recorded, step by step; nothing before the run exists."""
-    try:
-        run = tracking.find_run(store, name)
-    except UserError:
-        return []
+    """What is recorded, step by step."""
+    run = tracking.find_run(store, name)
     found = MlflowClient(tracking_uri=store).get_metric_history(run.run_id, key)
     return [(metric.step, metric.value) for metric in found]
 
 
-def await_step(store: str, name: str, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the run has recorded a step."""
+def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run in a folder has written a checkpoint of that step or a later one."""
     end = time.monotonic() + TIMEOUT_S
-    while max((s for s, _ in history(store, name, "train/loss")), default=0) < step:
+    while _steps_done(run) < step:
         assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < end
         time.sleep(POLL_S)
+
+
+def _steps_done(run: Path) -> int:
+    done = 0
+    for folder in run.glob("checkpoint_*"):
+        with suppress(UserError):  # it is written or removed just now
+            done = max(done, read_manifest(folder).steps_done)
+    return done
 
 
 @contextmanager
@@ -77,19 +83,29 @@ def assert_same_curve(store: str, name: str, undisturbed: str) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_curve(
-    cli: Cli, environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
+    cli: Cli,
+    environment: dict[str, str],
+    store: str,
+    home: Path,
+    tiny_job: Path,
+    trained: Trained,
 ) -> None:
     undisturbed = trained(1, ELASTIC).name
     overrides = ("engine.zero_stage=1", ELASTIC, "checkpoint.every_steps=10")
     with submitted(environment, tiny_job, "killed", *overrides) as process:
-        await_step(store, "killed", 50, process)
+        await_step(home / "runs/killed", 50, process)
         process.kill()
     resume(cli, store, "killed")
     assert_same_curve(store, "killed", undisturbed)
 
 
 def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
-    cli: Cli, environment: dict[str, str], store: str, tiny_job: Path, trained: Trained
+    cli: Cli,
+    environment: dict[str, str],
+    store: str,
+    home: Path,
+    tiny_job: Path,
+    trained: Trained,
 ) -> None:
     undisturbed = trained(3).name
     overrides = (
@@ -98,15 +114,15 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
         "cluster.hang_timeout_s=30",
         "cluster.max_failures=5",  # of a busy machine, not all are ours
     )
+    run = home / "runs/hit"
     with submitted(environment, tiny_job, "hit", *overrides) as process:
-        await_step(store, "hit", 13, process)
+        await_step(run, 10, process)
         os.kill(training_ranks(process)[1], signal.SIGKILL)
-        await_step(store, "hit", 35, process)
+        await_step(run, 30, process)
         os.kill(training_ranks(process)[0], signal.SIGSTOP)
-        await_step(store, "hit", 55, process)
+        await_step(run, 50, process)
         process.kill()
-    run = tracking.find_run(store, "hit")
-    tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+    tags = tracking.find_run(store, "hit").tags
     assert int(tags["ltm.restarts"]) >= 2
     resume(cli, store, "hit")
     assert_same_curve(store, "hit", undisturbed)
@@ -143,7 +159,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
     run = tracking.find_run(store, "diverged")
     assert run.status == "FAILED"
     assert "is not finite" in (run.error or "")
-    assert "ltm.restarts" not in MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+    assert "ltm.restarts" not in run.tags
 
     kept = sorted((home / "runs" / "diverged").glob("checkpoint_*/"))
     assert kept, "the last good checkpoint is gone"
@@ -158,5 +174,4 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
     assert run.status == "FINISHED"
     assert run.error is None
     assert run.metrics["model/gmacs"] == run.metrics["model/gmacs_base"]
-    tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
-    assert tags["ltm.changed.recipe.lr"] == "10.0 -> 1e-07"
+    assert run.tags["ltm.changed.recipe.lr"] == "10.0 -> 1e-07"

@@ -170,6 +170,14 @@ def test_what_methods_that_remove_heads_and_units_cannot_do_is_told(
     assert says in line
 
 
+def test_without_a_compiler_nothing_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    assert "no C++ compiler" in refusal("engine.compile=true")
+    assert ready("engine.compile=false").job.engine.compile is False
+
+
 def test_a_pruned_network_is_counted_as_it_will_be() -> None:
     text = JOB.replace("method: ltm", "method: s2vite").replace("rank: 8", "share: 0.2")
     got = ready("engine.zero_stage=2", text=text)

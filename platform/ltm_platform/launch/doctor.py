@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import paths, tracking
 from ltm_platform.errors import UserError
+from ltm_platform.preflight import compiler_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,11 +82,8 @@ def gpus() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    remedy = "apt-get install g++: DeepSpeed builds its operators with it"
-    yield Finding("compiler", found is not None, found or "no C++ compiler", remedy)
-    ninja = shutil.which("ninja")
-    yield Finding("ninja", ninja is not None, ninja or "not found", "pip install ninja")
+    found = compiler_here() or "none: nothing but engine.compile wants one, such as g++"
+    yield Finding("compiler", True, found)
 
 
 def cluster() -> Iterator[Finding]:

@@ -87,6 +87,8 @@ def start(resources: Resources) -> LocalRay:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
         command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
         command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
+        # Any that is free: at Ray's usual one another Ray may listen, and no job could start.
+        command += ["--dashboard-agent-listen-port", "0"]
         command += ["--num-cpus", str(max(1, int(resources.cpus)))]
         command += ["--num-gpus", str(int(resources.gpus))]
         command += ["--disable-usage-stats"]

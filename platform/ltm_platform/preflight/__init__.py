@@ -9,7 +9,7 @@ from ltm_platform.preflight.places import (
     with_absolute_paths,
 )
 from ltm_platform.preflight.ready import Overridable, Ready, check, with_problems
-from ltm_platform.preflight.resources import Resources
+from ltm_platform.preflight.resources import Resources, compiler_here
 
 __all__ = [
     "Overridable",
@@ -20,6 +20,7 @@ __all__ = [
     "check_names",
     "check_no_keys",
     "check_storage",
+    "compiler_here",
     "storage_root",
     "with_absolute_paths",
     "with_problems",

@@ -16,7 +16,7 @@ from ltm_platform.preflight.places import (
     with_absolute_paths,
 )
 from ltm_platform.preflight.recipe import check_precision, check_recipe
-from ltm_platform.preflight.resources import check_workers, workers_now
+from ltm_platform.preflight.resources import check_compiler, check_workers, workers_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,6 +81,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
         job = job.replace("cluster.workers", workers)
     with overridable():
         check_workers(job, resources)
+        check_compiler(job, resources)
     check_names(job)
     dataset = check_data(job)
     check_cache(job)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,21 @@ def check_workers(job: JobSpec, resources: Resources) -> None:
             f"cluster.workers is {workers} at {cpus:g} CPUs each, "
             f"but there are only {resources.cpus:g} CPUs{where}: take {room} "
             f"workers or fewer, or a smaller cluster.cpus_per_worker",
+        )
+
+
+def compiler_here() -> str | None:
+    """The C++ compiler that torch.compile takes on this machine."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def check_compiler(job: JobSpec, resources: Resources) -> None:
+    """What trains on this machine alone can be compiled here, if it shall be."""
+    if job.engine.compile and not resources.nodes and not compiler_here():
+        raise job.error(
+            "engine.compile",
+            "engine.compile is true, but there is no C++ compiler: install g++ (or name another "
+            "one in CXX), or use false",
         )
 
 

@@ -32,33 +32,30 @@ class TrackedSweep(TrackedRun):
 
     def end_trial(self, folder: Path, status: str, tags: Mapping[str, str]) -> None:
         """Close the run of the trial in ``folder``, if it has one that is not closed."""
-        for run in self._children():
-            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
-                self._close(run, status, tags)
+        for run in self._trial(folder):
+            self._close(run, status, tags)
+
+    def delete_trial(self, folder: Path) -> None:
+        """Delete the run of the trial in ``folder``, if it has one."""
+        for run in self._trial(folder):
+            self._client.delete_run(run.info.run_id)
 
     def correct_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Give metrics of the run of the trial in ``folder`` another last value."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        for run in self._children():
-            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder):
-                # MLflow's public view of a run leaves out the steps
-                steps = {metric.key: metric.step for metric in run.data._metric_objs}
-                rows = [
-                    Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()
-                ]
-                self._client.log_batch(run.info.run_id, metrics=rows)
+        for run in self._trial(folder):
+            # MLflow's public view of a run leaves out the steps
+            steps = {metric.key: metric.step for metric in run.data._metric_objs}
+            rows = [Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()]
+            self._client.log_batch(run.info.run_id, metrics=rows)
 
     @contextmanager
     def ended_trial(self, folder: Path) -> Iterator[TrackedRun]:
         """The run of the trial in ``folder``, to add to it what is known after its end."""
-        run_id = next(
-            run.info.run_id
-            for run in self._children()
-            if run.data.tags.get(RUN_FOLDER_TAG) == str(folder)
-        )
-        run = TrackedRun(connect(self.uri), self.uri, run_id, folder)
+        (child,) = self._trial(folder)
+        run = TrackedRun(connect(self.uri), self.uri, child.info.run_id, folder)
         try:
             yield run
         finally:
@@ -68,6 +65,10 @@ class TrackedSweep(TrackedRun):
         """Close all that are not."""
         for run in self._children():
             self._close(run, status, {})
+
+    def _trial(self, folder: Path) -> list[Run]:
+        """Of the trial in ``folder``: one run, or none yet."""
+        return [run for run in self._children() if run.data.tags[RUN_FOLDER_TAG] == str(folder)]
 
     def _children(self) -> list[Run]:
         experiment = self._client.get_run(self.run_id).info.experiment_id

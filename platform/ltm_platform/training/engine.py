@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ltm_platform.training.lean_import import import_deepspeed
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -105,6 +106,9 @@ def build_engine(
     config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
     if "offload_optimizer" in config["zero_optimization"]:
         _for_cpu(optimizer)
+    import_deepspeed()
+    import deepspeed
+
     engine, *_ = deepspeed.initialize(
         model=Classifier(model, channels_last=channels_last),
         optimizer=optimizer,

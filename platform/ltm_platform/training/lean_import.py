@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,7 +24,32 @@ def without(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """In the block ``torch.compile`` leaves functions as they are, without loading a compiler."""
+    before = os.environ.get(_NO_COMPILING)
+    os.environ[_NO_COMPILING] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_NO_COMPILING]
+        if before is not None:
+            os.environ[_NO_COMPILING] = before
+
+
+_NO_COMPILING = "TORCHDYNAMO_DISABLE"
+
+
 def import_deepspeed() -> None:
-    """DeepSpeed's autotuner, which is not used, would load MLflow: two seconds of every rank."""
+    """DeepSpeed without what no rank uses, which is seconds of each and a minute of the first.
+
+    That is MLflow for its autotuner, kernels for its own Muon, and a search for what of its
+    operators a compiler could build; on CPUs it would then build one, for inference alone.
+    """
     with without("mlflow"):
-        import deepspeed  # noqa: F401
+        import deepspeed
+    import deepspeed.ops
+
+    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    with uncompiled():
+        import deepspeed.runtime.zero.muon.muon_optimizer

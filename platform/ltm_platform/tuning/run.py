@@ -169,6 +169,7 @@ def carry_out(
                     replace(settings, job=stage_job),
                     folder.path / f"tune-{number}",
                     tracked,
+                    earlier={trial.name for trial in trials},
                     at_once=plan.at_once,
                     use_gpu=plan.ready.use_gpu,
                     watcher=look,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import TrackedSweep
     from ltm_platform.tuning.spec import Stage
 
+    Begins = Callable[[set[str]], None]
     Watcher = Callable[[TrialResult], None]
 
 ENVIRONMENT = {
-    # Tune's own record is written after every event, so that a kill loses nothing.
-    "TUNE_GLOBAL_CHECKPOINT_S": "0.5",
+    # Tune's own record is written after every event, so that a kill loses hardly anything.
+    "TUNE_GLOBAL_CHECKPOINT_S": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # MLflow has what its loggers would write.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -85,10 +87,17 @@ class Trial(tune.Trainable):
 class _Board:
     """What is known of every trial; tells who watches what is new."""
 
-    def __init__(self, watchers: tuple[Watcher, ...]) -> None:
+    def __init__(self, watchers: tuple[Watcher, ...], begins: Begins | None = None) -> None:
         self._watchers = watchers
+        self._begins = begins
         self._reasons: dict[str, str] = {}
         self.trials: dict[str, TrialResult] = {}
+
+    def begin(self, trials: list[TuneTrial]) -> None:
+        """Tell once which trials Tune knows of before it makes more."""
+        if self._begins:
+            self._begins({str(trial) for trial in trials})
+            self._begins = None
 
     def give_up(self, trial: TuneTrial, reason: str) -> None:
         trial.max_failures = 0
@@ -151,9 +160,12 @@ _board = _Board(())
 class _Watch(tune.Callback):
     """Keeps the board of the sweep that is going on."""
 
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:  # noqa: ARG002 - Tune's signature
+        _board.begin(trials)
+
     def on_trial_result(
         self,
-        iteration: int,  # noqa: ARG002 - Tune's signature
+        iteration: int,  # noqa: ARG002
         trials: list[TuneTrial],  # noqa: ARG002
         trial: TuneTrial,
         result: dict[str, Any],
@@ -194,6 +206,7 @@ def run_stage(
     record: Path,
     sweep: TrackedSweep,
     *,
+    earlier: set[str],
     at_once: int,
     use_gpu: bool,
     watcher: Watcher,
@@ -202,6 +215,7 @@ def run_stage(
 
     Args:
         record: folder of Tune's own record of the stage; if it holds one, the stage goes on.
+        earlier: names of the trials of the stages before.
         at_once: how many trials there is room for.
         watcher: is told of everything that is new about a trial.
 
@@ -209,7 +223,11 @@ def run_stage(
         KeyboardInterrupt: SIGINT came; trials that were going on are left as they are.
     """
     global _board
-    _board = _Board((_Closer(settings, sweep), watcher))
+
+    def begins(known: set[str]) -> None:
+        drop_unknown(settings.folder, earlier | known, sweep)
+
+    _board = _Board((_Closer(settings, sweep), watcher), begins)
     os.environ.update(ENVIRONMENT)
     settings.folder.mkdir(parents=True, exist_ok=True)
     workers = stage.job.cluster.worker_range[1]
@@ -246,6 +264,15 @@ def run_stage(
         )
     tuner.fit()
     return list(_board.trials.values())
+
+
+def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:
+    """Remove what is left of trials that began just before a sweep was killed, too late for Tune's
+    record: Tune makes them anew."""
+    for trial in folder.iterdir():
+        if trial.name not in known:
+            sweep.delete_trial(trial)
+            shutil.rmtree(trial)
 
 
 @dataclass(frozen=True, slots=True)

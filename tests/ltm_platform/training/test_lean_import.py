@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
+import torch
 
-from ltm_platform.training.lean_import import without
+from ltm_platform.training.lean_import import import_deepspeed, uncompiled, without
 
 
 def test_a_module_is_missing_in_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,3 +18,24 @@ def test_a_module_is_missing_in_the_block_alone(monkeypatch: pytest.MonkeyPatch)
     with without("colorsys"):
         import colorsys as again
     assert again is colorsys
+
+
+def test_nothing_is_compiled_in_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x + x
+
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    with uncompiled():
+        assert torch.compile(twice) is twice
+    assert torch.compile(twice, backend="eager") is not twice
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")
+    with uncompiled():
+        pass
+    assert os.environ["TORCHDYNAMO_DISABLE"] == "0"
+
+
+def test_deepspeed_looks_for_no_compiler() -> None:
+    import_deepspeed()
+    from deepspeed.comm.torch import build_shm_op
+
+    assert build_shm_op() is None

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.preflight import Resources
-from ltm_platform.tracking import STOPPED_TAG, find_run, tracked_run, tracked_sweep
+from ltm_platform.tracking import STOPPED_TAG, find_run, list_runs, tracked_run, tracked_sweep
+from ltm_platform.tuning.sweep import drop_unknown
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
 
 if TYPE_CHECKING:
@@ -84,3 +85,18 @@ def test_no_trial_is_left_running(job: JobSpec, store: str, tmp_path: Path) -> N
         MlflowClient(tracking_uri=store).update_run(run.run_id, status="RUNNING")
         raise KeyboardInterrupt
     assert [find_run(store, name).status for name in ("s", "cut-off")] == ["KILLED", "KILLED"]
+
+
+def test_what_tune_never_knew_is_removed(job: JobSpec, store: str, tmp_path: Path) -> None:
+    """Trials that began just before a sweep was killed are made anew, and counted once."""
+    trials = tmp_path / "trials"
+    with tracked_sweep(job, "s", tmp_path) as sweep:
+        for name in ("known", "lost"):
+            folder = trials / name
+            folder.mkdir(parents=True)
+            with tracked_run(job, name, folder, parent=sweep.run_id):
+                (folder / "job.yaml").write_text(job.to_yaml())
+        (trials / "without-a-run").mkdir()
+        drop_unknown(trials, {"known"}, sweep)
+    assert [folder.name for folder in trials.iterdir()] == ["known"]
+    assert {run.name for run in list_runs(store)} == {"s", "known"}
