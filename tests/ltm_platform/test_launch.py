@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +12,8 @@ from ltm_platform.launch.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .conftest import Race
 
 RESERVE = """
 import sys
@@ -76,32 +76,8 @@ def test_the_jobs_storage_holds_its_runs(job: JobSpec, home: Path, tmp_path: Pat
     assert not home.exists()
 
 
-def test_two_processes_at_once_get_different_names(home: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RESERVE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    names: list[str] = []
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            output, _ = process.communicate(timeout=60)
-            assert process.returncode == 0
-            names += output.split()
-    finally:
-        for process in processes:
-            process.kill()
+def test_two_processes_at_once_get_different_names(home: Path, race: Race) -> None:
+    names = " ".join(race(RESERVE, (), ())).split()
     expected = {f"quickstart-{number}" for number in range(1, 41)}
     assert len(names) == 40
     assert set(names) == expected

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,8 @@ from ltm_platform.tracking import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from .conftest import Race
 
 FOLDER = Path("/runs/digits-1")
 
@@ -329,34 +329,10 @@ with tracked_run(job, sys.argv[2], Path(".")):
 """
 
 
-def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path, race: Race) -> None:
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     names = ["digits-1", "digits-2"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN_STORE, uri, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
-        for name in names
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    race(OPEN_STORE, *((uri, name) for name in names))
     assert sorted((run.name, run.status) for run in list_runs(uri)) == [
         (name, "FINISHED") for name in names
     ]

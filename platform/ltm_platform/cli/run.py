@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +14,12 @@ from ltm_platform.cli.program import program
 from ltm_platform.cli.screen import Screen
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec, changes
+from ltm_platform.launch import joined
 from ltm_platform.launch.address import EMBEDDED
-from ltm_platform.launch.embedded import embedded_ray, this_machine
+from ltm_platform.launch.embedded import this_machine
 from ltm_platform.launch.folder import GoingOn, RunFolder
 from ltm_platform.launch.history import found_again, prepare_to_resume
+from ltm_platform.launch.venue import ray_at, resources_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,18 +94,14 @@ def check(job: JobSpec, address: str, *, force: bool, verbose: bool) -> tuple[Re
     """
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), echo=verbose):
-            if address == EMBEDDED:
-                ready = preflight.check(job, this_machine(), force=force)
-            else:
-                ready = _check_joined(job, address, force=force)
+            ready = preflight.check(job, resources_at(address), force=force)
+            if address != EMBEDDED:
+                ready = _with_nodes(ready, force=force)
         return ready, Path(log.name).read_bytes()
 
 
-def _check_joined(job: JobSpec, address: str, *, force: bool) -> Ready:
-    from ltm_platform.launch import joined
-
-    joined.join(address)
-    ready = preflight.check(job, joined.at_most(), force=force)
+def _with_nodes(ready: Ready, *, force: bool) -> Ready:
+    """Checked on every node of the Ray that was joined, too."""
     overridable = preflight.Overridable(force)
     with overridable():
         joined.check_shared_storage(ready.job)
@@ -132,8 +129,7 @@ def _carry_out(
         screen.head(ready, folder)
         connecting = tracking.connect_meanwhile(tracking.tracking_uri(ready.job.tracking.uri))
         try:
-            ray = embedded_ray(this_machine()) if address == EMBEDDED else nullcontext()
-            with screen, ray:
+            with screen, ray_at(address, this_machine()):
                 connecting.join()
                 from ltm_platform.launch.driver import drive
 

@@ -72,25 +72,20 @@ def _check(sweep: Sweep, address: str, *, verbose: bool) -> tuple[Plan, bytes]:
 
     A Ray that is there already is joined.
     """
-    from ltm_platform.launch import joined
-    from ltm_platform.launch.embedded import this_machine
+    from ltm_platform.launch.venue import resources_at
     from ltm_platform.tuning.run import check_nodes, plan_sweep
 
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), echo=verbose):
-            if address == EMBEDDED:
-                plan = plan_sweep(sweep, this_machine())
-            else:
-                joined.join(address)
-                plan = plan_sweep(sweep, joined.at_most())
+            plan = plan_sweep(sweep, resources_at(address))
+            if address != EMBEDDED:
                 check_nodes(plan)
         return plan, Path(log.name).read_bytes()
 
 
 def _carry_out(plan: Plan, folder: RunFolder, said: bytes, *, address: str, verbose: bool) -> None:
     from ltm_platform.cli.sweep_screen import SweepScreen
-    from ltm_platform.launch.embedded import embedded_ray
-    from ltm_platform.launch.joined import joined_ray
+    from ltm_platform.launch.venue import ray_at
     from ltm_platform.tuning.run import carry_out
 
     with folder.log.open("ab") as log:
@@ -98,7 +93,7 @@ def _carry_out(plan: Plan, folder: RunFolder, said: bytes, *, address: str, verb
     with captured_output(folder.log, echo=verbose) as console:
         screen = SweepScreen(console, plan, folder.log)
         screen.head(folder)
-        ray = embedded_ray(plan.resources) if address == EMBEDDED else joined_ray()
+        ray = ray_at(address, plan.resources)
         try:
             with screen:
                 summary = carry_out(plan, folder, ray, screen)

@@ -71,9 +71,10 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Decoded]:
         """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.
 
-        There are ``accumulation`` of them an optimizer step. ``start`` is the number of steps, that
-        is of global batches, already done of this epoch, on however many ranks. The epoch may be
-        left before its end; begin the next one only then.
+        There are ``accumulation`` of them an optimizer step. Decode processes begin at once, so
+        that the first are there when they are asked for. ``start`` is the number of steps, that is
+        of global batches, already done of this epoch, on however many ranks. The epoch may be left
+        before its end; begin the next one only then.
 
         Raises:
             UserError: an image cannot be read or decoded; names it and its source.

@@ -49,7 +49,7 @@ class DecodePool:
         self._context = _Context()
         self._closed = False
         self._loader: DataLoader[Any] | None = None
-        self._results: Generator[Decoded | Failure, None, None]
+        self._results: Generator[Decoded, None, None]
         if workers:
             start_fork_server()
             self._loader = DataLoader(
@@ -68,28 +68,29 @@ class DecodePool:
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
         """Images [b, 3, H, W] and labels [b] of each batch. One pass at a time.
 
+        The processes begin at once, whenever the first batch is asked for.
+
         Raises:
             UserError: an image cannot be read or decoded; names it and its source.
             RuntimeError: a decode process died.
         """
         assert not self._closed
-        self._results = self._decode(batches)
-        for result in self._results:
-            if isinstance(result, Failure):
-                raise UserError(result.message)
-            yield result
+        self._results = self._checked(self._begun(batches))
+        return self._results
 
-    def _decode(self, batches: Iterable[Batch]) -> Generator[Decoded | Failure, None, None]:
+    def _begun(self, batches: Iterable[Batch]) -> Iterator[Decoded | Failure]:
         if self._loader is None:
-            yield from map(self._decoder.__getitem__, batches)
-            return
+            return map(self._decoder.__getitem__, batches)
         self._schedule.batches = batches
-        try:
-            yield from self._loader
-        except (RuntimeError, OSError, EOFError) as error:
-            # A death shows as any of these, depending on what the process was doing.
-            self._context.raise_if_dead(error)
-            raise
+        with self._context.deaths_told():
+            return iter(self._loader)
+
+    def _checked(self, results: Iterator[Decoded | Failure]) -> Generator[Decoded, None, None]:
+        with self._context.deaths_told():
+            for result in results:
+                if isinstance(result, Failure):
+                    raise UserError(result.message)
+                yield result
 
     def close(self) -> None:
         """End the processes at once; what they are decoding is given half a second."""
@@ -145,7 +146,17 @@ class _Context(context.ForkServerContext):
         self._processes.append(process)
         return process
 
-    def raise_if_dead(self, cause: Exception) -> None:
+    @contextmanager
+    def deaths_told(self) -> Iterator[None]:
+        """An error in the block that comes from the end of a process says so."""
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            # A death shows as any of these, depending on what the process was doing.
+            self._raise_if_dead(error)
+            raise
+
+    def _raise_if_dead(self, cause: Exception) -> None:
         """RuntimeError if a process has ended; waits a second for the fork server to say so."""
         connection.wait([process.sentinel for process in self._processes], timeout=1)
         for process in self._processes:

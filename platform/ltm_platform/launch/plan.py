@@ -10,7 +10,7 @@ from ltm_platform import preflight
 from ltm_platform.job.batch import plan_batch
 from ltm_platform.launch import joined
 from ltm_platform.launch.address import EMBEDDED
-from ltm_platform.launch.embedded import this_machine
+from ltm_platform.launch.venue import resources_at
 from ltm_platform.training import estimates
 
 if TYPE_CHECKING:
@@ -54,13 +54,10 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
     Raises:
         UserError: the job is wrong in a way that nothing could override.
     """
-    if address == EMBEDDED:
-        there = free = at_most = this_machine()
-        nodes = 1
-    else:
-        joined.join(address)
-        there, free, at_most = joined.there(), joined.free(), joined.at_most()
-        nodes = len(there.nodes)
+    there = free = at_most = resources_at(address)
+    if address != EMBEDDED:
+        there, free = joined.there(), joined.free()
+    nodes = len(there.nodes) or 1
     ready = preflight.check(job, at_most, force=True)
     overridable = preflight.Overridable(force=True)
     began = time.perf_counter()

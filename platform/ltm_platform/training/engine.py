@@ -104,11 +104,12 @@ def build_engine(
     # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
     elements = sum(parameter.numel() for parameter in model.parameters())
     config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
-    if "offload_optimizer" in config["zero_optimization"]:
-        _for_cpu(optimizer)
     import_deepspeed()
     import deepspeed
 
+    on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
+    if on_cpu or "offload_optimizer" in config["zero_optimization"]:
+        _for_cpu(optimizer)
     engine, *_ = deepspeed.initialize(
         model=Classifier(model, channels_last=channels_last),
         optimizer=optimizer,

@@ -38,6 +38,7 @@ from ltm_platform.training.weights import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.data.decode import Decoded
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.training.place import Place
 
@@ -164,12 +165,17 @@ class Trainer:
             Diverged: on all ranks, when the loss or a weight is not finite.
             Stopped: on all ranks, when somebody asked for it.
         """
-        done = self._steps_done // len(self._train_loader)
-        for epoch in range(done, self.job.recipe.epochs):
+        done, first_step = divmod(self._steps_done, len(self._train_loader))
+        epochs = self.job.recipe.epochs
+        batches = self._train_loader.epoch(done, first_step)
+        for epoch in range(done, epochs):
             start, first_step = time.perf_counter(), self._steps_done
-            self._train_epoch(epoch)
+            self._train_epoch(epoch, batches)
             seconds = time.perf_counter() - start
             images = (self._steps_done - first_step) * self._batch.global_batch
+            last = epoch + 1 == epochs
+            if not last:
+                batches = self._train_loader.epoch(epoch + 1)  # decoded meanwhile
             validated, confusion = self._validate()
             metrics = {"train/images_per_s": images / seconds} | validated
             metrics |= self._skipped_steps()
@@ -178,19 +184,16 @@ class Trainer:
             self._meter.tell(ended)
             self._save(metrics, confusion)
             yield ended
-            last = epoch + 1 == self.job.recipe.epochs
             if not last and self._place.stop_is_requested():
                 raise Stopped
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
                 break
 
-    def _train_epoch(self, epoch: int) -> None:
-        start_step = self._steps_done % len(self._train_loader)
+    def _train_epoch(self, epoch: int, batches: Iterator[Decoded]) -> None:
         parts = self._new_parts()
         self._compress()
         self._meter.restart_clock()
-        batches = self._train_loader.epoch(epoch, start_step)
         for index, (images, labels) in enumerate(self._watchdog.watched(batches), start=1):
             self._schedule.step_update(self._steps_done)
             parts += self._micro_step(images, labels, epoch)

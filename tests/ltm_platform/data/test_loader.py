@@ -110,6 +110,14 @@ def test_yields_float_images_and_labels(digits: Dataset) -> None:
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
 
 
+def test_processes_begin_before_the_first_batch_is_asked_for(digits: Dataset) -> None:
+    with closing(loader(digits.train, workers=1)) as train:
+        before = decode_processes()
+        batches = train.epoch(0)
+        assert len(decode_processes()) == len(before) + 1
+        assert len(next(batches)[1]) == 4
+
+
 def test_processes_live_on_when_an_epoch_is_left_early(digits: Dataset) -> None:
     with closing(loader(digits.train, workers=2)) as train:
         next(train.epoch(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,6 +209,16 @@ def test_the_bundled_cluster_file_fits_rays_schema() -> None:
     assert "--dashboard-host=127.0.0.1" in " ".join(starts)
     head = values["available_node_types"][values["head_node_type"]]["node_config"]
     assert "InstanceMarketOptions" not in head, "the head must not be a spot node"
+
+
+def test_the_commands_of_the_bundled_cluster_file_are_whole() -> None:
+    """A hash sign that YAML takes for a comment would cut them."""
+    values = read_cluster_file(ROOT / "cluster.yaml")
+    commands = [line for key in values if key.endswith("_commands") for line in values[key]]
+    assert any("ltm-venv' ~/.bashrc" in line for line in commands)
+    for line in commands:
+        read = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True)
+        assert read.returncode == 0, (line, read.stderr)
 
 
 @pytest.fixture
