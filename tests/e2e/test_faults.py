@@ -49,7 +49,7 @@ def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
 
 def _steps_done(run: Path) -> int:
     done = 0
-    for folder in run.glob("checkpoint_*"):
+    for folder in run.glob("checkpoint_*/"):
         with suppress(UserError):  # it is written or removed just now
             done = max(done, read_manifest(folder).steps_done)
     return done

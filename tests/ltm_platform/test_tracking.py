@@ -145,6 +145,15 @@ def test_a_run_that_is_interrupted_is_killed(
     assert record.metrics["val/top1"] == 50.0
 
 
+def test_an_interruption_does_not_undo_how_the_run_was_ended(
+    job: JobSpec, client: MlflowClient, store: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt), tracked_run(job, "digits-1", FOLDER) as run:
+        client.set_terminated(run.run_id, "FINISHED")
+        raise KeyboardInterrupt
+    assert only_run(store).status == "FINISHED"
+
+
 # --- what is kept
 
 

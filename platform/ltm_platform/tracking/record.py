@@ -181,11 +181,14 @@ class TrackedRun:
             )
 
     def end(self, status: str | None, limit_s: float) -> None:
-        """Write what waits and close the run with its status; None leaves that to others."""
+        """Write what waits and close the run with its status; None leaves that to others.
+
+        KILLED undoes nothing: a trial may be cut off after the sweep has closed its run.
+        """
         self._client.limit_s = limit_s
         try:
             self.flush(limit_s)
-            if status:
+            if status and not (status == "KILLED" and self._is_closed()):
                 self._client.set_terminated(self.run_id, status)
         finally:
             rows = self._outbox.close()
@@ -194,6 +197,9 @@ class TrackedRun:
                 _log.error(
                     "%d values are not in %s but in %s", len(rows), paths.shown(self.uri), file
                 )
+
+    def _is_closed(self) -> bool:
+        return bool(self._client.get_run(self.run_id).info.status != "RUNNING")
 
 
 @contextmanager

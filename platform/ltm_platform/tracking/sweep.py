@@ -31,9 +31,10 @@ class TrackedSweep(TrackedRun):
     """The parent run. Its trials write their own runs; it ends those that could not themselves."""
 
     def end_trial(self, folder: Path, status: str, tags: Mapping[str, str]) -> None:
-        """Close the run of the trial in ``folder``, if it has one that is not closed."""
+        """Close the run of the trial in ``folder``, unless it is, or was cut off before this."""
         for run in self._trial(folder):
-            self._close(run, status, tags)
+            if run.info.status in ("RUNNING", "KILLED"):
+                self._close(run, status, tags)
 
     def delete_trial(self, folder: Path) -> None:
         """Delete the run of the trial in ``folder``, if it has one."""
@@ -64,7 +65,8 @@ class TrackedSweep(TrackedRun):
     def end_trials(self, status: str) -> None:
         """Close all that are not."""
         for run in self._children():
-            self._close(run, status, {})
+            if run.info.status == "RUNNING":
+                self._close(run, status, {})
 
     def _trial(self, folder: Path) -> list[Run]:
         """Of the trial in ``folder``: one run, or none yet."""
@@ -75,10 +77,9 @@ class TrackedSweep(TrackedRun):
         return _search(self._client, experiment, f"tags.`{PARENT_TAG}` = '{self.run_id}'")
 
     def _close(self, run: Run, status: str, tags: Mapping[str, str]) -> None:
-        if run.info.status == "RUNNING":
-            for key, value in tags.items():
-                self._client.set_tag(run.info.run_id, key, value)
-            self._client.set_terminated(run.info.run_id, status)
+        for key, value in tags.items():
+            self._client.set_tag(run.info.run_id, key, value)
+        self._client.set_terminated(run.info.run_id, status)
 
 
 @contextmanager

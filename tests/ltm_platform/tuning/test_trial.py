@@ -100,3 +100,17 @@ def test_what_tune_never_knew_is_removed(job: JobSpec, store: str, tmp_path: Pat
         drop_unknown(trials, {"known"}, sweep)
     assert [folder.name for folder in trials.iterdir()] == ["known"]
     assert {run.name for run in list_runs(store)} == {"s", "known"}
+
+
+def test_a_trial_that_was_cut_off_is_ended_as_the_sweep_says(
+    job: JobSpec, store: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trials" / "stopped"
+    with tracked_sweep(job, "s", tmp_path) as sweep:
+        with suppress(SystemExit), tracked_run(job, "stopped", folder, parent=sweep.run_id):
+            raise SystemExit
+        assert find_run(store, "stopped").status == "KILLED"
+        sweep.end_trial(folder, "FINISHED", {STOPPED_TAG: "2"})
+        sweep.end_trial(folder, "FAILED", {})
+    run = find_run(store, "stopped")
+    assert (run.status, run.tags[STOPPED_TAG]) == ("FINISHED", "2")
