@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Measured, Progress, Started
@@ -143,6 +144,15 @@ def test_a_run_that_is_interrupted_is_killed(
     record = only_run(store)
     assert (record.status, record.error) == ("KILLED", None)
     assert record.metrics["val/top1"] == 50.0
+
+
+def test_an_image_is_known_by_its_key_and_step(job: JobSpec, store: str) -> None:  # noqa: ARG001
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        assert not run.has_image("confusion matrix", 3)
+        run.log_image(Image.new("RGB", (8, 8)), "confusion matrix", 3)
+        assert run.has_image("confusion matrix", 3)
+        assert not run.has_image("confusion matrix", 30)
+        assert not run.has_image("confusion", 3)
 
 
 def test_an_interruption_does_not_undo_how_the_run_was_ended(

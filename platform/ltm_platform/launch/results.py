@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import TrackedRun
 
 
+CONFUSION = "confusion matrix"
+HEATMAPS = "heatmaps"
+
+
 @dataclass(frozen=True)
 class Trained:
     """The network of a checkpoint, with what it was trained for."""
@@ -54,16 +58,21 @@ def log_results(run: TrackedRun, network: Trained) -> None:
 
 
 def log_pictures(run: TrackedRun, network: Trained) -> None:
-    """What the network confuses and which tokens it merges, at the step of the checkpoint."""
+    """What the network confuses and which tokens it merges, at the step of the checkpoint.
+
+    What the run has of that step already is not drawn again.
+    """
     confusion = network.files / CONFUSION_FILE
-    if confusion.exists():
+    if confusion.exists() and not run.has_image(CONFUSION, network.step):
         counts = load_file(confusion)["counts"]
         picture = confusion_picture(counts, network.dataset.classes)
-        run.log_image(picture, "confusion matrix", network.step)
+        run.log_image(picture, CONFUSION, network.step)
+    if run.has_image(HEATMAPS, network.step):
+        return
     pixels = input_pixels(network.model)
     heatmaps = heatmap_picture(network.model, network.dataset.val, pixels)
     if heatmaps:
-        run.log_image(heatmaps, "heatmaps", network.step)
+        run.log_image(heatmaps, HEATMAPS, network.step)
 
 
 def log_model(run: TrackedRun, network: Trained) -> None:

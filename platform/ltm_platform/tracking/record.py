@@ -121,6 +121,11 @@ class TrackedRun:
         """An image that the UI shows beside those of other runs with the same key."""
         self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
+    def has_image(self, key: str, step: int) -> bool:
+        """Whether the store has an image of that key and step."""
+        found = self._client.list_artifacts(self.run_id, "images")
+        return any(file.path.startswith(f"images/{key}+step+{step}+") for file in found)
+
     def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
         """The network of ``step`` as a logged model, with the metrics of that step.
 

@@ -182,6 +182,7 @@ def carry_out(
                 if chosen is None:
                     break
                 found |= chosen.values
+        _complete_pictures(tracked, settings.folder, plan.ready.dataset, trials)
         if chosen:
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
@@ -204,6 +205,20 @@ def _log_summary(tracked: TrackedSweep, summary: Summary) -> None:
         for field, share in found.shares.items()
     }
     tracked.log_metrics(shares, step=0, time_ms=int(time.time() * 1000))
+
+
+def _complete_pictures(
+    tracked: TrackedSweep, folder: Path, dataset: Dataset, trials: Sequence[TrialResult]
+) -> None:
+    """Of trials that were stopped early, and then cut off before they had drawn all of them."""
+    from ltm_platform.launch.results import Trained, log_pictures
+
+    for trial in trials:
+        path = folder / trial.name
+        chosen = best_checkpoint(stored(RunFolder(path)))
+        if trial.state == "stopped early" and chosen:
+            with tracked.ended_trial(path) as run:
+                log_pictures(run, Trained(job_of(chosen.path), dataset, chosen))
 
 
 def _log_model(tracked: TrackedSweep, trial: RunFolder, dataset: Dataset) -> None:
