@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import contextmanager
-from multiprocessing import connection, context, forkserver, popen_forkserver
+from multiprocessing import connection, context, forkserver, parent_process, popen_forkserver
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,6 +62,7 @@ class DecodePool:
                 prefetch_factor=_PREFETCHED_BATCHES,
                 persistent_workers=True,
                 multiprocessing_context=self._context,
+                worker_init_fn=_end_with_the_trainer,
                 # Its own generator: the global one belongs to the model.
                 generator=torch.Generator(),
             )
@@ -121,6 +123,21 @@ class _Schedule(Sampler[Batch]):
 
 def _unchanged(item: T) -> T:
     return item
+
+
+def _end_with_the_trainer(_: int) -> None:
+    """In a decode process: end when the process that trains is gone, however it went.
+
+    Torch looks at the parent alone, and that is the fork server, which lives for its children.
+    """
+    trainer = parent_process()
+    assert trainer is not None
+
+    def watch() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="trainer-watch", daemon=True).start()
 
 
 class _Popen(popen_forkserver.Popen):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import subprocess
 import sys
 from contextlib import closing
 from itertools import islice
@@ -222,6 +223,41 @@ def test_a_decode_process_that_dies_is_an_error(digits: Dataset) -> None:
         psutil.Process(process).kill()
         with pytest.raises(RuntimeError, match="died with exit code -9"):
             list(batches)
+
+
+LOADING = """
+import sys
+from pathlib import Path
+from ltm_platform.data import open_dataset
+from ltm_platform.data.loader import Loader
+from ltm_platform.data.transforms import eval_transform
+
+data = open_dataset("digits", cache=Path(sys.argv[1]), val_fraction=0.2).train
+transform = eval_transform(8, (0.5,) * 3, (0.5,) * 3)
+loader = Loader(
+    data, transform, micro_batch=4, accumulation=1, rank=0, world_size=1, seed=0, workers=2
+)
+batches = loader.epoch(0)
+next(batches)
+print("loading", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_process_outlives_a_killed_trainer(ltm_home: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING, str(ltm_home / "cache")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "loading\n"
+        below = psutil.Process(trainer.pid).children(recursive=True)
+        trainer.kill()
+    assert len(below) >= 3  # a fork server and two decoders
+    _, left = psutil.wait_procs(below, timeout=30)
+    assert not left
 
 
 def test_the_main_module_is_not_run_again(
