@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 SEND_INTERVAL_S = 0.5
@@ -26,6 +26,14 @@ class Started:
     steps_done: int
     device: str
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The workers do not fit beside what others run on the cluster; they start when they do."""
+
+    lacks: str
+    """What, and how much of it is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +77,18 @@ class StoppedOnRequest:
     """Training saved a checkpoint and ended, since somebody asked it to."""
 
 
-Event = Started | Progress | GaveUp | Decided | StoppedOnRequest
+Event = Started | Waiting | Progress | GaveUp | Decided | StoppedOnRequest
 Listener = Callable[[Event], None]
 
 
 class EventQueue(Protocol):
-    """What of Ray's `Queue` carries events from one process to another."""
+    """Carries lists of events: Ray's `Queue` from one process to another, the standard library's
+    `SimpleQueue` from one thread to another."""
 
-    def put_nowait_batch(self, items: list[Any]) -> None: ...
+    def put_nowait(self, item: Any) -> None: ...
 
-    def get_nowait_batch(self, num_items: int) -> list[Any]: ...
-
-    def qsize(self) -> int: ...
-
-
-class LocalQueue:
-    """Carries events from one thread to another."""
-
-    def __init__(self) -> None:
-        self._events: deque[Any] = deque()
-
-    def put_nowait_batch(self, items: list[Any]) -> None:
-        self._events.extend(items)
-
-    def get_nowait_batch(self, num_items: int) -> list[Any]:
-        return [self._events.popleft() for _ in range(num_items)]
-
-    def qsize(self) -> int:
-        return len(self._events)
+    def get(self) -> Any:
+        """Waits for the next."""
 
 
 class Sender:
@@ -118,7 +110,7 @@ class Sender:
 
     def flush(self) -> None:
         if self._pending:
-            self._queue.put_nowait_batch(self._pending)
+            self._queue.put_nowait(self._pending)
             self._pending = []
         self._last_sent = time.monotonic()
 
@@ -131,22 +123,16 @@ def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
     error is raised at the end of the block, unless the block itself failed; until then all
     listeners go on listening.
     """
-    ended = threading.Event()
     failures: list[Exception] = []
-
-    def drain() -> None:
-        for event in queue.get_nowait_batch(queue.qsize()):
-            for listener in listeners:
-                try:
-                    listener(event)
-                except Exception as error:
-                    failures.append(error)
 
     def listen() -> None:
         try:
-            while not ended.wait(SEND_INTERVAL_S):
-                drain()
-            drain()
+            while (events := queue.get()) is not None:
+                for event, listener in product(events, listeners):
+                    try:
+                        listener(event)
+                    except Exception as error:
+                        failures.append(error)
         except Exception as error:
             failures.append(error)
 
@@ -155,7 +141,10 @@ def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
+        try:
+            queue.put_nowait(None)  # the end, behind all that was sent
+        except Exception as error:
+            failures.append(error)  # the queue is gone, and the thread has noticed it
         thread.join()
     if failures:
         raise failures[0]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STOP_FILE = ".stop"
 """In a run's folder: the run is to save and end."""
+SWEEP_FILE = "sweep.json"
+"""In the folder of a sweep: what was asked for. Trials lie in folders of their own below it."""
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -72,14 +72,15 @@ def test_who_has_no_token_is_refused(
         assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_run_is_sent_followed_and_stopped(
+def test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it(
     call: Cli, user: dict[str, str], address: str, tiny_job: Path, bucket: str
 ) -> None:
-    """Its checkpoints go to an object store."""
+    """Checkpoints go to an object store. The first run has both CPUs and computes on one."""
     storage = f"{bucket}/runs"
-    settings = ("recipe.epochs=500", "model.method=dtem", f"cluster.storage={storage}")
+    alone = ("cluster.workers=1", "cluster.cpus_per_worker=2")
+    settings = ("recipe.epochs=500", "model.method=dtem", f"cluster.storage={storage}", *alone)
     long = [word for setting in settings for word in ("--set", setting)] + ["--name", "sent"]
-    sent = call("submit", str(tiny_job), *long, "--detach")
+    sent = call("submit", str(tiny_job), *long, "--detach", OMP_NUM_THREADS="1")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert f"sent is on {address}" in sent.stdout
     assert "logs -f sent" in sent.stdout
@@ -96,15 +97,31 @@ def test_a_run_is_sent_followed_and_stopped(
     assert "RUNNING" in shown
     assert address in shown
 
+    stored_there = ("--set", f"cluster.storage={storage}")
+    queued = call("submit", str(tiny_job), "--name", "queued", *stored_there, "--detach")
+    assert queued.returncode == 0, queued.stdout + queued.stderr
+    waiting = in_terminal(user, "logs", "-f", "queued")
+    waiting.expect("it waits for 2 CPUs: 0 are free now")
+    assert "WAITING" in call("status", "queued").stdout
+
     stopped = call("stop", "sent")
     assert stopped.returncode == 0, stopped.stderr
     assert "sent has ended as KILLED" in stopped.stdout
     store = f"sqlite:///{user['LTM_PLATFORM_HOME']}/mlflow.db"
-    run = tracking.find_run(store, "sent")
-    assert run.status == "KILLED"
+    check_stored(store, "sent", "KILLED", storage)
+
+    waiting.expect(r"epoch +1/2  loss .*top-1 .*images/s")
+    assert ended(waiting) == 0
+    check_stored(store, "queued", "FINISHED", storage)
+
+
+def check_stored(store: str, name: str, status: str, storage: str) -> None:
+    """The run has ended so, and its last checkpoint is whole."""
+    run = tracking.find_run(store, name)
+    assert run.status == status
     assert run.folder
     last = stored(RunFolder(Path(run.folder)))[-1]
-    assert str(last.source).startswith(f"{storage}/sent/checkpoint_")
+    assert str(last.source).startswith(f"{storage}/{name}/checkpoint_")
     check(last.fetch())
 
 

@@ -89,7 +89,7 @@ def test_steps_are_sent_when_the_interval_is_over(
     send = Sender(queue)
     for step in STEPS:
         send(step)
-    assert queue.get_nowait_batch(len(STEPS)) == STEPS
+    assert queue.get_nowait_batch(len(STEPS)) == [[step] for step in STEPS]
 
 
 @pytest.mark.parametrize("event", [STARTED, EPOCH_ENDED, MEASURED])
@@ -100,7 +100,7 @@ def test_all_but_steps_is_sent_at_once_after_the_steps_before_it(
     send = Sender(queue)
     send(STEPS[0])
     send(event)
-    assert queue.get_nowait_batch(queue.qsize()) == [STEPS[0], event]
+    assert queue.get_nowait_batch(queue.qsize()) == [[STEPS[0], event]]
 
 
 def test_an_error_of_a_listener_is_raised_at_the_end_of_the_block(queue: Queue) -> None:

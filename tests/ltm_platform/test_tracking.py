@@ -283,15 +283,18 @@ def test_artifacts_lie_beside_the_store(job: JobSpec, store: str, tmp_path: Path
 
 def test_a_run_goes_on_where_it_stopped(job: JobSpec, store: str, client: MlflowClient) -> None:
     with pytest.raises(KeyboardInterrupt), tracked_run(job, "digits-1", FOLDER) as run:
+        run.log_metrics({"model/gmacs": 3.7}, step=0, time_ms=1000)
         run(Progress(1, 0, {"train/loss": 2.0}, time_ms=1001))
         raise KeyboardInterrupt
     assert only_run(store).status == "KILLED"
     with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id) as same:
         assert client.get_run(run.run_id).info.status == "RUNNING"
+        same.log_metrics({"model/gmacs": 3.7}, step=0, time_ms=1002)
         same(Progress(2, 0, {"train/loss": 1.0}, time_ms=1002))
     record = only_run(store)
     assert (record.run_id, record.status) == (run.run_id, "FINISHED")
     assert history(client, run.run_id, "train/loss") == [(1, 2.0, 1001), (2, 1.0, 1002)]
+    assert history(client, run.run_id, "model/gmacs") == [(0, 3.7, 1000)]
 
 
 # --- finding runs again

@@ -40,8 +40,7 @@ def up(file: Path, local: bool, yes: bool) -> None:
     from ltm_platform.launch import launcher, local_ray
 
     if not local:
-        launcher.read_cluster_file(file)
-        raise SystemExit(launcher.run_ray("up", str(file), *["--yes"] * yes))
+        raise SystemExit(launcher.up(file, yes=yes))
     from ltm_platform.launch.embedded import this_machine
 
     machine = this_machine()
@@ -68,8 +67,7 @@ def down(file: Path, local: bool, yes: bool) -> None:
     from ltm_platform.launch import launcher, local_ray
 
     if not local:
-        launcher.read_cluster_file(file)
-        raise SystemExit(launcher.run_ray("down", str(file), *["--yes"] * yes))
+        raise SystemExit(launcher.down(file, yes=yes))
     ray = local_ray.running()
     if ray is None:
         raise UserError("there is no Ray of ltm-platform on this machine")
@@ -90,8 +88,8 @@ def status(file: Path) -> None:
 
     ray = local_ray.running()
     if ray is None:
-        launcher.read_cluster_file(file)
-        raise SystemExit(launcher.run_ray("exec", str(file), "ray status"))
+        click.echo(launcher.status(file), nl=False)
+        return
     from ltm_platform.launch.cluster import Cluster
 
     going_on = [sent for sent in Cluster(ray.address).sent() if not sent.ended]

@@ -40,6 +40,7 @@ def submit(
     *,
     name: str | None,
     variables: Sequence[str],
+    typed: Sequence[str],
     detach: bool,
 ) -> None:
     """Send a job to be trained there, and follow it."""
@@ -55,6 +56,7 @@ def submit(
         run=run,
         job=_as_sent(job, store).to_yaml(),
         environment=environment,
+        typed=typed,
     )
     _follow_or_detach(cluster, run, submission, detach=detach)
 

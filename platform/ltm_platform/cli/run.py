@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,9 +104,7 @@ def _with_nodes(ready: Ready, *, force: bool) -> Ready:
     overridable = preflight.Overridable(force)
     with overridable():
         joined.check_shared_storage(ready.job)
-    ready = preflight.with_problems(ready, overridable.problems)
-    waiting = joined.waiting_for(ready)
-    return replace(ready, notices=(*ready.notices, waiting)) if waiting else ready
+    return preflight.with_problems(ready, overridable.problems)
 
 
 def _carry_out(

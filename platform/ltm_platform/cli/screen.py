@@ -20,6 +20,7 @@ from ltm_platform.events import (
     Measured,
     Started,
     StoppedOnRequest,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Screen:
                 f"{job.recipe.epochs} epochs, {job.recipe.optimizer}, lr {job.recipe.lr:g}, "
                 f"batch {batch.global_batch} = {_division(ready)}"
             ),
-            "engine": f"ZeRO {job.engine.zero_stage}, {job.engine.precision}, {device}",
+            "engine": f"{_sharing(ready)}, {job.engine.precision}, {device}",
             "tracking": paths.shown(tracking.tracking_uri(job.tracking.uri)),
             "log": paths.shown(folder.log),
         }
@@ -101,6 +102,9 @@ class Screen:
             self._update(event.steps_done, epoch)
             return
         if isinstance(event, (GaveUp, StoppedOnRequest)):
+            return
+        if isinstance(event, Waiting):
+            self._note(f"it waits for {event.lacks}")
             return
         if isinstance(event, Decided):
             self._note(event.sentence)
@@ -154,8 +158,8 @@ class Screen:
             f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
             f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
-        table.add_row("best checkpoint", paths.shown(outcome.best.path))
-        table.add_row("last checkpoint", paths.shown(outcome.last.path))
+        table.add_row("best checkpoint", paths.shown(str(outcome.best.source)))
+        table.add_row("last checkpoint", paths.shown(str(outcome.last.source)))
         self._console.print()
         self._console.print(table)
         other = "ltm" if ready.job.model.method == "none" else "none"
@@ -195,6 +199,13 @@ def _division(ready: Ready) -> str:
     if ready.job.recipe.micro_batch == "auto":
         return f"as much as fits x accumulated x {batch.workers} workers"
     return f"{batch.micro_batch} x {batch.accumulation} accumulated x {batch.workers} workers"
+
+
+def _sharing(ready: Ready) -> str:
+    engine = ready.job.engine
+    told = f"ZeRO {engine.zero_stage}"
+    shared = engine.stage_of(ready.batch.workers) == engine.zero_stage
+    return told if shared else f"{told} (one worker alone shares out nothing)"
 
 
 def _method(ready: Ready) -> str:

@@ -76,10 +76,12 @@ def _waiting(found: Whereabouts) -> _View:
 def _recorded(record: RunRecord) -> _View:
     from ltm_platform.cli.console import duration
     from ltm_platform.launch import whereabouts
+    from ltm_platform.tracking.runs import WAITS_TAG
 
     about = whereabouts.summarise(record)
     rows = {
         "state": about.state,
+        "waits for": record.tags.get(WAITS_TAG, "") if about.state == whereabouts.WAITING else "",
         "epoch": about.epoch,
         "top-1": "" if about.top1 is None else f"{about.top1:.2f} %",
         "images/s": "" if about.images_per_s is None else f"{about.images_per_s:,.0f}",
@@ -90,5 +92,6 @@ def _recorded(record: RunRecord) -> _View:
         "folder": record.folder or "",
         "error": about.error or "",
     }
-    following: tuple[str, ...] = ("logs", "-f") if about.state == "RUNNING" else ("resume",)
+    goes_on = about.state in ("RUNNING", whereabouts.WAITING)
+    following: tuple[str, ...] = ("logs", "-f") if goes_on else ("resume",)
     return _View(asdict(about), rows, () if about.state == "FINISHED" else following)

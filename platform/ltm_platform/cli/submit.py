@@ -48,11 +48,14 @@ def command(
     if name is not None:
         spec = spec.replace("name", name)
     where = find_address(address, spec)
+    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
     if kind(where) == Kind.CLUSTER:
         from ltm_platform.cli import remote
 
         words = ["--force"] * force + ["--verbose"] * verbose
-        remote.submit(spec, where, words, name=name, variables=variables, detach=detach)
+        remote.submit(
+            spec, where, words, name=name, variables=variables, typed=typed, detach=detach
+        )
         return
     if detach or variables:
         option = "--detach" if detach else "--env"
@@ -61,6 +64,9 @@ def command(
             f"keeps a Ray on this machine that outlives the terminal"
         )
     from ltm_platform.cli.run import start
+    from ltm_platform.launch.cluster import Request
 
-    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
-    start(spec, typed, name=name, address=where, force=force, verbose=verbose)
+    sent = Request.here()
+    start(
+        spec, sent.typed if sent else typed, name=name, address=where, force=force, verbose=verbose
+    )

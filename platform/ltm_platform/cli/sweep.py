@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.errors import UserError
+from ltm_platform.files import SWEEP_FILE
 from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
-from ltm_platform.tuning.spec import SWEEP_FILE, Sweep
+from ltm_platform.tuning.spec import Sweep
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec

@@ -310,7 +310,8 @@ class Engine(Section):
     """DeepSpeed's settings."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """What the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
+    One worker alone shares out nothing, whatever the stage."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward and backward pass; the optimizer always works in fp32. fp16
     scales the loss, skips the steps that overflow, and needs GPUs and a zero_stage from 1."""
@@ -323,6 +324,15 @@ class Engine(Section):
     """Keep images as [height, width, channel] in memory: faster convolutions on most GPUs."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a quarter to a third slower."""
+
+    def stage_of(self, workers: int) -> int:
+        """The stage that so many workers train at.
+
+        One alone shares out nothing; without ZeRO it has no second copy of weights and gradients.
+        Scaling the loss and offloading are parts of ZeRO.
+        """
+        alone = workers == 1 and self.precision != "fp16" and self.offload == "none"
+        return 0 if alone else self.zero_stage
 
     @model_validator(mode="after")
     def _can_compile(self) -> Engine:

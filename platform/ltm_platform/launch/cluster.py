@@ -66,6 +66,8 @@ class Request:
     cluster: str
     """The address that it was sent to."""
     submission: str
+    typed: tuple[str, ...] = ()
+    """What the user typed, where it is told again."""
 
     @classmethod
     def here(cls) -> Request | None:
@@ -74,7 +76,7 @@ class Request:
         if not text:
             return None
         values = json.loads(text)
-        return cls(**values | {"args": tuple(values["args"])})
+        return cls(**values | {key: tuple(values[key]) for key in ("args", "typed")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,18 @@ class Cluster:
         except (RuntimeError, OSError) as error:
             raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
         # Each module of Ray's client sets a level of its own, below what concerns a user.
-        for module in ("dashboard_sdk", "job.sdk"):
-            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+        modules = "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"
+        for module in (*modules, "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
 
     def send(
-        self, args: Sequence[str], *, run: str, job: str | None, environment: Mapping[str, str]
+        self,
+        args: Sequence[str],
+        *,
+        run: str,
+        job: str | None,
+        environment: Mapping[str, str],
+        typed: Sequence[str] = (),
     ) -> str:
         """Have a command of ours carried out on the head; the job's id there.
 
@@ -199,7 +208,7 @@ class Cluster:
             UserError: the code is too large, or the cluster refuses.
         """
         submission = f"{run}~{uuid.uuid4().hex[:8]}"
-        request = Request(tuple(args), job, self.address, submission)
+        request = Request(tuple(args), job, self.address, submission, tuple(typed))
         variables = dict(environment) | {
             REQUEST: json.dumps(asdict(request)),
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),

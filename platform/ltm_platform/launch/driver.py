@@ -31,6 +31,7 @@ from ltm_platform.launch.history import BEST_METRIC, StoredCheckpoint, best, sto
 from ltm_platform.launch.results import Trained, log_results
 from ltm_platform.launch.target import checkpoint_tag, tracked_folder
 from ltm_platform.launch.trainer import LeanTrainer
+from ltm_platform.launch.waiting import TellsOfWaiting
 from ltm_platform.tracking import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import RUN_FOLDER_TAG
 
@@ -133,11 +134,15 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
     from ltm_platform.training.worker import train_worker
 
     job = ready.job
+    workers = _num_workers(ready)
+    fewest = workers if isinstance(workers, int) else workers[0]
+    per_worker = {"GPU": float(ready.use_gpu), "CPU": job.cluster.cpus_per_worker}
+    waiting = TellsOfWaiting(events, fewest, per_worker)
     trainer = LeanTrainer(
         train_worker,
         train_loop_config=dict(worker_config(ready, events)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=_num_workers(ready),
+            num_workers=workers,
             elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
             use_gpu=ready.use_gpu,
             resources_per_worker={"CPU": job.cluster.cpus_per_worker},
@@ -152,7 +157,7 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
                 controller_failure_limit=START_ATTEMPTS if ready.problems else -1,
             ),
             checkpoint_config=kept_checkpoints(job),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, waiting],
         ),
     )
     try:
@@ -222,7 +227,13 @@ def _log_checkpoints(
 @contextmanager
 def sigterm_is_interrupt() -> Iterator[None]:
     """SIGTERM takes the same way out as Ctrl-C, on which Ray stops the workers in good order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupted(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs do
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupted)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ltm_platform import paths
 from ltm_platform.data.place import is_address, place
 from ltm_platform.errors import UserError
-from ltm_platform.files import STOP_FILE
+from ltm_platform.files import STOP_FILE, SWEEP_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -110,6 +110,12 @@ class RunFolder:
             return True
         lock.release()
         return False
+
+    @property
+    def owner(self) -> RunFolder:
+        """Whose lock tells that the run is carried out: a trial's sweep, else the run itself."""
+        sweep = self.path.parent.parent
+        return RunFolder(sweep) if (sweep / SWEEP_FILE).exists() else self
 
     @property
     def pid(self) -> int | None:

@@ -14,11 +14,10 @@ from ltm_platform.launch.embedded import ENVIRONMENT, set_environment
 from ltm_platform.preflight import Resources, storage_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from ltm_platform.job import JobSpec
-    from ltm_platform.preflight import Ready
 
 PROBE_S = 60.0
 _MOST_NODES = 4096  # of a group without a limit
@@ -77,27 +76,19 @@ def free() -> Resources:
     return Resources(left.get("CPU", 0.0), left.get("GPU", 0.0))
 
 
-def waiting_for(ready: Ready) -> str | None:
-    """What the run has to wait for, if others use it now."""
-    cpus, workers = ready.job.cluster.cpus_per_worker, ready.job.cluster.worker_range[0]
-    left = free()
-    if ready.use_gpu and workers > left.gpus:
-        return f"it waits for {workers} GPUs: {left.gpus:g} are free now"
-    if workers * cpus > left.cpus:
-        return f"it waits for {workers * cpus:g} CPUs: {left.cpus:g} are free now"
-    return None
+def autoscaled_groups() -> Sequence[Any]:
+    """The kinds of nodes that the autoscaler may start; none where there is no autoscaler."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return config.node_group_configs if config is not None else ()
 
 
 def at_most() -> Resources:
     """What can ever be there: as many nodes of every group as the autoscaler may start, too."""
-    from ray._private.state import state
-
     now = there()
-    config = state.get_cluster_config()
-    if config is None or not config.node_group_configs:
-        return now
     groups: list[tuple[float, float]] = []
-    for group in config.node_group_configs:
+    for group in autoscaled_groups():
         count = _MOST_NODES if group.max_count < 0 else group.max_count
         groups += [(group.resources.get("CPU", 0), group.resources.get("GPU", 0))] * count
     most = _sum(tuple(groups))

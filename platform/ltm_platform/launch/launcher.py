@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import yaml
 from ltm_platform.errors import UserError
 
 SCHEMA = "autoscaler/ray-schema.json"
+_ERROR = re.compile(r"^[\w.]+(?:Error|Exception): (.+?)\r?$", re.MULTILINE)
 
 
 def read_cluster_file(path: Path) -> dict[str, Any]:
@@ -48,7 +50,40 @@ def schema() -> dict[str, Any]:
     return dict(json.loads(found.read_text()))
 
 
-def run_ray(*args: str) -> int:
-    """Ray's own command line in the foreground; its exit code."""
-    ray = Path(sys.executable).with_name("ray")
-    return subprocess.run([str(ray), *args], check=False).returncode
+def up(path: Path, *, yes: bool) -> int:
+    """Start the cluster of a file, or bring it up to date; the launcher's exit code."""
+    return _change("up", path, yes=yes)
+
+
+def down(path: Path, *, yes: bool) -> int:
+    """End the cluster of a file; the launcher's exit code."""
+    return _change("down", path, yes=yes)
+
+
+def _change(verb: str, path: Path, *, yes: bool) -> int:
+    read_cluster_file(path)
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"cluster {verb} asks before it goes on: where nobody can answer, give -y")
+    return subprocess.run(_ray(verb, str(path), *["--yes"] * yes), check=False).returncode
+
+
+def status(path: Path) -> str:
+    """What Ray says on the head of a file's cluster.
+
+    Raises:
+        UserError: there is none, or it cannot be reached; the sentence has the launcher's reason.
+    """
+    read_cluster_file(path)
+    command = _ray("exec", str(path), "RAY_AUTH_MODE=token ray status")
+    asked = subprocess.run(command, check=False, capture_output=True, text=True)
+    if asked.returncode:
+        told = _ERROR.findall(asked.stdout + asked.stderr) or ["it does not answer"]
+        raise UserError(f"the cluster of {path} is not up: {told[-1]}")
+    # Before it stands what the launcher does to ask.
+    before, title, page = asked.stdout.partition("======== ")
+    return title + page if title else before
+
+
+def _ray(*args: str) -> list[str]:
+    """Ray's own command line."""
+    return [str(Path(sys.executable).with_name("ray")), *args]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
-from ltm_platform.tuning.spec import SWEEP_FILE
+from ltm_platform.files import SWEEP_FILE
 
 if TYPE_CHECKING:
     from ltm_platform.launch.folder import RunFolder
@@ -26,6 +26,9 @@ def stop(folder: RunFolder, *, now: bool) -> None:
         UserError: nobody carries it out.
     """
     pid = folder.pid
+    if folder.owner != folder:
+        sweep = folder.owner.name
+        raise UserError(f"{folder.name!r} is a trial: stop its sweep (ltm-platform stop {sweep})")
     if pid is None:
         raise UserError(f"the run {folder.name!r} is not going on: there is nothing to stop")
     if now or (folder.path / SWEEP_FILE).exists():

@@ -19,6 +19,7 @@ from ltm_platform.tracking.runs import (
     RESTARTS_TAG,
     SUBMISSION_TAG,
     TRIALS_TAG,
+    WAITS_TAG,
     WORKERS_TAG,
 )
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 LOST = "LOST"
 """Recorded as RUNNING, but its process on this machine is gone: `reconcile` closes it."""
+
+WAITING = "WAITING"
+"""Recorded as RUNNING, but its workers do not fit beside what others run on the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,12 @@ def folder_here(record: RunRecord) -> RunFolder | None:
 
 
 def state_of(record: RunRecord) -> str:
-    """The recorded state, or `LOST`."""
+    """The recorded state, `LOST` or `WAITING`."""
     folder = folder_here(record)
-    if record.status == "RUNNING" and folder and not folder.is_locked():
+    if record.status == "RUNNING" and folder and not folder.owner.is_locked():
         return LOST
+    if record.status == "RUNNING" and record.tags.get(WAITS_TAG):
+        return WAITING
     return record.status
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import paths
 from ltm_platform.errors import RunError
-from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started
+from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started, Waiting
 from ltm_platform.tracking import leftovers
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.outbox import Outbox
@@ -24,6 +24,7 @@ from ltm_platform.tracking.runs import (
     PARENT_TAG,
     RESTARTS_TAG,
     RUN_FOLDER_TAG,
+    WAITS_TAG,
     WORKERS_TAG,
 )
 from ltm_platform.tracking.store import connect, tracking_uri
@@ -69,6 +70,7 @@ class TrackedRun:
         self._before: dict[str, int] = {}  # the same, when training last began
         self._starts = 0
         self._epochs = 0
+        self._waits = False
         self.next_system_step = 0
 
     def __call__(self, event: Event) -> None:
@@ -78,8 +80,14 @@ class TrackedRun:
             if self._starts > 1:
                 self.tag(RESTARTS_TAG, str(self._starts - 1))
             self.tag(WORKERS_TAG, str(event.workers))
+            if self._waits:
+                self.tag(WAITS_TAG, "")
+                self._waits = False
             self.tag(EPOCH_TAG, f"{event.steps_done // event.steps_per_epoch}/{event.epochs}")
             self._epochs = event.epochs
+        if isinstance(event, Waiting):
+            self.tag(WAITS_TAG, event.lacks)
+            self._waits = True
         if isinstance(event, EpochEnded):
             self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
         if isinstance(event, Decided):
@@ -166,8 +174,10 @@ class TrackedRun:
         steps = {metric.key: metric.step for metric in data._metric_objs}
         if repeats:
             self._recorded.update(steps)
+            self._before = dict(self._recorded)
         sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
         self.next_system_step = max(sampled, default=-1) + 1
+        self._waits = bool(data.tags.get(WAITS_TAG))
         if ERROR_TAG in data.tags:
             self._client.delete_tag(self.run_id, ERROR_TAG)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ltm_platform import paths
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.tracking.store import connect
+from ltm_platform.tracking.patience import is_away
+from ltm_platform.tracking.store import URI_VARIABLE, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,6 +20,8 @@ RUN_FOLDER_TAG = "ltm.run_folder"
 HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
 WORKERS_TAG = "ltm.workers"
+WAITS_TAG = "ltm.waits_for"
+"""What its workers lack on a cluster that others use, too; empty once they have started."""
 EPOCH_TAG = "ltm.epoch"
 """Epochs done of epochs in all, e.g. 3/300."""
 TRIALS_TAG = "ltm.trials"
@@ -59,9 +63,25 @@ class Point(NamedTuple):
 
 
 def list_runs(uri: str) -> list[RunRecord]:
-    """All runs of the store, the newest first."""
+    """All runs of the store, the newest first.
+
+    Raises:
+        UserError: the store does not answer.
+    """
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         return []
+    try:
+        return _all_runs(uri)
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise UserError(
+            f"the tracking store {paths.shown(uri)} does not answer: start it, or give the "
+            f"address of another with --tracking-uri or {URI_VARIABLE}"
+        ) from None
+
+
+def _all_runs(uri: str) -> list[RunRecord]:
     client = connect(uri)
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
     records: list[RunRecord] = []
@@ -92,7 +112,7 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
     for name in names:
         if name not in newest:
             raise UserError(
-                f"there is no run {name!r} in {uri}{nearest(name, newest)} "
+                f"there is no run {name!r} in {paths.shown(uri)}{nearest(name, newest)} "
                 f"(ltm-platform runs lists them)"
             )
     return [newest[name] for name in names]

@@ -56,17 +56,18 @@ def _frozen(module: nn.Module) -> bool:
 
 def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
     """The resolved DeepSpeed configuration of a job; users never write one themselves."""
+    stage = job.engine.stage_of(batch.workers)
     config: dict[str, Any] = {
         "train_batch_size": batch.global_batch,
         "train_micro_batch_size_per_gpu": batch.micro_batch,
         "gradient_accumulation_steps": batch.accumulation,
         # DeepSpeed clips at 1.0 when the key is left out.
         "gradient_clipping": job.recipe.clip_grad or 0.0,
-        "zero_optimization": {"stage": job.engine.zero_stage},
+        "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
     }
-    if job.engine.zero_stage == 3:
+    if stage == 3:
         # Every parameter is a shard, without exception: the moving average relies on it.
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     if job.engine.offload != "none":
@@ -108,6 +109,9 @@ def build_engine(
     import deepspeed
 
     on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
+    if on_cpu:
+        # The copy into one buffer keeps a GPU's memory whole; here it is 2 % of a step.
+        config["zero_optimization"]["contiguous_gradients"] = False
     if on_cpu or "offload_optimizer" in config["zero_optimization"]:
         _for_cpu(optimizer)
     engine, *_ = deepspeed.initialize(

@@ -66,7 +66,8 @@ def memory(
         plain, theirs = _deepspeed(
             parameters, largest_layer, stage, workers, nodes, weights=offload == "all"
         )
-        states = model_states(parameters, stage, workers, half=half, ema=ema)
+        engine = job.engine.model_copy(update={"zero_stage": stage, "offload": "none"})
+        states = model_states(parameters, engine.stage_of(workers), workers, half=half, ema=ema)
         rows.append(Memory(stage, states, offloaded, host, plain, theirs))
     return rows
 

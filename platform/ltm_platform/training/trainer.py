@@ -165,9 +165,9 @@ class Trainer:
             Diverged: on all ranks, when the loss or a weight is not finite.
             Stopped: on all ranks, when somebody asked for it.
         """
-        done, first_step = divmod(self._steps_done, len(self._train_loader))
         epochs = self.job.recipe.epochs
-        batches = self._train_loader.epoch(done, first_step)
+        done, steps_of_next = divmod(self._steps_done, len(self._train_loader))
+        batches = self._train_loader.epoch(done, steps_of_next)
         for epoch in range(done, epochs):
             start, first_step = time.perf_counter(), self._steps_done
             self._train_epoch(epoch, batches)

@@ -11,6 +11,7 @@ from ltm_platform import paths, preflight, tracking
 from ltm_platform.checkpoints import job_of
 from ltm_platform.data.place import is_address
 from ltm_platform.errors import UserError
+from ltm_platform.files import SWEEP_FILE
 from ltm_platform.job import JobSpec
 from ltm_platform.launch import joined
 from ltm_platform.launch.cluster import where_it_runs
@@ -23,7 +24,7 @@ from ltm_platform.tuning.objectives import Objective
 from ltm_platform.tuning.params import FOLD, Values, with_values
 from ltm_platform.tuning.picture import draw_fronts
 from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
-from ltm_platform.tuning.spec import SWEEP_FILE, Stage, Sweep, read_stages
+from ltm_platform.tuning.spec import Stage, Sweep, read_stages
 from ltm_platform.tuning.trial import TrialSettings, trial_job
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def carry_out(
             resources=plan.resources,
         )
         total = sum(stage.trials for stage in plan.stages)
+        tracked.tag(TRIALS_TAG, f"0/{total}")
         ended: set[str] = set()
 
         def look(trial: TrialResult) -> None:

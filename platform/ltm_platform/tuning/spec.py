@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.files import SWEEP_FILE
 from ltm_platform.job import JobSpec
 from ltm_platform.tuning.objectives import Objective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-SWEEP_FILE = "sweep.json"
 SEARCHES = ("optuna", "random", "grid")
 SCHEDULERS = ("none", "asha", "median")
 DEFAULT_TRIALS = 8

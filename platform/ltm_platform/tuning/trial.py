@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ltm_platform import preflight, tracking
 from ltm_platform.errors import UserError
-from ltm_platform.events import LocalQueue
 from ltm_platform.launch.driver import (
     event_queue,
     kept_checkpoints,
@@ -104,7 +104,7 @@ def train(
     alone = ready.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
     with tracked(job) as run:
         workers = Workers()
-        events: EventQueue = LocalQueue() if alone else event_queue()
+        events: EventQueue = SimpleQueue() if alone else event_queue()
         steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
         done = 0
         try:

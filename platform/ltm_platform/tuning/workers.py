@@ -44,7 +44,7 @@ class _Reveal(ControllerCallback, WorkerGroupCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
         handle = ray.get_runtime_context().current_actor
-        self._events.put_nowait_batch([_ControllerStarted(handle)])
+        self._events.put_nowait([_ControllerStarted(handle)])
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group

@@ -142,6 +142,13 @@ def test_a_run_that_does_not_exist_cannot_go_on(run: Run, store: str) -> None:
     assert "did you mean 'x-1'" in answer.err
 
 
+def test_a_store_that_does_not_answer_is_told(run: Run) -> None:
+    answer = run("runs", "--tracking-uri", "http://127.0.0.1:9")
+    assert answer.code == 2
+    assert "the tracking store http://127.0.0.1:9 does not answer" in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
 def test_a_finished_run_cannot_go_on(run: Run, store: str) -> None:
     with tracked_run(JobSpec.load("x.yaml", [f"tracking.uri={store}"]), "x-1", Path("x-1")):
         pass

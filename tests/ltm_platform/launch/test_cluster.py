@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -16,7 +17,7 @@ from ltm_platform.cli import tune
 from ltm_platform.cli.remote import options_of
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.launch import cluster, package
+from ltm_platform.launch import cluster, launcher, package
 from ltm_platform.launch.address import EMBEDDED, Kind, find_address, kind
 from ltm_platform.launch.cluster import (
     Request,
@@ -146,7 +147,13 @@ def test_the_shell_there_sees_nothing_that_the_user_typed() -> None:
 
 def test_a_request_arrives_as_it_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["resume", "x", "--set", "recipe.lr=$(touch /tmp/x); `id` 'a' \"b\""]
-    sent = {"args": words, "job": None, "cluster": "http://head:8265", "submission": "x~1"}
+    sent = {
+        "args": words,
+        "job": None,
+        "cluster": "http://head:8265",
+        "submission": "x~1",
+        "typed": [],
+    }
     assert Request.here() is None
     assert set(where_it_runs().values()) & {"http://head:8265", "x~1"} == set()
     monkeypatch.setenv(cluster.REQUEST, json.dumps(sent))
@@ -215,7 +222,7 @@ def test_the_commands_of_the_bundled_cluster_file_are_whole() -> None:
     """A hash sign that YAML takes for a comment would cut them."""
     values = read_cluster_file(ROOT / "cluster.yaml")
     commands = [line for key in values if key.endswith("_commands") for line in values[key]]
-    assert any("ltm-venv' ~/.bashrc" in line for line in commands)
+    assert any("ltm-venv' >> ~/.bashrc" in line for line in commands)
     for line in commands:
         read = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True)
         assert read.returncode == 0, (line, read.stderr)
@@ -248,6 +255,23 @@ def test_a_wrong_cluster_file_is_told(
         read_cluster_file(changed(text))
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+ALONE = "cluster_name: x\nprovider: {type: local, head_ip: 192.0.2.1, worker_ips: []}\n"
+
+
+def test_a_cluster_that_was_never_started_is_not_up(changed: Callable[[str], Path]) -> None:
+    with pytest.raises(UserError, match=r"cluster\.yaml is not up: Head node .* not found!$"):
+        launcher.status(changed(ALONE))
+
+
+def test_where_nobody_can_answer_a_cluster_wants_a_yes(
+    changed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    for change in (launcher.up, launcher.down):
+        with pytest.raises(UserError, match="give -y"):
+            change(changed(ALONE), yes=False)
 
 
 def documented() -> list[dict]:

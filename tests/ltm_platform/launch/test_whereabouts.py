@@ -12,13 +12,13 @@ import pytest
 
 from ltm_platform.cli import main
 from ltm_platform.errors import UserError
-from ltm_platform.events import EpochEnded, Started
-from ltm_platform.files import STOP_FILE
+from ltm_platform.events import EpochEnded, Started, Waiting
+from ltm_platform.files import STOP_FILE, SWEEP_FILE
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.launch.logs import read
 from ltm_platform.launch.stop import stop
-from ltm_platform.launch.whereabouts import LOST, list_all, locate, summarise
+from ltm_platform.launch.whereabouts import LOST, WAITING, list_all, locate, summarise
 from ltm_platform.tracking import find_run, tracked_run, tracked_sweep
 from ltm_platform.tracking.runs import TRIALS_TAG
 
@@ -67,6 +67,15 @@ def test_a_list_tells_how_runs_stand(store: str) -> None:
     assert 0 <= one.age_s < 3600
 
 
+def test_a_run_whose_workers_do_not_fit_waits_until_they_start(run: TrackedRun, store: str) -> None:
+    run(Waiting("8 GPUs: 6 are free now"))
+    run.flush()
+    assert list_all(store, None)[0].state == WAITING
+    run(Started(16, 45, 90, "cpu", 4))
+    run.flush()
+    assert list_all(store, None)[0].state == "RUNNING"
+
+
 @pytest.mark.usefixtures("run")
 def test_list_and_status_print_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "--tracking-uri", store])
@@ -98,6 +107,21 @@ def test_a_sweep_tells_how_many_of_its_trials_have_ended(store: str, folder: Run
     with tracked_sweep(job, folder.name, folder.path) as sweep:
         sweep.tag(TRIALS_TAG, "3/8")
     assert summarise(find_run(store, "mine")).epoch == "3/8 trials"
+
+
+def test_a_trial_goes_on_while_its_sweep_does_and_is_not_stopped_alone(
+    store: str, folder: RunFolder
+) -> None:
+    (folder.path / SWEEP_FILE).touch()
+    trial = RunFolder(folder.path / "trials" / "mine-001")
+    trial.path.mkdir(parents=True)
+    job = JobSpec.load("quickstart", [f"tracking.uri={store}"])
+    with tracked_run(job, trial.name, trial.path):
+        assert summarise(find_run(store, "mine-001")).state == LOST
+        with folder.locked():
+            assert summarise(find_run(store, "mine-001")).state == "RUNNING"
+            with pytest.raises(UserError, match=r"is a trial: stop its sweep .*stop mine"):
+                stop(trial, now=False)
 
 
 def test_a_run_that_is_not_there_is_told_with_the_nearest(store: str, run: TrackedRun) -> None:

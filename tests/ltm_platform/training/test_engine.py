@@ -39,7 +39,18 @@ def test_the_global_batch_is_kept(workers: int, micro: int, accumulation: int) -
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_stage_is_the_jobs(stage: int) -> None:
-    assert DeepSpeedConfig(config(engine__zero_stage=stage)).zero_optimization_stage == stage
+    assert config(2, engine__zero_stage=stage)["zero_optimization"]["stage"] == stage
+
+
+def test_one_worker_alone_shares_out_nothing() -> None:
+    def stage(**engine: Any) -> int:
+        settings = {f"engine__{name}": value for name, value in engine.items()}
+        return DeepSpeedConfig(config(1, **settings)).zero_optimization_stage
+
+    assert [stage(zero_stage=one) for one in range(4)] == [0, 0, 0, 0]
+    # what ZeRO alone can do
+    assert stage(zero_stage=2, precision="fp16") == 2
+    assert stage(zero_stage=1, offload="optimizer") == 1
 
 
 @pytest.mark.parametrize(
