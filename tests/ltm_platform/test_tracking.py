@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ltm_platform.errors import UserError
-from ltm_platform.events import EpochEnded, Measured, Progress, Started
+from ltm_platform.events import EpochEnded, Measured, Progress, Started, Waiting
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
     RunRecord,
@@ -17,10 +18,12 @@ from ltm_platform.tracking import (
     connect_meanwhile,
     find_run,
     list_runs,
+    outbox,
     read_curves,
     tracked_run,
     tracking_uri,
 )
+from ltm_platform.tracking.runs import WAITS_TAG, WORKERS_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -358,3 +361,26 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path, race: Race) 
     assert sorted((run.name, run.status) for run in list_runs(uri)) == [
         (name, "FINISHED") for name in names
     ]
+
+
+# --- when it is written
+
+
+def until_tagged(client: MlflowClient, run_id: str, key: str, value: str) -> None:
+    deadline = time.monotonic() + 60
+    while client.get_run(run_id).data.tags.get(key) != value:
+        assert time.monotonic() < deadline, f"{key} is not {value!r}"
+        time.sleep(0.05)
+
+
+def test_how_a_run_stands_is_written_without_a_pause(
+    job: JobSpec, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(outbox, "LONGEST_INTERVAL_S", 3600.0)
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        run(Waiting("2 CPUs: 0 are free now"))
+        until_tagged(client, run.run_id, WAITS_TAG, "2 CPUs: 0 are free now")
+        run(Started(2, 8, 0, "cpu", 2))
+        until_tagged(client, run.run_id, WAITS_TAG, "")
+        assert client.get_run(run.run_id).data.tags[WORKERS_TAG] == "2"

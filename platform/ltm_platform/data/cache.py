@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import threading
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RESERVE_BYTES = 5 * 1024**3
 
 logger = logging.getLogger(__name__)
+
+_telling = threading.Lock()
+_told: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,14 @@ class ShardCache:
         return True
 
 
-@cache
 def _tell_that_it_is_full(folder: Path) -> None:
-    """Once in a process."""
-    logger.warning(
-        "data.cache %s is full: shards without room there are read where they are", folder
-    )
+    """Once in a process, however many of its threads read."""
+    with _telling:
+        if folder not in _told:
+            _told.add(folder)
+            logger.warning(
+                "data.cache %s is full: shards without room there are read where they are", folder
+            )
 
 
 def _holds(path: Path, size: int) -> bool:

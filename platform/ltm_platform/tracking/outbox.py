@@ -40,6 +40,7 @@ class Outbox:
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
         self._flushing = 0
+        self._hurried = False
         self._closed = False
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._write, name="run-outbox", daemon=True)
@@ -51,6 +52,12 @@ class Outbox:
             self._waiting.extend(rows)
             if idle:  # else the thread knows, and to wake it would take time from training
                 self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """Have what waits written without a pause; nobody waits for it."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
 
     def flush(self, limit_s: float) -> int:
         """Wait until everything is written, at most ``limit_s``; how many rows still wait.
@@ -81,7 +88,7 @@ class Outbox:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
-                self._changed.wait_for(lambda: self._flushing or self._closed, pause_s)
+                self._changed.wait_for(self._is_urgent, pause_s)
                 if self._closed:
                     return
                 rows = list(islice(self._waiting, METRICS_PER_BATCH))
@@ -93,7 +100,11 @@ class Outbox:
                 for _ in batch:
                     self._waiting.popleft()
                 self._error = self._error or error
+                self._hurried = self._hurried and bool(self._waiting)
                 self._changed.notify_all()
+
+    def _is_urgent(self) -> bool:
+        return bool(self._flushing or self._hurried or self._closed)
 
     def _log(self, batch: list[Row]) -> Exception | None:
         from mlflow.entities import Metric, RunTag

@@ -94,6 +94,8 @@ class TrackedRun:
             self.tag(f"ltm.{event.name}", event.value)
         if isinstance(event, Progress):
             self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
+        if isinstance(event, (Started, Waiting)):
+            self._outbox.hurry()  # others look at the state of the run
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:
         """Record what is new: a run that goes on tells the steps after its checkpoint again."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from ltm import StreamingBottleneck
     from ltm_platform.data import Source
     from ltm_platform.data.source import Indices
 
@@ -76,6 +77,8 @@ JOB: dict[str, Any] = {
         "warmup_epochs": 1,
         "clip_grad": 2.0,
         "ib": {"warmup": 0.5, "weight": 1.0},
+        # One with which no feature lies as close to two clusters as float noise is large.
+        "seed": 2,
     },
 }
 BATCH_NORM = {
@@ -148,6 +151,7 @@ class Plain:
         )
         self.mixer = Mixer(job.recipe, CLASSES)
         self.norms: list[float] = []
+        self.margins: list[float] = []
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """``last`` of the micro-batches of a step."""
@@ -170,6 +174,7 @@ class Plain:
             logits, features = self.forward(images)
             loss, new_parts = self.objective(images, labels, logits, features, epoch)
             self.backward(loss, last=last)
+            self.margins.append(margin(features.detach(), self.bottleneck))
             self.bottleneck.update(features.detach(), hard_labels(labels), images)
             parts += new_parts
             if last:
@@ -182,6 +187,15 @@ class Plain:
     def close(self) -> None:
         self.train_loader.close()
         self.val_loader.close()
+
+
+def margin(features: Tensor, bottleneck: StreamingBottleneck) -> float:
+    """By how much the nearest cluster is nearer than the next, of the feature where it is least."""
+    if not bottleneck.seeded.any():
+        return float("inf")
+    likeness = F.normalize(features.float(), dim=1) @ bottleneck.feature_centroids.T
+    first, second = likeness.where(bottleneck.seeded, -torch.inf).topk(2).values.T
+    return float((first - second).min())
 
 
 class Engine(Plain):
@@ -291,7 +305,7 @@ def losses(kind: type[Plain], job: JobSpec, rank: int = 0, workers: int = 1) -> 
     with closing(kind(job, rank, workers)) as trained:
         start = {k: w.detach().clone() for k, w in trained.model.named_parameters()}
         rows = [row for epoch in range(job.recipe.epochs) for row in trained.epoch(epoch)]
-        seen: dict[str, Any] = {"losses": rows}
+        seen: dict[str, Any] = {"losses": rows, "margin": min(trained.margins)}
         if job.engine.zero_stage < 3:
             seen["start"] = start
             seen["end"] = {k: w.detach().clone() for k, w in trained.model.named_parameters()}
@@ -401,7 +415,7 @@ def alone(folder: Path, rank: int) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     with closing(Plain(JobSpec.from_dict(JOB))) as plain:
         rows = [*plain.epoch(0), *plain.epoch(1)]
-        seen["plain"] = {"losses": rows, "norms": plain.norms}
+        seen["plain"] = {"losses": rows, "norms": plain.norms, "margin": min(plain.margins)}
     seen["zero 1"] = train(at_stage(1), rank, 1)
     seen["everything"] = losses(Plain, everything(folder, micro_batch=None))
     seen["sync bn"] = losses(Plain, JobSpec.from_dict(BATCH_NORM))

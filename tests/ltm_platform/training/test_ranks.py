@@ -55,6 +55,12 @@ def test_the_losses_tell_something(ranks: Ranks) -> None:
     assert min(plain["norms"]) < CLIP_GRAD < max(plain["norms"])
 
 
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_no_feature_lies_between_two_clusters(ranks: Ranks, name: str) -> None:
+    """Else the noise of another CPU would put it into the other one, and losses would differ."""
+    assert ranks[1][0][name]["margin"] > 3e-5
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_the_whole_recipe_is_the_same_for_all(ranks: Ranks, stage: int) -> None:
     """Mixup and CutMix, a teacher, frozen parts, layer decay: one worker with torch alone and 16
