@@ -32,6 +32,7 @@ BACKBONE = "vit_nano_patch4_32"
 OPTIONS: dict[str, dict[str, Any]] = {"ltmp": {"freeze": False}}
 SPREAD = 0.02  # of the target, at most
 REGIMES = ("off-the-shelf", "fine-tuned")
+MARKERS = "o^s"
 
 
 def create(method: str, target: float | None) -> Any:
@@ -97,15 +98,16 @@ def draw(rows: list[tuple[str, str, float, float, float]], path: Path) -> None:
             row[1:] for row in rows if row[0] == regime
         ):
             for axes, x in ((by_cost, gmacs), (by_speed, speed)):
-                axes.scatter(x, accuracy, color=f"C{number % 10}")
-                axes.annotate(
-                    name, (x, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8
+                axes.scatter(
+                    x, accuracy, color=f"C{number}", marker=MARKERS[number % 3], label=name
                 )
         by_cost.set(title=regime, xlabel="GMACs", ylabel="top-1 %")
         by_speed.set(title=regime, xlabel="images/s, one thread", ylabel="top-1 %")
         for axes in (by_cost, by_speed):
             axes.grid(alpha=0.3)
             axes.margins(0.2)
+    # At one cost the points lie too close for names beside them.
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=120)
 
 

@@ -32,6 +32,10 @@ class Merge(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Merge: x [B, N, D] -> [B, P, D], in the dtype of x."""
 
+    def after(self, first: int, x: Tensor) -> Tensor:
+        """Merge what comes after the first tokens: [B, first + N, D] -> [B, first + P, D]."""
+        return torch.cat([x[:, :first], self(x[:, first:])], 1) if first else self(x)
+
     @abstractmethod
     def unmerge(self, y: Tensor) -> Tensor:
         """Bring slots back to the places of their sources: y [B, P, D] -> [B, N, D]."""
@@ -91,10 +95,20 @@ class Assigned(Merge):
             )
         return merged.view(B, self.slots, D).to(x.dtype)
 
-    def then(self, after: Assigned) -> Self:
+    def after(self, first: int, x: Tensor) -> Tensor:
+        if not first:
+            return self(x)
+        # each of the first tokens has a slot of its own: nothing is cut apart and put together
+        B = x.shape[0]
+        own = torch.arange(first, device=x.device).expand(B, first)
+        slot = torch.cat([own, self.slot + first], 1)
+        weight = F.pad(self.weight, (first, 0), value=1.0)
+        return replace(self, slot=slot, weight=weight, slots=first + self.slots)(x)
+
+    def then(self, other: Assigned) -> Self:
         """This merge and another one of its slots, as one."""
-        slot, weight = (x.gather(1, self.slot) for x in (after.slot, after.weight))
-        return replace(self, slot=slot, weight=self.weight * weight, slots=after.slots)
+        slot, weight = (x.gather(1, self.slot) for x in (other.slot, other.weight))
+        return replace(self, slot=slot, weight=self.weight * weight, slots=other.slots)
 
     def repeated(self, times: int) -> Self:
         slot, weight = (x.repeat_interleave(times, 0) for x in (self.slot, self.weight))
@@ -119,6 +133,8 @@ class NormKept(Assigned):
 
     A mean of tokens that point apart is shorter than they are, which later layers never saw.
     """
+
+    after = Merge.after  # a token alone in its slot is rounded, the first ones must stay
 
     def __call__(self, x: Tensor) -> Tensor:
         mean = super().__call__(x).float()

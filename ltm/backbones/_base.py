@@ -78,19 +78,20 @@ class Merging:
     def __call__(
         self, tokens: Tensor, keys: Tensor | None = None, received: Tensor | None = None
     ) -> Tensor:
-        """Decide on tokens [B x pixels, N, D] and merge them: [B x pixels, P, D].
+        """Decide on tokens [B x pixels, prefix + N, D] and merge them: [B x pixels, prefix + P, D].
 
-        keys [B x pixels, N, d] and received [B x pixels, N] as `Method.forward` takes them.
+        keys [B x pixels, prefix + N, d] and received [B x pixels, prefix + N] as `Method.forward`
+        takes them.
         """
-        keys = self._mean(keys) if self.method.needs_keys and keys is not None else None
-        received = None if received is None else self._mean(received)
-        self.merge = self.method(self._mean(tokens), self.site, self.mass, keys, received)
+        keys = self._seen(keys) if self.method.needs_keys and keys is not None else None
+        received = None if received is None else self._seen(received)
+        self.merge = self.method(self._seen(tokens), self.site, self.mass, keys, received)
         self._each = self.merge if self.pixels == 1 else self.merge.repeated(self.pixels)
         return self.apply(tokens)
 
     def apply(self, tokens: Tensor) -> Tensor:
         """Merge other tokens of the same places in the same way."""
-        return self._each(tokens)
+        return self._each.after(self.prefix, tokens)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         """[B x pixels, P, D] -> [B x pixels, N, D]."""
@@ -101,7 +102,9 @@ class Merging:
         sizes = self.merge.sizes(self.mass)
         return sizes if self.method.learns_mass else sizes.detach()
 
-    def _mean(self, x: Tensor) -> Tensor:
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the method sees of tokens: those of the image, the mean over pixels."""
+        x = x[:, self.prefix :]
         return x if self.pixels == 1 else x.view(-1, self.pixels, *x.shape[1:]).mean(1)
 
 

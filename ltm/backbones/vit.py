@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models import (
     build_model_with_cfg,
@@ -90,11 +89,7 @@ class MergingBlock(Block):
         y, keys, received = self.attn(self.norm1(x), attn_mask, is_causal, asks)
         x = x + self.drop_path1(self.ls1(y))
         if merging is not None:
-            prefix = merging.prefix
-            if received is not None:
-                received = received[:, prefix:]
-            tokens = merging(x[:, prefix:], keys[:, prefix:], received)
-            x = torch.cat([x[:, :prefix], tokens], dim=1) if prefix else tokens
+            x = merging(x, keys, received)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 

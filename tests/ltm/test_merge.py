@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ltm.merge import Assigned, Local, Merge
+from ltm.merge import Assigned, Local, MaxMagnitude, Merge, NormKept
 from ltm.methods.ltm import window_anchors
 
 B, N, P, D = 3, 36, 20, 8
@@ -62,6 +62,17 @@ def test_repeated_merges_are_the_same_for_each_row(merge: Merge) -> None:
     x = torch.randn(B, N, D)
     twice = merge.repeated(2)(x.repeat_interleave(2, 0))
     torch.testing.assert_close(twice, merge(x).repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("kind", [Assigned, NormKept, MaxMagnitude, Local])
+def test_the_first_tokens_stay_and_the_others_merge(kind: type[Merge], first: int) -> None:
+    whole = assigned()
+    merge = local() if kind is Local else kind(whole.slot, whole.weight, P)
+    x = torch.randn(B, first + N, D)
+    merged = merge.after(first, x)
+    assert torch.equal(merged[:, :first], x[:, :first])
+    torch.testing.assert_close(merged[:, first:], merge(x[:, first:]))
 
 
 def test_gradients_reach_tokens_and_weights() -> None:
