@@ -85,12 +85,17 @@ class MergingBlock(Block):
         merging: Merging | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P."""
+        x = self._attended(x, attn_mask, is_causal, merging)
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def _attended(
+        self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, merging: Merging | None
+    ) -> Tensor:
+        """Before the MLP. Its own method, so that what it holds is free when the MLP begins."""
         asks = merging is not None and merging.method.needs_received
         y, keys, received = self.attn(self.norm1(x), attn_mask, is_causal, asks)
         x = x + self.drop_path1(self.ls1(y))
-        if merging is not None:
-            x = merging(x, keys, received)
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x if merging is None else merging(x, keys, received)
 
 
 def adopt_block(block: Any) -> MergingBlock:
