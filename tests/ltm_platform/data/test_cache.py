@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,10 +70,11 @@ def test_processes_that_want_a_shard_at_once_share_one_copy(
     tmp_path: Path, cache: ShardCache
 ) -> None:
     split = write(tmp_path)
-    fork = multiprocessing.get_context("fork")
-    with fork.Manager() as manager, fork.Pool(4) as pool:
+    # Not forked from here: this process has threads of other tests, whose locks a fork would keep.
+    context = multiprocessing.get_context("forkserver")
+    with context.Manager() as manager, ProcessPoolExecutor(4, context) as pool:
         begin = manager.Barrier(4)
-        seen = pool.starmap(_read, [(split, cache, begin)] * 4)
+        seen = list(pool.map(_read, [split] * 4, [cache] * 4, [begin] * 4))
     # A second copy would be another file of that name.
     assert seen == [seen[0]] * 4
     assert len(copies(cache.folder)) == len(list(split.iterdir()))
