@@ -99,7 +99,11 @@ def draw(rows: list[tuple[str, str, float, float, float]], path: Path) -> None:
         ):
             for axes, x in ((by_cost, gmacs), (by_speed, speed)):
                 axes.scatter(
-                    x, accuracy, color=f"C{number}", marker=MARKERS[number % 3], label=name
+                    x,
+                    accuracy,
+                    color=f"C{number}",
+                    marker=MARKERS[number % len(MARKERS)],
+                    label=name,
                 )
         by_cost.set(title=regime, xlabel="GMACs", ylabel="top-1 %")
         by_speed.set(title=regime, xlabel="images/s, one thread", ylabel="top-1 %")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -366,21 +366,32 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path, race: Race) 
 # --- when it is written
 
 
-def until_tagged(client: MlflowClient, run_id: str, key: str, value: str) -> None:
-    deadline = time.monotonic() + 60
-    while client.get_run(run_id).data.tags.get(key) != value:
-        assert time.monotonic() < deadline, f"{key} is not {value!r}"
-        time.sleep(0.05)
-
-
 def test_how_a_run_stands_is_written_without_a_pause(
-    job: JobSpec, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mlflow import MlflowClient
+
     monkeypatch.setattr(outbox, "INTERVAL_S", 3600.0)
     monkeypatch.setattr(outbox, "LONGEST_INTERVAL_S", 3600.0)
-    with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Waiting("2 CPUs: 0 are free now"))
-        until_tagged(client, run.run_id, WAITS_TAG, "2 CPUs: 0 are free now")
-        run(Started(2, 8, 0, "cpu", 2))
-        until_tagged(client, run.run_id, WAITS_TAG, "")
-        assert client.get_run(run.run_id).data.tags[WORKERS_TAG] == "2"
+    written: SimpleQueue[tuple[str, str]] = SimpleQueue()
+
+    class Telling(MlflowClient):
+        def log_batch(self, *args: Any, **rows: Any) -> None:
+            super().log_batch(*args, **rows)
+            for tag in rows["tags"]:
+                written.put((tag.key, tag.value))
+
+    def await_tag(value: str) -> None:
+        while written.get(timeout=60) != (WAITS_TAG, value):
+            pass
+        assert client.get_run(run_id).data.tags[WAITS_TAG] == value
+
+    client = Telling(tracking_uri=store)
+    run_id = client.create_run("0").info.run_id
+    run = TrackedRun(client, store, run_id, FOLDER)
+    run(Waiting("2 CPUs: 0 are free now"))
+    await_tag("2 CPUs: 0 are free now")
+    run(Started(2, 8, 0, "cpu", 2))
+    await_tag("")
+    assert client.get_run(run_id).data.tags[WORKERS_TAG] == "2"
+    run.end("FINISHED", limit_s=60)

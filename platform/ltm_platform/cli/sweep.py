@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ltm_platform import paths, tracking
 from ltm_platform.cli.capture import captured_output
 from ltm_platform.errors import UserError
-from ltm_platform.files import SWEEP_FILE
 from ltm_platform.launch.address import EMBEDDED
 from ltm_platform.launch.folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
@@ -53,7 +52,7 @@ def find(name: str, uri: str | None) -> tuple[RunFolder, str | None] | None:
     record = next((run for run in tracking.list_runs(store) if run.name == name), None)
     recorded = Path(record.folder) if record and record.folder else None
     folder = RunFolder(recorded or paths.runs() / name)
-    if not (folder.path / SWEEP_FILE).is_file():
+    if not folder.is_sweep:
         return None
     if record and record.status == "FINISHED":
         raise UserError(f"the sweep {name!r} has finished: there is nothing to go on with")

@@ -114,8 +114,12 @@ class RunFolder:
     @property
     def owner(self) -> RunFolder:
         """Whose lock tells that the run is carried out: a trial's sweep, else the run itself."""
-        sweep = self.path.parent.parent
-        return RunFolder(sweep) if (sweep / SWEEP_FILE).exists() else self
+        sweep = RunFolder(self.path.parent.parent)
+        return sweep if sweep.is_sweep else self
+
+    @property
+    def is_sweep(self) -> bool:
+        return (self.path / SWEEP_FILE).is_file()
 
     @property
     def pid(self) -> int | None:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
-from ltm_platform.files import SWEEP_FILE
 
 if TYPE_CHECKING:
     from ltm_platform.launch.folder import RunFolder
@@ -31,7 +30,7 @@ def stop(folder: RunFolder, *, now: bool) -> None:
         raise UserError(f"{folder.name!r} is a trial: stop its sweep (ltm-platform stop {sweep})")
     if pid is None:
         raise UserError(f"the run {folder.name!r} is not going on: there is nothing to stop")
-    if now or (folder.path / SWEEP_FILE).exists():
+    if now or folder.is_sweep:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     else:
