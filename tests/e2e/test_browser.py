@@ -1,36 +1,26 @@
-"""Comparing runs in MLflow's pages, as a user does it: in a real Chromium.
-
-With ``LTM_SCREENSHOTS=docs/figures`` the pictures of docs/mlflow.md are taken on the way.
-"""
+"""Comparing runs in MLflow's pages, as a user does it: in a real Chromium."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from ltm_platform import tracking
-
-from .conftest import ELASTIC, free_port
+from .browsing import needs_chromium, screenshot, table_of_runs
+from .conftest import ELASTIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SCREENSHOTS = os.environ.get("LTM_SCREENSHOTS")
+    from ltm_platform import tracking
+
 DIFFERENCE = "engine.zero_stage"
-PATIENCE_MS = 60_000
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium)")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -40,35 +30,18 @@ def runs(trained: Callable[..., tracking.RunRecord]) -> list[tracking.RunRecord]
 
 
 @pytest.fixture(scope="module")
-def runs_page(
+def open_table(
     runs: list[tracking.RunRecord],  # noqa: ARG001
     store: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
-    port = free_port()
-    log = tmp_path_factory.mktemp("ui") / "ui.log"
-    with tracking.serving_ui(store, "127.0.0.1", port, log):
-        page = tracking.runs_page(store, f"http://127.0.0.1:{port}")
-        assert page
-        yield page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Chromium's sandbox does not start for root, as whom containers run.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+) -> Iterator[Callable[[], Page]]:
+    with table_of_runs(store, tmp_path_factory.mktemp("ui") / "ui.log") as open_table:
+        yield open_table
 
 
 @pytest.fixture
-def page(browser: Browser, runs_page: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1500, "height": 800})
-    page.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
-    page.goto(runs_page)
-    page.get_by_role("button", name="Close").last.click()  # MLflow's assistant
+def page(open_table: Callable[[], Page]) -> Iterator[Page]:
+    page = open_table()
     expect(page.get_by_role("link", name="zero-1")).to_be_visible()
     yield page
     page.close()
@@ -86,12 +59,6 @@ def shown(value: float) -> re.Pattern[str]:
 def rounded(value: float) -> str:
     """As MLflow's compare page rounds."""
     return f"{round(value, 3 if value < 10 else 2 if value < 100 else 1):g}"
-
-
-def screenshot(page: Page, name: str) -> None:
-    if SCREENSHOTS:
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        picture.quantize(64).save(Path(SCREENSHOTS) / f"mlflow-{name}.png", optimize=True)
 
 
 def test_runs_are_sorted_compared_and_seen(page: Page, runs: list[tracking.RunRecord]) -> None:

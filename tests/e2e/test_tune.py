@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
+from playwright.sync_api import expect
 
 from ltm_platform import tracking
 from ltm_platform.job import JobSpec
 
+from .browsing import needs_chromium, table_of_runs
 from .conftest import COMMAND, TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -132,6 +134,27 @@ def test_the_best_job_is_ready_and_its_network_and_the_picture_are_in_mlflow(
     found = MlflowClient(tracking_uri=store).list_artifacts(record.run_id, "sweep")
     names = {file.path for file in found}
     assert {f"sweep/{name}" for name in ("pareto.png", "best.yaml", "trials.csv")} <= names
+
+
+@needs_chromium
+def test_the_trials_are_seen_under_their_sweep(
+    resumed: tuple[dict[str, Run], subprocess.CompletedProcess[str]],  # noqa: ARG001
+    store: str,
+    tmp_path: Path,
+) -> None:
+    trials = children(store, "sweep")
+    best = trials[tracking.find_run(store, "sweep").tags["ltm.best_trial"]]
+    with table_of_runs(store, tmp_path / "ui.log") as open_table:
+        page = open_table()
+        page.get_by_role("link", name="sweep", exact=True).click()
+        expect(page.get_by_text("Child runs").first).to_be_visible()
+        for name in trials:
+            expect(page.get_by_role("link", name=name, exact=True)).to_be_attached()
+        page.get_by_role("link", name=best.info.run_name, exact=True).click()
+        for metric in ("val/top1", "model/gmacs"):
+            expect(page.get_by_text(metric, exact=True).first).to_be_attached()
+            value = str(best.data.metrics[metric])
+            expect(page.get_by_text(value, exact=True).first).to_be_attached()
 
 
 def test_a_finished_sweep_has_nothing_to_go_on_with(
