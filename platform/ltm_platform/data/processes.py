@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _PREFETCHED_BATCHES = 2  # per process
 _GRACE_SECONDS = 0.5
+# A rank that is held up holds up all others; decoding is ahead of it and can wait for them to wait.
+_NICENESS = 10
 # Imported once by the fork server instead of once in every decode process.
 _PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
 
@@ -62,7 +64,7 @@ class DecodePool:
                 prefetch_factor=_PREFETCHED_BATCHES,
                 persistent_workers=True,
                 multiprocessing_context=self._context,
-                worker_init_fn=_end_with_the_trainer,
+                worker_init_fn=_begin,
                 # Its own generator: the global one belongs to the model.
                 generator=torch.Generator(),
             )
@@ -125,11 +127,12 @@ def _unchanged(item: T) -> T:
     return item
 
 
-def _end_with_the_trainer(_: int) -> None:
-    """In a decode process: end when the process that trains is gone, however it went.
+def _begin(_: int) -> None:
+    """In a decode process: give way to the process that trains, and end when it is gone.
 
     Torch looks at the parent alone, and that is the fork server, which lives for its children.
     """
+    os.nice(_NICENESS)
     trainer = parent_process()
     assert trainer is not None
 
