@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ltm
 from ltm.bottleneck import StreamingBottleneck
+from ltm_platform.data.order import Order
 from ltm_platform.training.estimates import STAGES, checkpoint_bytes, model_states, sent_bytes
 
 NETWORKS = ("vit_s", "vit_b")
@@ -33,12 +34,12 @@ def main() -> None:
                 cells.append(f"{sent:,.0f} / {held:,.0f}")
             stored = checkpoint_bytes(parameters, workers, ema=True, statistics=statistics) / 1e6
             print(f"| {workers} | " + " | ".join(cells) + f" | {stored:,.0f} |")
-    print(f"\n| GPUs | global batch | steps an epoch | MLflow rows in {EPOCHS} epochs |")
+    print(f"\n| GPUs | global batch | steps of {EPOCHS} epochs | MLflow rows |")
     print("|---|---|---|---|")
     for workers in WORKERS:
-        steps = IMAGES // (workers * BATCH_A_GPU)
-        rows = steps * EPOCHS * ROWS_A_STEP
-        print(f"| {workers} | {workers * BATCH_A_GPU:,} | {steps:,} | {rows:,} |")
+        batch = workers * BATCH_A_GPU
+        steps = Order(IMAGES, batch, seed=0).steps(EPOCHS)
+        print(f"| {workers} | {batch:,} | {steps:,} | {steps * ROWS_A_STEP:,} |")
 
 
 if __name__ == "__main__":

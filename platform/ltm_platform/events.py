@@ -22,7 +22,9 @@ class Started:
     """Training begins, or goes on after ``steps_done`` optimizer steps."""
 
     epochs: int
-    steps_per_epoch: int
+    epochs_done: int
+    steps: int
+    """Of all epochs."""
     steps_done: int
     device: str
     workers: int

@@ -23,7 +23,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 from ltm_platform import preflight
-from ltm_platform.events import Progress, Started
+from ltm_platform.events import EpochEnded, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.launch.driver import drive
 from ltm_platform.launch.embedded import ENVIRONMENT
@@ -76,24 +76,23 @@ def began(workers: int) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, Started) and event.workers == workers
 
 
-def in_mid_epoch(started: Event) -> Callable[[Event], bool]:
+def until_mid_epoch() -> Story:
     """Of an epoch that comes after a checkpoint."""
-    assert isinstance(started, Started)
-    epoch = started.steps_per_epoch
-    return lambda event: (
-        isinstance(event, Progress) and event.epoch > 0 and event.step % epoch == MID_EPOCH
-    )
+    ended = yield from until(lambda event: isinstance(event, EpochEnded))
+    assert isinstance(ended, EpochEnded)
+    middle = ended.step + MID_EPOCH
+    yield from until(lambda event: isinstance(event, Progress) and event.step >= middle)
 
 
 def story(folder: RunFolder, cluster: Cluster) -> Story:
     """What happens to the nodes, in order."""
-    started = yield from until(began(MOST))
-    yield from until(in_mid_epoch(started))
+    yield from until(began(MOST))
+    yield from until_mid_epoch()
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     yield from until(began(MOST - 1))
     new = cluster.add_node(num_cpus=1)
-    started = yield from until(began(MOST))
-    yield from until(in_mid_epoch(started))
+    yield from until(began(MOST))
+    yield from until_mid_epoch()
     announce_the_end_of(new.node_id, cluster.address)
     yield from until(lambda _: any(one.top1 is None for one in stored(folder)))
     tell("saved within an epoch")

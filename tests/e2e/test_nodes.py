@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ltm_platform.data.order import Order
+
 from .conftest import ROOT, TIMEOUT_S
 
 PROGRAM = Path(__file__).with_name("nodes.py")
+EPOCHS, BATCH = 500, 48
 
 
 def test_a_run_outlives_its_nodes_and_takes_new_ones(
@@ -20,7 +23,7 @@ def test_a_run_outlives_its_nodes_and_takes_new_ones(
     job.write_text(
         f"extends: {tiny_job}\n"
         "data:\n  subset: 0.5\n"
-        "recipe:\n  epochs: 500\n  global_batch: 48\n"
+        f"recipe:\n  epochs: {EPOCHS}\n  global_batch: {BATCH}\n"
         "checkpoint:\n  every_steps: null\n"
     )
     search = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
@@ -40,8 +43,9 @@ def test_a_run_outlives_its_nodes_and_takes_new_ones(
     assert [start["workers"] for start in starts] == [4, 3, 4]
     steps = [start["steps_done"] for start in starts]
     assert steps[0] == 0
-    epoch = starts[0]["steps_per_epoch"]
     assert steps[1] > 0
-    assert steps[1] % epoch == 0, "the epoch in which a node was lost begins anew"
+    order = Order(starts[0]["steps"] * BATCH // EPOCHS, BATCH, seed=0)
+    anew = order.steps(starts[1]["epochs_done"])
+    assert steps[1] == anew, "the epoch in which a node was lost begins anew"
     assert steps[2] >= steps[1]
     assert (saved, ended) == ("saved within an epoch", "ended")

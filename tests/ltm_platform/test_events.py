@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ray.util.queue import Queue
 
-STARTED = Started(epochs=2, steps_per_epoch=3, steps_done=0, device="cpu", workers=2)
+STARTED = Started(epochs=2, epochs_done=0, steps=6, steps_done=0, device="cpu", workers=2)
 STEPS = [Progress(step, 0, {"train/loss": 1 / step}) for step in (1, 2, 3)]
 EPOCH_ENDED = EpochEnded(3, 0, {"val/top1": 50.0})
 MEASURED = Measured(3, 0, {"bench/latency_ms": 2.0})

@@ -174,7 +174,7 @@ def test_events_become_metrics_at_their_steps(
     job: JobSpec, store: str, client: MlflowClient
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(epochs=1, steps_per_epoch=2, steps_done=0, device="cpu", workers=2))
+        run(Started(1, 0, 2, 0, "cpu", 2))
         run(Progress(1, 0, {"train/loss": 2.0, "train/lr": 0.1}, time_ms=1001))
         run(Progress(2, 0, {"train/loss": 1.0, "train/lr": 0.2}, time_ms=1002))
         run(EpochEnded(2, 0, {"val/top1": 75.0}, time_ms=1003))
@@ -190,7 +190,7 @@ def test_two_rates_at_the_last_step_of_an_epoch_are_both_kept(
     job: JobSpec, store: str, client: MlflowClient
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(epochs=1, steps_per_epoch=2, steps_done=0, device="cpu", workers=2))
+        run(Started(1, 0, 2, 0, "cpu", 2))
         run(Progress(2, 0, {"train/images_per_s": 10.0}, time_ms=1001))
         run(EpochEnded(2, 0, {"train/images_per_s": 20.0}, time_ms=1002))
     rates = [value for _, value, _ in history(client, run.run_id, "train/images_per_s")]
@@ -203,7 +203,7 @@ def test_steps_told_again_after_a_restart_are_recorded_once(
     job: JobSpec, client: MlflowClient, resumed: bool
 ) -> None:
     def begin(run: TrackedRun, steps_done: int) -> None:
-        run(Started(1, 9, steps_done=steps_done, device="cpu", workers=2))
+        run(Started(1, 0, 9, steps_done, "cpu", 2))
 
     def steps(run: TrackedRun, first: int, last: int) -> None:
         for step in range(first, last + 1):
@@ -231,7 +231,7 @@ def test_a_run_that_goes_on_in_another_way_records_its_steps_anew(
     with tracked_run(job, "digits-1", FOLDER) as run:
         run(Progress(5, 0, {"train/loss": 9.0}, time_ms=1))
     with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id, repeats=False) as run:
-        run(Started(1, 9, steps_done=3, device="cpu", workers=2))
+        run(Started(1, 0, 9, 3, "cpu", 2))
         run(Progress(4, 0, {"train/loss": 2.0}, time_ms=2))
         run(Progress(5, 0, {"train/loss": 1.0}, time_ms=2))
     assert [step for step, *_ in history(client, run.run_id, "train/loss")] == [4, 5, 5]
@@ -391,7 +391,7 @@ def test_how_a_run_stands_is_written_without_a_pause(
     run = TrackedRun(client, store, run_id, FOLDER)
     run(Waiting("2 CPUs: 0 are free now"))
     await_tag("2 CPUs: 0 are free now")
-    run(Started(2, 8, 0, "cpu", 2))
+    run(Started(2, 0, 16, 0, "cpu", 2))
     await_tag("")
     assert client.get_run(run_id).data.tags[WORKERS_TAG] == "2"
     run.end("FINISHED", limit_s=60)

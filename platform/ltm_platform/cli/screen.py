@@ -93,13 +93,12 @@ class Screen:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._started = event
-            epoch, step = divmod(event.steps_done, event.steps_per_epoch)
             if event.steps_done:
-                within = f" and {step} of {event.steps_per_epoch} steps" if step else ""
                 self._console.print(
-                    f"going on after epoch {epoch}{within} with {event.workers} workers"
+                    f"going on after epoch {event.epochs_done}, step {event.steps_done} of "
+                    f"{event.steps}, with {event.workers} workers"
                 )
-            self._update(event.steps_done, epoch)
+            self._update(event.steps_done, event.epochs_done)
             return
         if isinstance(event, (GaveUp, StoppedOnRequest)):
             return
@@ -121,7 +120,7 @@ class Screen:
                 self._task,
                 description=f"{self._epoch(epoch)}  step {step}",
                 completed=step,
-                total=self._started.epochs * self._started.steps_per_epoch,
+                total=self._started.steps,
                 metrics=f"{self._losses()}  {self._scores()}" if self._latest else "",
             )
 

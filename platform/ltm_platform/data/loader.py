@@ -24,9 +24,8 @@ class Loader:
     The global batch G = micro_batch * accumulation * world_size. Which images make global batch k
     of epoch e, and how each is augmented, depends on (seed, G, k, e) alone: not on the world
     size, the decode processes, or where training was resumed. Within it, micro-batches go to
-    the ranks in turn. No image is dropped: the rest of an epoch opens the next (see `Order`).
-
-    ``len(loader)`` is the number of global batches, so of optimizer steps, an epoch.
+    the ranks in turn. Every image comes once an epoch, whose end is rounded up to a whole global
+    batch (see `Order`).
 
     Args:
         source: images of the whole training set, the same on every rank.
@@ -65,8 +64,13 @@ class Loader:
         self._world_size = world_size
         self._pool = DecodePool(Decoder(source, transform, seed), workers)
 
-    def __len__(self) -> int:
-        return self._order.steps
+    def steps(self, epochs: int) -> int:
+        """Global batches, that is optimizer steps, of the first ``epochs`` epochs."""
+        return self._order.steps(epochs)
+
+    def epochs(self, steps: int) -> int:
+        """Epochs that end within the first ``steps`` optimizer steps."""
+        return self._order.epochs(steps)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Decoded]:
         """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.

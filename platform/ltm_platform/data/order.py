@@ -32,26 +32,30 @@ class Batch:
 class Order:
     """An endless stream of shuffled passes over the images, cut into global batches.
 
-    Pass p is a permutation drawn from (seed, p). Epoch e is the ``steps`` global batches that
-    follow epoch e - 1 in the stream, so what does not fill a batch opens the next epoch: every
-    image is seen once in every pass and none is dropped. A batch may span two passes.
+    Pass p is a permutation drawn from (seed, p), so that every image comes once in it and none is
+    dropped. Epoch e ends with the batch that holds the last image of pass e. What is left of that
+    batch opens the next pass, so the epochs' lengths differ by a batch where passes do not fill
+    whole ones.
     """
 
     images: int
     global_batch: int
     seed: int
 
-    @property
-    def steps(self) -> int:
-        """Global batches, that is optimizer steps, an epoch."""
-        return self.images // self.global_batch
+    def steps(self, epochs: int) -> int:
+        """Global batches, that is optimizer steps, of the first ``epochs`` epochs."""
+        return -(-epochs * self.images // self.global_batch)
+
+    def epochs(self, steps: int) -> int:
+        """Epochs that end within the first ``steps`` global batches."""
+        return steps * self.global_batch // self.images
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The global batches of ``epoch`` but for the first ``start``."""
-        assert 0 <= start <= self.steps
+        begin, end = self.steps(epoch) + start, self.steps(epoch + 1)
+        assert 0 <= start <= end - self.steps(epoch)
         permutation = lru_cache(2)(self._permutation)
-        for step in range(start, self.steps):
-            first = (epoch * self.steps + step) * self.global_batch
+        for first in range(begin * self.global_batch, end * self.global_batch, self.global_batch):
             position = np.arange(first, first + self.global_batch)
             passes, offset = np.divmod(position, self.images)
             indices = np.empty_like(position)

@@ -83,7 +83,7 @@ class TrackedRun:
             if self._waits:
                 self.tag(WAITS_TAG, "")
                 self._waits = False
-            self.tag(EPOCH_TAG, f"{event.steps_done // event.steps_per_epoch}/{event.epochs}")
+            self.tag(EPOCH_TAG, f"{event.epochs_done}/{event.epochs}")
             self._epochs = event.epochs
         if isinstance(event, Waiting):
             self.tag(WAITS_TAG, event.lacks)

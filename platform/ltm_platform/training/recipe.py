@@ -81,12 +81,12 @@ def is_elementwise(optimizer: str) -> bool:
     return not cautious and info.opt_class.__name__ not in _OF_WHOLE_TENSORS
 
 
-def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``, stepped every update."""
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
+    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``; ``steps`` updates in all."""
+    warmup = round(recipe.warmup_epochs / recipe.epochs * steps)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, recipe.epochs * steps_per_epoch - warmup),
+        t_initial=max(1, steps - warmup),
         lr_min=recipe.min_lr,
         warmup_t=warmup,
         warmup_lr_init=min(recipe.min_lr, recipe.lr),

@@ -105,7 +105,8 @@ class Trainer:
             compiled=job.engine.compile,
             channels_last=job.engine.channels_last,
         )
-        self._schedule = build_schedule(optimizer, job.recipe, len(self._train_loader))
+        self._steps = self._train_loader.steps(job.recipe.epochs)
+        self._schedule = build_schedule(optimizer, job.recipe, self._steps)
         decay = job.recipe.ema_decay
         self._ema = ShardedEma(self._engine, decay) if decay else None
         self._objective, self._bottleneck = build_objective(
@@ -147,7 +148,8 @@ class Trainer:
         method_hooks.before_training(self._engine)
         started = Started(
             epochs=self.job.recipe.epochs,
-            steps_per_epoch=len(self._train_loader),
+            epochs_done=self._train_loader.epochs(self._steps_done),
+            steps=self._steps,
             steps_done=self._steps_done,
             device=str(self._engine.device),
             workers=self._engine.world_size,
@@ -166,8 +168,8 @@ class Trainer:
             Stopped: on all ranks, when somebody asked for it.
         """
         epochs = self.job.recipe.epochs
-        done, steps_of_next = divmod(self._steps_done, len(self._train_loader))
-        batches = self._train_loader.epoch(done, steps_of_next)
+        done = self._train_loader.epochs(self._steps_done)
+        batches = self._train_loader.epoch(done, self._steps_done - self._train_loader.steps(done))
         for epoch in range(done, epochs):
             start, first_step = time.perf_counter(), self._steps_done
             self._train_epoch(epoch, batches)
@@ -209,7 +211,7 @@ class Trainer:
             self._meter.step(self._steps_done, epoch, lr, parts / self._batch.accumulation)
             self._check_gradient(parts / self._batch.accumulation)
             parts = self._new_parts()
-            if self._checkpoint_is_due():
+            if self._checkpoint_is_due(epoch):
                 average_buffers(self._engine, self._ema)
                 self._save({})
                 self._meter.restart_clock()
@@ -220,15 +222,10 @@ class Trainer:
         if self._plan is not None:
             self._engine.module.model.set_compression(self._plan)
 
-    @property
-    def _steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return self.job.recipe.epochs * len(self._train_loader)
-
-    def _checkpoint_is_due(self) -> bool:
+    def _checkpoint_is_due(self, epoch: int) -> bool:
         """Within an epoch: every so many steps, once when the cluster takes a node away, and
         before an end that was asked for."""
-        if self._steps_done % len(self._train_loader) == 0:
+        if self._steps_done == self._train_loader.steps(epoch + 1):
             return False  # the epoch's own comes after validation
         if self._steps_done % CHECK_STEPS == 0:
             self._stopping = self._place.stop_is_requested()

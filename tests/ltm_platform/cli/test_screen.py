@@ -55,7 +55,7 @@ SPEED = {"bench/latency_ms": 3.25, "bench/images_per_s": 987.0}
 
 def training(epochs: int, *, steps_done: int = 0) -> list[Event]:
     """Three steps an epoch."""
-    events: list[Event] = [Started(epochs, 3, steps_done, "cpu", 2)]
+    events: list[Event] = [Started(epochs, steps_done // 3, 3 * epochs, steps_done, "cpu", 2)]
     for epoch in range(steps_done // 3, epochs):
         last = 3 * (epoch + 1)
         events += [Progress(step, epoch, FIGURES) for step in range(last - 2, last + 1)]
@@ -82,7 +82,7 @@ def test_a_run_that_goes_on_says_from_where() -> None:
         for event in training(epochs=3, steps_done=3):
             plain.screen(event)
     going_on, *epochs = [line for line in plain.lines if line]
-    assert going_on == "going on after epoch 1 with 2 workers"
+    assert going_on == "going on after epoch 1, step 3 of 9, with 2 workers"
     assert [line.split()[1] for line in epochs] == ["2/3", "3/3"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import random
 import subprocess
@@ -74,8 +75,8 @@ def samples(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]
     ]
 
 
-# Step 43 of epoch 1 spans two passes over the 1,438 images.
-@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 0), (1, 43)])
+# Step 44 of epoch 1, its last, spans two passes over the 1,438 images.
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 0), (1, 44)])
 def test_world_size_and_workers_change_no_sample(digits: Dataset, epoch: int, step: int) -> None:
     expected = step_samples(digits.train, epoch, step)
     assert len(expected) == GLOBAL_BATCH
@@ -87,7 +88,7 @@ def test_world_size_and_workers_change_no_sample(digits: Dataset, epoch: int, st
 def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
     digits: Dataset,
 ) -> None:
-    source = digits_subset(digits, 3 * GLOBAL_BATCH + 5)
+    source = digits_subset(digits, 3 * GLOBAL_BATCH - 5)
     undisturbed = [step_samples(source, 1, step) for step in range(3)]
     with closing(loader(source, world_size=1, workers=1)) as before:
         done = list(islice(before.epoch(1), GLOBAL_BATCH // 4))
@@ -104,8 +105,8 @@ def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
 def test_yields_float_images_and_labels(digits: Dataset) -> None:
     train = loader(digits.train)
     batches = list(train.epoch(0))
-    assert len(train) == 1438 // GLOBAL_BATCH
-    assert len(batches) == len(train) * GLOBAL_BATCH // 4
+    assert train.steps(1) == math.ceil(1438 / GLOBAL_BATCH)
+    assert len(batches) == train.steps(1) * GLOBAL_BATCH // 4
     images, labels = batches[0]
     assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
@@ -213,6 +214,13 @@ def test_close_ends_the_processes(digits: Dataset) -> None:
     train.close()
     assert not decode_processes()
     train.close()
+
+
+def test_decoding_gives_way_to_training(digits: Dataset) -> None:
+    with closing(loader(digits.train, workers=1)) as train:
+        next(train.epoch(0))
+        (process,) = decode_processes()
+        assert psutil.Process(process).nice() > psutil.Process().nice()
 
 
 def test_a_decode_process_that_dies_is_an_error(digits: Dataset) -> None:

@@ -47,7 +47,7 @@ def run(store: str, folder: RunFolder) -> Iterator[TrackedRun]:
     job = JobSpec.load("quickstart", [f"tracking.uri={store}"])
     with folder.locked(), tracked_run(job, folder.name, folder.path) as run:
         for done, workers in ((0, 2), (45, 4)):
-            run(Started(16, 45, done, "cpu", workers))
+            run(Started(16, done // 45, 720, done, "cpu", workers))
         run(EpochEnded(90, 1, {"val/top1": 61.25, "train/images_per_s": 310.0}))
         run.flush()
         yield run
@@ -71,7 +71,7 @@ def test_a_run_whose_workers_do_not_fit_waits_until_they_start(run: TrackedRun, 
     run(Waiting("8 GPUs: 6 are free now"))
     run.flush()
     assert list_all(store, None)[0].state == WAITING
-    run(Started(16, 45, 90, "cpu", 4))
+    run(Started(16, 2, 720, 90, "cpu", 4))
     run.flush()
     assert list_all(store, None)[0].state == "RUNNING"
 

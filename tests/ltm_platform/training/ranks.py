@@ -145,7 +145,8 @@ class Plain:
         )
         self.optimizer = build_optimizer(self.model, job.recipe)
         self.forward: Any = Classifier(self.model)
-        self.schedule = build_schedule(self.optimizer, job.recipe, len(self.train_loader))
+        steps = self.train_loader.steps(job.recipe.epochs)
+        self.schedule = build_schedule(self.optimizer, job.recipe, steps)
         self.objective, self.bottleneck = build_objective(
             job, self.model, CLASSES, torch.device("cpu")
         )
@@ -166,7 +167,7 @@ class Plain:
     def epoch(self, epoch: int) -> Iterator[list[float]]:
         """After every step the parts of its loss, averaged over the global batch."""
         parts = torch.zeros(len(self.objective.parts))
-        step = epoch * len(self.train_loader)
+        step = self.train_loader.steps(epoch)
         for index, (images, labels) in enumerate(self.train_loader.epoch(epoch), start=1):
             last = index % self.batch.accumulation == 0
             self.schedule.step_update(step)

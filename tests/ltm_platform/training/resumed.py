@@ -65,9 +65,10 @@ class Run(Plain):
         method_hooks.before_training(self.engine)
 
     def epoch(self, epoch: int) -> Iterator[list[float]]:
-        steps = len(self.train_loader)
-        for step, parts in enumerate(super().epoch(epoch), start=epoch * steps + 1):
-            method_hooks.after_step(self.engine, step, self.job.recipe.epochs * steps)
+        steps = self.train_loader.steps(self.job.recipe.epochs)
+        before = self.train_loader.steps(epoch)
+        for step, parts in enumerate(super().epoch(epoch), start=before + 1):
+            method_hooks.after_step(self.engine, step, steps)
             yield parts
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

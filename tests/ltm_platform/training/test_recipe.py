@@ -115,7 +115,7 @@ def test_the_parts_keep_no_graph(
 def rates(recipe: Recipe) -> list[float]:
     """The rate of every step of the recipe, and of the one that would follow."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
-    schedule = build_schedule(optimizer, recipe, STEPS_PER_EPOCH)
+    schedule = build_schedule(optimizer, recipe, recipe.epochs * STEPS_PER_EPOCH)
     rates = []
     for step in range(recipe.epochs * STEPS_PER_EPOCH + 1):
         schedule.step_update(step)
@@ -218,7 +218,7 @@ def test_layers_learn_the_slower_the_earlier_they_are() -> None:
     model = ltm.create_model("vit_nano_patch4_32", image_size=32, num_classes=CLASSES)
     recipe = Recipe(lr=0.1, layer_decay=0.5, epochs=2)
     optimizer = build_optimizer(model, recipe)
-    build_schedule(optimizer, recipe, STEPS_PER_EPOCH).step_update(0)
+    build_schedule(optimizer, recipe, recipe.epochs * STEPS_PER_EPOCH).step_update(0)
     rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     names = dict(model.named_parameters())
     got = [rate[names[f"blocks.{i}.attn.qkv.weight"]] for i in range(4)]
@@ -255,7 +255,7 @@ def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
     assert all(name.startswith("method.") for name in learned)
     settings = Recipe(epochs=10, warmup_epochs=0, lr=5e-3, min_lr=0.0)
     optimizer = build_optimizer(model, settings)
-    build_schedule(optimizer, settings, STEPS_PER_EPOCH).step_update(0)
+    build_schedule(optimizer, settings, settings.epochs * STEPS_PER_EPOCH).step_update(0)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         if name in learned:
