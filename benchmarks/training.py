@@ -7,8 +7,9 @@ Both train the same backbone on the same JPEGs, generated first, at the same bat
 threads, decode processes, transforms, optimizer and EMA; timm_loop.py is the plain one, with gloo
 or NCCL. submit also runs the IB loss with its statistics and writes a checkpoint every epoch. A
 round is one run each of submit without merging, timm and submit with LTM, and the fastest epoch
-counts, without the first one. submit's runs from the end of the validation before to its last loss,
-as they stand in MLflow, so the stall of a checkpoint is in it.
+of all rounds counts, without a run's first one. submit's runs from the end of the validation before
+to its last loss, as they stand in MLflow, so the stall of a checkpoint is in it. At ZeRO 0 every
+worker holds all that the optimizer needs, as with torch's DDP.
 
 "base" and "LTM" are submit's images/s, "base/timm" wants to be 1 or more, and "of MACs" is LTM/base
 divided by the base's MACs over LTM's: 1 when time follows arithmetic.
@@ -73,7 +74,7 @@ def submit(
             "global_batch": args.batch,
             "ema_decay": EMA_DECAY,
         },
-        "engine": {"precision": args.precision},
+        "engine": {"precision": args.precision, "zero_stage": args.zero_stage},
         "checkpoint": {"keep": 1},
         "cluster": {"workers": workers, "cpus_per_worker": args.threads},
     }
@@ -117,17 +118,21 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_tiny_patch16_224")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16, help="over all workers")
-    parser.add_argument("--images", type=int, default=512, help="an epoch")
+    parser.add_argument("--images", type=int, default=256, help="an epoch")
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--zero-stage", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     if args.epochs < 2 or args.images % args.batch:
         parser.error("--epochs must be 2 or more, and --images a multiple of --batch")
-    print(f"{args.backbone}, {args.image_size} px, batch {args.batch}, {args.precision}")
+    print(
+        f"{args.backbone}, {args.image_size} px, batch {args.batch}, {args.precision}, "
+        f"ZeRO {args.zero_stage}"
+    )
     print(
         f"{'workers':>8}{'base':>9}{'timm':>9}{'LTM':>9}"
         f"{'base/timm':>11}{'LTM/base':>10}{'of MACs':>9}{'load':>7}"
