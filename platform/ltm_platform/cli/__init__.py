@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ltm_platform import __version__
-from ltm_platform.errors import UserError, nearest
+from ltm_platform.cli.group import Group
+from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ MODULES = {"list": "listing"}
 """Where a command's module has another name: one called ``list`` would hide the type here."""
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Loads a command's module when it is asked for."""
 
     def list_commands(self, _: click.Context) -> list[str]:
@@ -53,16 +54,6 @@ class _Commands(click.Group):
             return None
         module = MODULES.get(name, name)
         return importlib.import_module(f"ltm_platform.cli.{module}").command
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            allowed = ", ".join(COMMANDS)
-            raise UserError(
-                f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)} (allowed: {allowed})"
-            )
-        return super().resolve_command(context, args)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

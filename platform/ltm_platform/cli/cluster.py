@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ltm_platform.cli.group import Group
+
 FILE = click.argument(
     "file", metavar="[cluster.yaml]", default="cluster.yaml", type=click.Path(path_type=Path)
 )
@@ -13,7 +15,7 @@ LOCAL = click.option("--local", is_flag=True, help="A Ray on this machine instea
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group("cluster")
+@click.group("cluster", cls=Group)
 def command() -> None:
     """Start, look at and end a cluster by Ray's launcher, or a Ray that stays on this machine.
 

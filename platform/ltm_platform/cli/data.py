@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltm_platform.errors import UserError, nearest
+from ltm_platform.cli.group import Group
+from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,20 +21,7 @@ _processes = click.option(
 )
 
 
-class _Group(click.Group):
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        names = self.list_commands(context)
-        if args[0] not in names and not args[0].startswith("-"):
-            raise UserError(
-                f"there is no command 'data {args[0]}'{nearest(args[0], names)} "
-                f"(allowed: {', '.join(names)})"
-            )
-        return super().resolve_command(context, args)
-
-
-@click.group("data", cls=_Group)
+@click.group("data", cls=Group)
 def command() -> None:
     """Make shards of your images, verify them, look at them.
 
