@@ -84,7 +84,7 @@ def test_the_screen_is_calm_and_says_what_is_next(
 
 def test_every_metric_is_recorded_for_every_step_and_epoch(run: Run, client: MlflowClient) -> None:
     epochs = int(run.data.params["recipe.epochs"])
-    steps = epochs * (1438 // int(run.data.params["recipe.global_batch"]))
+    steps = math.ceil(epochs * 1438 / int(run.data.params["recipe.global_batch"]))
 
     def history(key: str) -> list[float]:
         return [m.value for m in client.get_metric_history(run.info.run_id, key)]
