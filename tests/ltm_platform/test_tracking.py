@@ -174,7 +174,7 @@ def test_events_become_metrics_at_their_steps(
     job: JobSpec, store: str, client: MlflowClient
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(1, 0, 2, 0, "cpu", 2))
+        run(Started(epochs=1, epochs_done=0, steps=2, steps_done=0, device="cpu", workers=2))
         run(Progress(1, 0, {"train/loss": 2.0, "train/lr": 0.1}, time_ms=1001))
         run(Progress(2, 0, {"train/loss": 1.0, "train/lr": 0.2}, time_ms=1002))
         run(EpochEnded(2, 0, {"val/top1": 75.0}, time_ms=1003))
@@ -190,7 +190,7 @@ def test_two_rates_at_the_last_step_of_an_epoch_are_both_kept(
     job: JobSpec, store: str, client: MlflowClient
 ) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(1, 0, 2, 0, "cpu", 2))
+        run(Started(epochs=1, epochs_done=0, steps=2, steps_done=0, device="cpu", workers=2))
         run(Progress(2, 0, {"train/images_per_s": 10.0}, time_ms=1001))
         run(EpochEnded(2, 0, {"train/images_per_s": 20.0}, time_ms=1002))
     rates = [value for _, value, _ in history(client, run.run_id, "train/images_per_s")]

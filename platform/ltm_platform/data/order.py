@@ -52,11 +52,11 @@ class Order:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The global batches of ``epoch`` but for the first ``start``."""
-        begin, end = self.steps(epoch) + start, self.steps(epoch + 1)
-        assert 0 <= start <= end - self.steps(epoch)
+        begin, end = self.steps(epoch), self.steps(epoch + 1)
+        assert 0 <= start <= end - begin
         permutation = lru_cache(2)(self._permutation)
-        for first in range(begin * self.global_batch, end * self.global_batch, self.global_batch):
-            position = np.arange(first, first + self.global_batch)
+        for step in range(begin + start, end):
+            position = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
             passes, offset = np.divmod(position, self.images)
             indices = np.empty_like(position)
             for number in np.unique(passes):

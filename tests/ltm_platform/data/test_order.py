@@ -17,6 +17,12 @@ def test_every_image_comes_once_in_every_pass() -> None:
     assert passes[0].tolist() != passes[1].tolist()
 
 
+def test_passes_are_counted() -> None:
+    order = Order(images=23, global_batch=5, seed=3)
+    passes = np.concatenate([b.passes for e in range(20) for b in order.epoch(e)])
+    assert passes.tolist() == np.repeat(np.arange(20), 23).tolist()
+
+
 @pytest.mark.parametrize("images", [5, 20, 23, 24])
 def test_an_epoch_ends_with_the_batch_that_holds_the_last_image_of_its_pass(images: int) -> None:
     order = Order(images, global_batch=5, seed=3)
