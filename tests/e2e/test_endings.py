@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,7 +76,8 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     assert int(child.match.group(1)) in (len(steps) - 1, len(steps))
     # Where the last checkpoint was not complete, one finished epoch is trained again.
     child.expect(rf"epoch \s*{len(steps) + 1}/200  loss")
-    child.kill(15)
+    # to Ray's processes, too, as what ends a batch job or a service does it
+    os.killpg(child.pid, signal.SIGTERM)
     child.expect("ltm-platform resume stopped")
     assert ended(child) == 130
     assert tracking.find_run(store, "stopped").status == "KILLED"

@@ -1,10 +1,12 @@
-"""A sweep as a user runs it: killed in the middle, resumed, with a trial that breaks."""
+"""A sweep as a user runs it: killed, resumed, ended, resumed, with a trial that breaks."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,7 @@ from .browsing import needs_chromium, table_of_runs
 from .conftest import COMMAND, TIMEOUT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlflow.entities import Run
@@ -44,24 +47,48 @@ def children(store: str, sweep: str) -> dict[str, Run]:
 def resumed(
     cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> tuple[dict[str, Run], subprocess.CompletedProcess[str]]:
-    """What had finished when the sweep was killed, and how its resumption went."""
+    """What had finished when the sweep was killed, and how its second resumption went; the first
+    was ended."""
     words = ["--job", str(tiny_job), "--name", "sweep", "--scheduler", "asha", "--search", "grid"]
     words += ["--param", f"recipe.lr=grid:{GOOD},{WEAK},{WEAKER}"]
     words += ["--param", "recipe.optimizer=choice:adamw,nonsense", "--set", "recipe.epochs=3"]
-    command = [*COMMAND, "tune", *words]
     finished: dict[str, Run] = {}
+
+    def one_has_finished() -> bool:
+        runs = children(store, "sweep")
+        finished.update({name: run for name, run in runs.items() if run.info.status == "FINISHED"})
+        return bool(finished)
+
+    log = home / "runs" / "sweep" / "run.log"
+    with begun(environment, log, one_has_finished, "tune", *words) as process:
+        process.send_signal(signal.SIGKILL)
+
+    def goes_on() -> bool:
+        return log.read_text().count("View detailed results") == 2
+
+    with begun(environment, log, goes_on, "resume", "sweep") as process:
+        # to Ray's processes, too, as what ends a batch job or a service does it
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 130
+    assert tracking.find_run(store, "sweep").status == "KILLED"
+    assert "RUNNING" not in {run.info.status for run in children(store, "sweep").values()}
+    return finished, cli("resume", "sweep")
+
+
+@contextmanager
+def begun(
+    environment: dict[str, str], log: Path, until: Callable[[], bool], *words: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``ltm-platform`` in a process group of its own, going on, with ``until`` fulfilled."""
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        [*COMMAND, *words], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     ) as process:
         end = time.monotonic() + TIMEOUT_S
-        while not finished:
-            assert process.poll() is None, (home / "runs/sweep/run.log").read_text()[-5000:]
+        while not until():
+            assert process.poll() is None, log.read_text()[-5000:]
             assert time.monotonic() < end
             time.sleep(POLL_S)
-            runs = children(store, "sweep")
-            finished = {name: run for name, run in runs.items() if run.info.status == "FINISHED"}
-        process.send_signal(signal.SIGKILL)
-    return finished, cli("resume", "sweep")
+        yield process
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import Data, JobSpec, Model
+from ltm_platform.job.fields import Section
 from ltm_platform.job.load import bundled_folder
-from ltm_platform.job.sections import Section
 
 GOOD = "model:\n  backbone: vit_micro_patch4_32\ndata:\n  path: digits\n"
 BUNDLED = sorted(file.stem for file in bundled_folder().glob("*.yaml"))

@@ -1,20 +1,9 @@
-"""The job file: what it may say (`sections`), how it is read (`load`), and the value it becomes."""
+"""The job file: what it may say (`sections`, `recipe`), how it is read (`load`), and its value."""
 
 from ltm_platform.job.batch import BatchPlan
 from ltm_platform.job.change import changes
-from ltm_platform.job.sections import (
-    Augment,
-    Bottleneck,
-    Checkpoint,
-    Cluster,
-    Data,
-    Distill,
-    Engine,
-    Mix,
-    Model,
-    Recipe,
-    Tracking,
-)
+from ltm_platform.job.recipe import Augment, Bottleneck, Distill, Mix, Recipe
+from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.spec import JobSpec
 
 __all__ = [

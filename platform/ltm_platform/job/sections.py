@@ -2,102 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
-_VERSION = re.compile(r"[vV]\d+")
-
-
-def conflict(sentence: str, *keys: str) -> PydanticCustomError:
-    """Fields that cannot go together; ``keys`` are their names, the likeliest culprit first."""
-    return PydanticCustomError("conflict", "{sentence}", {"sentence": sentence, "keys": keys})
-
-
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must not hold control characters")
-    return value
-
-
-def _run_name(value: str) -> str:
-    # The name becomes a folder name and part of URLs.
-    if not _NAME.fullmatch(value) or ".." in value:
-        raise ValueError(
-            "must be 1 to 63 lower-case letters, digits, '-', '_' and single dots, "
-            "the first a letter or a digit"
-        )
-    return value
-
-
-def _alias(value: str) -> str:
-    if not _ALIAS.fullmatch(value) or _VERSION.fullmatch(value) or value == "latest":
-        raise ValueError(
-            "must be letters, digits, '-' and '_', but neither latest nor v with a number, "
-            "which MLflow keeps for itself"
-        )
-    return value
-
-
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError("must have the smaller number first")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """A copy of ``value`` if YAML and JSON can hold it exactly, else ValueError."""
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str) or not key or "." in key:
-                raise ValueError("must have names without dots as keys")
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must hold finite numbers only")
-    if value is not None and not isinstance(value, (bool, int, float, str)):
-        raise ValueError("must hold only text, numbers, true, false, null, lists and mappings")
-    return value
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-RunName = Annotated[str, Field(min_length=1), AfterValidator(_run_name)]
-Alias = Annotated[str, Field(min_length=1), AfterValidator(_alias)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-KeptFraction = Annotated[float, Field(gt=0, le=1)]
-# YAML has lists, not tuples, hence not strict; the two numbers inside still are.
-KeptRange = Annotated[
-    tuple[KeptFraction, KeptFraction], Field(strict=False), AfterValidator(_ordered)
-]
-WorkerRange = Annotated[tuple[Count, Count], Field(strict=False), AfterValidator(_ordered)]
-Plan = dict[str, Count | Annotated[tuple[Count, Count], Field(strict=False)]]
-Options = Annotated[
-    dict[str, Any],
-    BeforeValidator(lambda value: {} if value is None else value),
-    AfterValidator(_plain),
-]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown fields, no silent conversion, no NaN."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        defer_build=True,  # keeps `import ltm_platform.job` fast
-    )
+from ltm_platform.job.fields import (
+    Alias,
+    Count,
+    KeptFraction,
+    KeptRange,
+    Options,
+    Plan,
+    Positive,
+    RunName,
+    Section,
+    Text,
+    WorkerRange,
+    conflict,
+)
 
 
 class Model(Section):
@@ -169,139 +91,6 @@ class Data(Section):
                 f"data.folds is {self.folds}, and folds are counted from 0",
                 "data.fold",
                 "data.folds",
-            )
-        return self
-
-
-class Bottleneck(Section):
-    """The information bottleneck term of the loss."""
-
-    weight: NotNegative = 0.1
-    """Factor of the bound in the loss; 0 trains with cross-entropy alone."""
-    warmup: Probability = 0.3
-    """Share of the epochs, from the first, that train without the bound."""
-    beta: Positive = 5.0
-    """Sharpness of the soft assignment to centroids; larger is harder."""
-    clusters: Annotated[int, Field(ge=2)] | None = None
-    """Number of centroids; null is the number of classes."""
-
-
-class Augment(Section):
-    """Random changes to the training images; validation images are never changed."""
-
-    crop_scale: KeptRange = (0.08, 1.0)
-    """Smallest and largest share of the image's area that a random crop covers."""
-    hflip: Probability = 0.5
-    """Probability of a horizontal flip; 0 where left and right matter, as in digits."""
-    color_jitter: NotNegative = 0.0
-    """Strength of random brightness, contrast and saturation; 0 is off."""
-    auto_augment: Text | None = None
-    """timm's policy string, e.g. rand-m9-mstd0.5; null is off."""
-    random_erasing: Probability = 0.0
-    """Probability that a random rectangle is replaced by noise."""
-
-
-class Mix(Section):
-    """Mixing pairs of training images and their labels, drawn anew at every step."""
-
-    mixup: NotNegative = 0.0
-    """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
-    cutmix: NotNegative = 0.0
-    """CutMix: both numbers of the Beta distribution of the areas; 0 is off."""
-    prob: Probability = 1.0
-    """Probability that a step mixes at all."""
-    switch_prob: Probability = 0.5
-    """Probability of CutMix where Mixup is on, too."""
-    until: Probability = 1.0
-    """Share of the epochs, from the first, that mix."""
-
-    @property
-    def enabled(self) -> bool:
-        return (self.mixup > 0 or self.cutmix > 0) and self.prob > 0 and self.until > 0
-
-
-class Distill(Section):
-    """Learning from the logits of a teacher as well as from the labels."""
-
-    teacher: Text | None = None
-    """Name of the teacher network, or a run's checkpoint folder; null trains without a teacher."""
-    checkpoint: Text | None = None
-    """Local file with the weights of a teacher given by name; null is timm's published ones."""
-    weight: Probability = 0.5
-    """Share of the teacher in the loss; the labels have the rest."""
-    temperature: Positive = 1.0
-    """Divisor of both networks' logits; larger tells more of the unlikely classes."""
-
-    @model_validator(mode="after")
-    def _checkpoint_has_a_network(self) -> Distill:
-        if self.checkpoint and not self.teacher:
-            raise conflict(
-                "recipe.distill.checkpoint is given, "
-                "but not recipe.distill.teacher, the network that it is for",
-                "recipe.distill.checkpoint",
-            )
-        return self
-
-
-class Recipe(Section):
-    """How the weights are learned."""
-
-    epochs: Count = 300
-    """Passes over the training images."""
-    global_batch: Count = 256
-    """Images per optimizer step, over all workers: the same for one worker or eight."""
-    micro_batch: Count | Literal["auto"] | None = None
-    """Images per forward pass of one worker, accumulated up to its share of the global batch; null
-    is the whole share, auto the largest part of it that fits the memory, tried at the start."""
-    optimizer: Text = "adamw"
-    """Name of a timm optimizer."""
-    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
-    """Learning rate after warm-up; it falls to min_lr along a cosine."""
-    min_lr: NotNegative = 0.0
-    """Learning rate at the end."""
-    weight_decay: NotNegative = 0.01
-    """Decoupled weight decay; biases and normalisation layers are spared."""
-    warmup_epochs: NotNegative = 0.0
-    """Epochs, also fractions of one, in which the learning rate rises to lr."""
-    layer_decay: KeptFraction | None = None
-    """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the target probability spread over all classes."""
-    clip_grad: Positive | None = None
-    """Largest L2 norm of the gradient; null does not clip."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of the moving average of the weights; null keeps no average."""
-    sync_bn: bool = False
-    """Batch normalisation over the micro-batches of all workers instead of each worker's own."""
-    freeze: list[Text] = Field(default_factory=list)
-    """Parts that keep their weights: names such as patch_embed or blocks.0, or patterns with *."""
-    early_stop: Count | None = None
-    """Epochs without a better val/top1 after which training ends; null trains all epochs."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of the initial weights, the order of the images and their random changes."""
-    ib: Bottleneck = Field(default_factory=Bottleneck)
-    """The information bottleneck term of the loss."""
-    augment: Augment = Field(default_factory=Augment)
-    """Random changes to the training images."""
-    mix: Mix = Field(default_factory=Mix)
-    """Mixing pairs of training images and their labels."""
-    distill: Distill = Field(default_factory=Distill)
-    """Learning from a teacher."""
-
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> Recipe:
-        if self.min_lr > self.lr:
-            raise conflict(
-                f"recipe.min_lr is {self.min_lr:g}, but must be at most recipe.lr, {self.lr:g}",
-                "recipe.min_lr",
-                "recipe.lr",
-            )
-        if self.warmup_epochs > self.epochs:
-            raise conflict(
-                f"recipe.warmup_epochs is {self.warmup_epochs:g}, "
-                f"but must be at most recipe.epochs, {self.epochs}",
-                "recipe.warmup_epochs",
-                "recipe.epochs",
             )
         return self
 

@@ -10,20 +10,11 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.job.batch import BatchPlan, plan_batch, plan_batches
 from ltm_platform.job.explain import Explainer, show
+from ltm_platform.job.fields import RunName, Section, conflict
 from ltm_platform.job.layer import Origins
 from ltm_platform.job.load import read_job
-from ltm_platform.job.sections import (
-    Checkpoint,
-    Cluster,
-    Data,
-    Engine,
-    Model,
-    Recipe,
-    RunName,
-    Section,
-    Tracking,
-    conflict,
-)
+from ltm_platform.job.recipe import Recipe
+from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.yaml_text import dump_yaml
 
 if TYPE_CHECKING:

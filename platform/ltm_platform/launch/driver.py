@@ -128,7 +128,7 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
     """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
 
     Raises:
-        KeyboardInterrupt: Ray took an interrupt and stopped the workers.
+        KeyboardInterrupt: SIGINT came; the workers end with this process, or with its Ray.
         RunError: a rank failed, more often than the job allows.
     """
     from ltm_platform.training.worker import train_worker
@@ -160,12 +160,8 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
             callbacks=[*callbacks, waiting],
         ),
     )
-    try:
-        with told_in_a_sentence():
-            trainer.fit()
-    except SystemExit:
-        # Ray ends the process once it has taken an interrupt and stopped the workers.
-        raise KeyboardInterrupt from None
+    with told_in_a_sentence():
+        trainer.fit()
 
 
 def worker_config(ready: Ready, events: EventQueue) -> WorkerConfig:
@@ -226,7 +222,7 @@ def _log_checkpoints(
 
 @contextmanager
 def sigterm_is_interrupt() -> Iterator[None]:
-    """SIGTERM takes the same way out as Ctrl-C, on which Ray stops the workers in good order."""
+    """SIGTERM takes the same way out as Ctrl-C."""
 
     def interrupted(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs do

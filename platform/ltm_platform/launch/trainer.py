@@ -38,6 +38,13 @@ class LeanTrainer(TorchTrainer):
             options["scaling_policy"] = _AsksNobody(self.scaling_config)
         return super()._initialize_and_run_controller(**options)
 
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Interrupts stay Python's, and the workers end with their driver.
+
+        Ray's own handler would first ask the workers to end. What ends a batch job or a service
+        signals all of its processes, Ray's too, and then it waits for an answer that never comes.
+        """
+
 
 class _AsksNobody(FixedScalingPolicy):
     """A fixed number of workers on the nodes that are there."""

@@ -163,7 +163,8 @@ def carry_out(
         trials: list[TrialResult] = []
         found: dict[str, Any] = {}
         chosen: TrialResult | None = None
-        with ray:
+        # Once more, since Ray takes SIGTERM over when it starts.
+        with ray, sigterm_is_interrupt():
             for number, stage in enumerate(plan.stages, start=1):
                 stage_job = with_values(stage.job, found, "the stage before")
                 done = run_stage(

@@ -1,0 +1,152 @@
+"""How the weights are learned: every field with its unit, range and default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ltm_platform.job.fields import (
+    Count,
+    KeptFraction,
+    KeptRange,
+    NotNegative,
+    Positive,
+    Probability,
+    Section,
+    Text,
+    conflict,
+)
+
+
+class Bottleneck(Section):
+    """The information bottleneck term of the loss."""
+
+    weight: NotNegative = 0.1
+    """Factor of the bound in the loss; 0 trains with cross-entropy alone."""
+    warmup: Probability = 0.3
+    """Share of the epochs, from the first, that train without the bound."""
+    beta: Positive = 5.0
+    """Sharpness of the soft assignment to centroids; larger is harder."""
+    clusters: Annotated[int, Field(ge=2)] | None = None
+    """Number of centroids; null is the number of classes."""
+
+
+class Augment(Section):
+    """Random changes to the training images; validation images are never changed."""
+
+    crop_scale: KeptRange = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random crop covers."""
+    hflip: Probability = 0.5
+    """Probability of a horizontal flip; 0 where left and right matter, as in digits."""
+    color_jitter: NotNegative = 0.0
+    """Strength of random brightness, contrast and saturation; 0 is off."""
+    auto_augment: Text | None = None
+    """timm's policy string, e.g. rand-m9-mstd0.5; null is off."""
+    random_erasing: Probability = 0.0
+    """Probability that a random rectangle is replaced by noise."""
+
+
+class Mix(Section):
+    """Mixing pairs of training images and their labels, drawn anew at every step."""
+
+    mixup: NotNegative = 0.0
+    """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
+    cutmix: NotNegative = 0.0
+    """CutMix: both numbers of the Beta distribution of the areas; 0 is off."""
+    prob: Probability = 1.0
+    """Probability that a step mixes at all."""
+    switch_prob: Probability = 0.5
+    """Probability of CutMix where Mixup is on, too."""
+    until: Probability = 1.0
+    """Share of the epochs, from the first, that mix."""
+
+    @property
+    def enabled(self) -> bool:
+        return (self.mixup > 0 or self.cutmix > 0) and self.prob > 0 and self.until > 0
+
+
+class Distill(Section):
+    """Learning from the logits of a teacher as well as from the labels."""
+
+    teacher: Text | None = None
+    """Name of the teacher network, or a run's checkpoint folder; null trains without a teacher."""
+    checkpoint: Text | None = None
+    """Local file with the weights of a teacher given by name; null is timm's published ones."""
+    weight: Probability = 0.5
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: Positive = 1.0
+    """Divisor of both networks' logits; larger tells more of the unlikely classes."""
+
+    @model_validator(mode="after")
+    def _checkpoint_has_a_network(self) -> Distill:
+        if self.checkpoint and not self.teacher:
+            raise conflict(
+                "recipe.distill.checkpoint is given, "
+                "but not recipe.distill.teacher, the network that it is for",
+                "recipe.distill.checkpoint",
+            )
+        return self
+
+
+class Recipe(Section):
+    """How the weights are learned."""
+
+    epochs: Count = 300
+    """Passes over the training images."""
+    global_batch: Count = 256
+    """Images per optimizer step, over all workers: the same for one worker or eight."""
+    micro_batch: Count | Literal["auto"] | None = None
+    """Images per forward pass of one worker, accumulated up to its share of the global batch; null
+    is the whole share, auto the largest part of it that fits the memory, tried at the start."""
+    optimizer: Text = "adamw"
+    """Name of a timm optimizer."""
+    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    """Learning rate after warm-up; it falls to min_lr along a cosine."""
+    min_lr: NotNegative = 0.0
+    """Learning rate at the end."""
+    weight_decay: NotNegative = 0.01
+    """Decoupled weight decay; biases and normalisation layers are spared."""
+    warmup_epochs: NotNegative = 0.0
+    """Epochs, also fractions of one, in which the learning rate rises to lr."""
+    layer_decay: KeptFraction | None = None
+    """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the target probability spread over all classes."""
+    clip_grad: Positive | None = None
+    """Largest L2 norm of the gradient; null does not clip."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the moving average of the weights; null keeps no average."""
+    sync_bn: bool = False
+    """Batch normalisation over the micro-batches of all workers instead of each worker's own."""
+    freeze: list[Text] = Field(default_factory=list)
+    """Parts that keep their weights: names such as patch_embed or blocks.0, or patterns with *."""
+    early_stop: Count | None = None
+    """Epochs without a better val/top1 after which training ends; null trains all epochs."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of the initial weights, the order of the images and their random changes."""
+    ib: Bottleneck = Field(default_factory=Bottleneck)
+    """The information bottleneck term of the loss."""
+    augment: Augment = Field(default_factory=Augment)
+    """Random changes to the training images."""
+    mix: Mix = Field(default_factory=Mix)
+    """Mixing pairs of training images and their labels."""
+    distill: Distill = Field(default_factory=Distill)
+    """Learning from a teacher."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Recipe:
+        if self.min_lr > self.lr:
+            raise conflict(
+                f"recipe.min_lr is {self.min_lr:g}, but must be at most recipe.lr, {self.lr:g}",
+                "recipe.min_lr",
+                "recipe.lr",
+            )
+        if self.warmup_epochs > self.epochs:
+            raise conflict(
+                f"recipe.warmup_epochs is {self.warmup_epochs:g}, "
+                f"but must be at most recipe.epochs, {self.epochs}",
+                "recipe.warmup_epochs",
+                "recipe.epochs",
+            )
+        return self
