@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -94,27 +95,44 @@ class EventQueue(Protocol):
 
 
 class Sender:
-    """Rank 0's end: events are sent in batches, so that a step never costs a round trip.
+    """Rank 0's end: events are sent in batches and by a thread, so that no step waits for them.
 
-    All but the steps' metrics is sent at once: it must be known whatever happens next.
+    All but the steps' metrics is sent at once, and has been when the call returns: it must be
+    known whatever happens next. What went wrong in sending is raised by a later call.
     """
 
     def __init__(self, queue: EventQueue) -> None:
         self._queue = queue
         self._pending: list[Event] = []
+        self._thread = ThreadPoolExecutor(1, "event-sender")
+        self._sent: Future[None] | None = None
         self._last_sent = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         self._pending.append(event)
         due = time.monotonic() - self._last_sent >= SEND_INTERVAL_S
-        if due or type(event) is not Progress:
+        if type(event) is not Progress:
             self.flush()
+        elif due and (self._sent is None or self._sent.done()):
+            self._send()
 
     def flush(self) -> None:
+        """Send what is left, and wait until all has been sent."""
+        self._send()
+        self._arrived()
+
+    def _send(self) -> None:
+        self._arrived()
         if self._pending:
-            self._queue.put_nowait(self._pending)
+            self._sent = self._thread.submit(self._queue.put_nowait, self._pending)
             self._pending = []
         self._last_sent = time.monotonic()
+
+    def _arrived(self) -> None:
+        """Wait for what is on its way."""
+        sent, self._sent = self._sent, None
+        if sent:
+            sent.result()
 
 
 @contextmanager

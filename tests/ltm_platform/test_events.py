@@ -89,7 +89,9 @@ def test_steps_are_sent_when_the_interval_is_over(
     send = Sender(queue)
     for step in STEPS:
         send(step)
-    assert queue.get_nowait_batch(len(STEPS)) == [[step] for step in STEPS]
+    first = queue.get(timeout=PATIENCE_S)
+    assert first == STEPS[: len(first)]
+    send.flush()
 
 
 @pytest.mark.parametrize("event", [STARTED, EPOCH_ENDED, MEASURED])
@@ -101,6 +103,49 @@ def test_all_but_steps_is_sent_at_once_after_the_steps_before_it(
     send(STEPS[0])
     send(event)
     assert queue.get_nowait_batch(queue.qsize()) == [[STEPS[0], event]]
+
+
+def test_a_step_does_not_wait_for_a_slow_queue_and_an_epoch_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "SEND_INTERVAL_S", 0.0)
+    queue = Held()
+    send = Sender(queue)
+    for step in STEPS:
+        send(step)
+    assert queue.arrived == []
+    queue.free.set()
+    send(EPOCH_ENDED)
+    assert queue.arrived == [STEPS[:1], [*STEPS[1:], EPOCH_ENDED]]
+
+
+def test_what_cannot_be_sent_is_told_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "SEND_INTERVAL_S", 0.0)
+    send = Sender(Lost())
+    send(STEPS[0])
+    with pytest.raises(OSError, match="the driver is gone"):
+        send(EPOCH_ENDED)
+
+
+class Held:
+    """A queue that takes nothing until it is free."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.arrived: list[list[Event]] = []
+
+    def put_nowait(self, item: list[Event]) -> None:
+        assert self.free.wait(PATIENCE_S)
+        self.arrived.append(item)
+
+    def get(self) -> None: ...
+
+
+class Lost(Held):
+    """A queue that nobody keeps any more."""
+
+    def put_nowait(self, item: list[Event]) -> None:  # noqa: ARG002
+        raise OSError("the driver is gone")
 
 
 def test_an_error_of_a_listener_is_raised_at_the_end_of_the_block(queue: Queue) -> None:
