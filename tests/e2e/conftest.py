@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ltm_platform import tracking
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
 TIMEOUT_S = 600
+POLL_S = 0.2
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 
@@ -73,6 +76,27 @@ def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
         dimensions=(40, 120),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@contextmanager
+def in_background(environment: dict[str, str], *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``ltm-platform`` in a process group of its own, killed when the block ends."""
+    with subprocess.Popen(
+        [*COMMAND, *args], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], run: Path) -> None:
+    """While the process carries out the run or the sweep of a folder."""
+    end = time.monotonic() + TIMEOUT_S
+    while not fulfilled():
+        assert process.poll() is None, (run / "run.log").read_text()[-5000:]
+        assert time.monotonic() < end
+        time.sleep(POLL_S)
 
 
 def ended(child: pexpect.spawn) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,10 +14,12 @@ from ltm_platform import tracking
 from ltm_platform.checkpoints import read_manifest
 from ltm_platform.errors import UserError
 
-from .conftest import COMMAND, ELASTIC, TIMEOUT_S
+from .conftest import ELASTIC, in_background, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from .conftest import Cli
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Curve = dict[int, float]
 
 KEYS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
-POLL_S = 0.2
 
 
 def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
@@ -40,11 +39,7 @@ def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
 
 def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
     """Until the run in a folder has written a checkpoint of that step or a later one."""
-    end = time.monotonic() + TIMEOUT_S
-    while _steps_done(run) < step:
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < end
-        time.sleep(POLL_S)
+    wait_until(lambda: _steps_done(run) >= step, process, run)
 
 
 def _steps_done(run: Path) -> int:
@@ -55,19 +50,11 @@ def _steps_done(run: Path) -> int:
     return done
 
 
-@contextmanager
 def submitted(
     environment: dict[str, str], job: Path, name: str, *overrides: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     words = [word for override in overrides for word in ("--set", override)]
-    command = [*COMMAND, "submit", str(job), "--name", name, *words]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return in_background(environment, "submit", str(job), "--name", name, *words)
 
 
 def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,17 +14,16 @@ from ltm_platform import tracking
 from ltm_platform.job import JobSpec
 
 from .browsing import needs_chromium, table_of_runs
-from .conftest import COMMAND, TIMEOUT_S
+from .conftest import TIMEOUT_S, in_background, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
     from pathlib import Path
 
     from mlflow.entities import Run
 
     from .conftest import Cli
 
-POLL_S = 0.2
 GOOD, WEAK, WEAKER = "0.002", "1.0e-06", "2.0e-06"
 
 
@@ -54,41 +50,28 @@ def resumed(
     words += ["--param", "recipe.optimizer=choice:adamw,nonsense", "--set", "recipe.epochs=3"]
     finished: dict[str, Run] = {}
 
-    def one_has_finished() -> bool:
+    def one_is_whole_and_one_stopped_early() -> bool:
+        """Tune's scheduler forgets what it knew when the sweep is killed, and stops fewer then."""
         runs = children(store, "sweep")
         finished.update({name: run for name, run in runs.items() if run.info.status == "FINISHED"})
-        return bool(finished)
+        return {"ltm.stopped_early" in run.data.tags for run in finished.values()} == {True, False}
 
-    log = home / "runs" / "sweep" / "run.log"
-    with begun(environment, log, one_has_finished, "tune", *words) as process:
-        process.send_signal(signal.SIGKILL)
+    folder = home / "runs" / "sweep"
+    with in_background(environment, "tune", *words) as process:
+        wait_until(one_is_whole_and_one_stopped_early, process, folder)
+        process.kill()
 
     def goes_on() -> bool:
-        return log.read_text().count("View detailed results") == 2
+        return (folder / "run.log").read_text().count("View detailed results") == 2
 
-    with begun(environment, log, goes_on, "resume", "sweep") as process:
+    with in_background(environment, "resume", "sweep") as process:
+        wait_until(goes_on, process, folder)
         # to Ray's processes, too, as what ends a batch job or a service does it
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 130
     assert tracking.find_run(store, "sweep").status == "KILLED"
     assert "RUNNING" not in {run.info.status for run in children(store, "sweep").values()}
     return finished, cli("resume", "sweep")
-
-
-@contextmanager
-def begun(
-    environment: dict[str, str], log: Path, until: Callable[[], bool], *words: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """``ltm-platform`` in a process group of its own, going on, with ``until`` fulfilled."""
-    with subprocess.Popen(
-        [*COMMAND, *words], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        end = time.monotonic() + TIMEOUT_S
-        while not until():
-            assert process.poll() is None, log.read_text()[-5000:]
-            assert time.monotonic() < end
-            time.sleep(POLL_S)
-        yield process
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def embedded_ray(resources: Resources) -> Iterator[None]:
     _set(ENVIRONMENT | _ALONE)
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address="local",
@@ -70,6 +72,8 @@ def embedded_ray(resources: Resources) -> Iterator[None]:
         raise UserError(
             "Ray did not start within its 30 seconds: the machine is too busy, or short of memory"
         ) from None
+    if callable(on_sigterm):  # Ray has taken the signal over
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from ray.train.v2._internal.execution.controller.state import (
     TrainControllerState,
 )
 
-from ltm_platform.events import EventQueue, Sender, Waiting
+from ltm_platform.events import EventQueue, Waiting
 
 
 class TellsOfWaiting(ControllerCallback):
@@ -28,7 +28,7 @@ class TellsOfWaiting(ControllerCallback):
         if asks or isinstance(current_state, ReschedulingState):
             lack = lacking(self._needed, ray.available_resources())
             if lack and lack != self._told:
-                Sender(self._events)(Waiting(lack))
+                self._events.put_nowait([Waiting(lack)])
             self._told = lack
 
 

@@ -163,8 +163,7 @@ def carry_out(
         trials: list[TrialResult] = []
         found: dict[str, Any] = {}
         chosen: TrialResult | None = None
-        # Once more, since Ray takes SIGTERM over when it starts.
-        with ray, sigterm_is_interrupt():
+        with ray:
             for number, stage in enumerate(plan.stages, start=1):
                 stage_job = with_values(stage.job, found, "the stage before")
                 done = run_stage(
