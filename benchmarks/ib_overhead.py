@@ -63,12 +63,11 @@ def main() -> None:
     bottleneck = ltm.StreamingBottleneck(args.classes, features.shape[1])
     for start in range(0, args.classes, args.batch):  # every class seen: the steady state
         seen = (torch.arange(args.batch) + start) % args.classes
-        bottleneck.update(features, seen, images)
+        bottleneck(features, seen, images)
         bottleneck.sync()
 
     def streaming() -> None:
         bottleneck(features, labels, images).backward()
-        bottleneck.update(features, labels, images)
         bottleneck.sync()
 
     whole, extra = fastest(step, args.runs), fastest(forward, args.runs)

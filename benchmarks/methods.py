@@ -57,8 +57,9 @@ def train(model: Any, images: Tensor, labels: Tensor, seed: int, steps: int, rat
         x, y = crop(images[batch]), labels[batch]
         feature = model.forward_head(model.forward_features(x), pre_logits=True)
         loss = F.cross_entropy(model.get_classifier()(feature), y)
-        if learns_ib and step > 0.3 * steps:
-            loss = loss + 0.1 * bottleneck(feature, y, x)
+        if learns_ib:
+            bound = bottleneck(feature, y, x)
+            loss = loss + (0.1 * bound if step > 0.3 * steps else 0.0)
         if method is not None:
             loss = loss + sum(method.loss_terms().values())
         optimizer.zero_grad()
@@ -66,7 +67,6 @@ def train(model: Any, images: Tensor, labels: Tensor, seed: int, steps: int, rat
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if learns_ib:
-            bottleneck.update(feature.detach(), y, x)
             bottleneck.sync()
 
 

@@ -96,14 +96,13 @@ class StreamingBottleneck(nn.Module):
     """IBB against centroids and Q that follow the features that training computes anyway.
 
     The published script clusters all training features once an epoch, in an extra forward pass.
-    Here (ours) k-means goes along with training: `update` collects sums over a micro-batch,
-    `sync` adds those of all ranks in one all-reduce and folds them into averages over the last
-    `window` samples. Centroids and Q are averages over the same samples, and a cluster keeps its
-    row while it moves, so Q always belongs to the current centroids. Sums do not depend on the
-    order of samples or on the rank that saw them.
+    Here (ours) k-means goes along with training: a call collects sums over its micro-batch, as
+    batch norm does, `sync` adds those of all ranks in one all-reduce and folds them into averages
+    over the last `window` samples. Centroids and Q are averages over the same samples, and a
+    cluster keeps its row while it moves, so Q always belongs to the current centroids. Sums do not
+    depend on the order of samples or on the rank that saw them.
 
-        bound = bottleneck(features, labels, images)   # differentiable by features alone
-        bottleneck.update(features, labels, images)    # every micro-batch
+        bound = bottleneck(features, labels, images)   # every micro-batch
         bottleneck.sync()                              # every optimizer step, on every rank
 
     Features, inputs and centroids are L2-normalised; inputs are compared at 32 x 32 pixels. All
@@ -178,43 +177,46 @@ class StreamingBottleneck(nn.Module):
     def forward(self, features: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
         """IBB of a batch: a float32 scalar whose gradient goes to the features alone.
 
+        In training mode the batch is also collected; what that changes waits for `sync`.
+
         features: [n, D], pooled, before the classifier. labels: [n] integers.
         inputs: images [n, 3, height, width].
         """
         with torch.autocast(features.device.type, enabled=False):
+            u = _unit(features)
             # a copy: `sync` may move the centroids before backward needs where they were
-            phi = soft_assignment(_unit(features), self.feature_centroids.clone(), self.beta)
+            phi = soft_assignment(u, self.feature_centroids.clone(), self.beta)
             with torch.no_grad():
-                phi_input = soft_assignment(_pixels(inputs), self.input_centroids, self.beta)
-            return ib_bound(phi_input, phi, self.log_q, labels)
+                v = _pixels(inputs)
+                phi_input = soft_assignment(v, self.input_centroids, self.beta)
+            bound = ib_bound(phi_input, phi, self.log_q, labels)
+            if self.training:
+                self._collect(u.detach(), v, phi.detach(), phi_input, labels, bound.detach())
+            return bound
 
-    @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor, inputs: Tensor) -> None:
-        """Collect a micro-batch, as in `forward`; what it changes waits for `sync`."""
-        with torch.autocast(features.device.type, enabled=False):
-            u, v = _unit(features), _pixels(inputs)
-            phi = soft_assignment(u, self.feature_centroids, self.beta)
-            phi_input = soft_assignment(v, self.input_centroids, self.beta)
-            sums = self._sums()
-            # before the first seeds, centroids are placeholders: nothing belongs to them
-            known = self.seeded.any().float()
-            for kind, x in (("feature", u), ("input", v)):
-                likeness = x @ getattr(self, f"{kind}_centroids").T
-                nearest = likeness.masked_fill(~self.seeded, -torch.inf).argmax(-1)
-                sums[f"{kind}_sum"].index_add_(0, nearest, known * x)
-                if not self._all_seeded:
-                    sums[f"{kind}_seed"].index_add_(0, labels, x)
-            sums["label_joint"].index_add_(0, labels, known * phi)
-            sums["input_joint"].addmm_(phi_input.T, known * phi)
-            bound = input_term(phi_input) + label_term(phi, self.log_q, labels)
-            entropy = torch.special.entr(phi).sum(-1).mean()
-            sums["totals"] += len(u) * torch.stack([torch.ones_like(bound), bound, entropy])
+    def _collect(
+        self, u: Tensor, v: Tensor, phi: Tensor, phi_input: Tensor, labels: Tensor, bound: Tensor
+    ) -> None:
+        """Add a micro-batch to the pending sums: unit features u and inputs v with their phi."""
+        sums = self._sums()
+        # before the first seeds, centroids are placeholders: nothing belongs to them
+        known = self.seeded.any().float()
+        for kind, x in (("feature", u), ("input", v)):
+            likeness = x @ getattr(self, f"{kind}_centroids").T
+            nearest = likeness.masked_fill(~self.seeded, -torch.inf).argmax(-1)
+            sums[f"{kind}_sum"].index_add_(0, nearest, known * x)
             if not self._all_seeded:
-                sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
+                sums[f"{kind}_seed"].index_add_(0, labels, x)
+        sums["label_joint"].index_add_(0, labels, known * phi)
+        sums["input_joint"].addmm_(phi_input.T, known * phi)
+        entropy = torch.special.entr(phi).sum(-1).mean()
+        sums["totals"] += len(u) * torch.stack([torch.ones_like(bound), bound, entropy])
+        if not self._all_seeded:
+            sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Fold in what `update` collected, on all ranks: one all-reduce when they are several."""
+        """Fold in what was collected, on all ranks: one all-reduce when they are several."""
         pending = self.pending[: self._length] if self._all_seeded else self.pending
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(pending)

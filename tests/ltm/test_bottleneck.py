@@ -74,7 +74,7 @@ def stream(steps: int = 8, micro_batches: int = 1, **options: float) -> Streamin
     bottleneck = StreamingBottleneck(C, D, **options)  # type: ignore[arg-type]
     for batch in batches(steps):
         for micro in zip(*(tensor.chunk(micro_batches) for tensor in batch), strict=True):
-            bottleneck.update(*micro)
+            bottleneck(*micro)
         bottleneck.sync()
     return bottleneck
 
@@ -93,7 +93,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
     for clusters in (C, K):
         bottleneck = StreamingBottleneck(C, D, clusters=clusters)
         for batch in batches(8):
-            bottleneck.update(*(tensor[rank::world] for tensor in batch))
+            bottleneck(*(tensor[rank::world] for tensor in batch))
             bottleneck.sync()
         torch.save(bottleneck.state_dict(), f"{folder}/{rank}-{clusters}.pt")
     torch.distributed.destroy_process_group()
@@ -115,7 +115,7 @@ def test_the_order_of_samples_does_not_matter() -> None:
     shuffled = StreamingBottleneck(C, D)
     for batch in batches(8):
         order = torch.randperm(32)
-        shuffled.update(*(tensor[order] for tensor in batch))
+        shuffled(*(tensor[order] for tensor in batch))
         shuffled.sync()
     assert_same_state(shuffled.state_dict(), stream().state_dict())
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_resumes_to_the_same_values() -> None:
         if step == 3:
             second.load_state_dict(first.state_dict())
         for part in (whole, first if step < 3 else second):
-            part.update(*batch)
+            part(*batch)
             part.sync()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
@@ -151,10 +151,17 @@ def test_statistics_find_the_classes() -> None:
     assert bottleneck.log_q.exp().argmax(1).tolist() == list(range(C))
 
 
+def test_evaluation_leaves_the_statistics_alone() -> None:
+    bottleneck = stream().eval()
+    before = bottleneck.pending.clone()
+    bottleneck(*next(batches(1)))
+    assert torch.equal(bottleneck.pending, before)
+
+
 def test_a_class_never_seen_leaves_everything_finite() -> None:
     bottleneck = StreamingBottleneck(C + 1, D)
     for batch in batches(4):
-        bottleneck.update(*batch)
+        bottleneck(*batch)
         bottleneck.sync()
     features, labels, images = next(batches(1))
     bound = bottleneck(features.requires_grad_(), torch.full_like(labels, C), images)
@@ -182,7 +189,6 @@ def test_a_sync_before_backward_does_no_harm() -> None:
         bottleneck = stream()
         features, labels, images = next(batches(1))
         bound = bottleneck(features.requires_grad_(), labels, images)
-        bottleneck.update(features, labels, images)
         if sync:
             bottleneck.sync()
         bound.backward()

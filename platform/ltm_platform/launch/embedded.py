@@ -25,9 +25,18 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's default of 15 leaves training what every other program on this machine does not want.
     "RAY_worker_niceness": "0",
-    # On CPUs, 2 to 5 % of a training step each; ranks inherit it. Large pages for malloc's memory,
-    # and one heap: Ray trains in a thread, whose own heap would go back to the system every step.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1",
+    # On CPUs, 2 to 5 % of a training step each; ranks inherit it. Large pages for malloc's memory;
+    # one heap, since Ray trains in a thread, whose own would go back to the system every step; and
+    # that heap stays as it is up to 1 GiB: large pages that come back must be cleared again.
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "hugetlb": 1,
+            "arena_max": 1,
+            "trim_threshold": 2**30,
+            "mmap_threshold": 2**30,
+        }.items()
+    ),
 }
 
 

@@ -120,6 +120,13 @@ def build_engine(
         config=config,
         dist_init_required=False,
     )
+    if engine.world_size == 1:
+        # DeepSpeed would copy all gradients into one buffer and back to exchange them with nobody.
+        engine.allreduce_no_retain = _nothing_to_exchange
     if compiled:
         engine.compile()
     return engine
+
+
+def _nothing_to_exchange(bucket: list[Tensor], **_: Any) -> None:
+    """In place of the engine's reduction of ``bucket``: one rank's gradients are their own mean."""

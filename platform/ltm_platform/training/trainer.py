@@ -26,7 +26,7 @@ from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter
 from ltm_platform.training.micro_batch import find_micro_batch
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import build_optimizer, build_schedule, hard_labels
+from ltm_platform.training.recipe import build_optimizer, build_schedule
 from ltm_platform.training.watchdog import Watchdog
 from ltm_platform.training.weights import (
     ShardedEma,
@@ -268,7 +268,6 @@ class Trainer:
         loss, parts = self._objective(images, labels, logits, features, epoch)
         self._engine.backward(loss)
         self._engine.step()
-        self._bottleneck.update(features.detach(), hard_labels(labels), images)
         return parts
 
     def _check_gradient(self, parts: torch.Tensor) -> None:

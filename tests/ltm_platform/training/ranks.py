@@ -38,7 +38,7 @@ from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import build_optimizer, build_schedule, hard_labels
+from ltm_platform.training.recipe import build_optimizer, build_schedule
 from ltm_platform.training.sync_bn import synchronise
 from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
 
@@ -176,7 +176,6 @@ class Plain:
             loss, new_parts = self.objective(images, labels, logits, features, epoch)
             self.backward(loss, last=last)
             self.margins.append(margin(features.detach(), self.bottleneck))
-            self.bottleneck.update(features.detach(), hard_labels(labels), images)
             parts += new_parts
             if last:
                 step += 1

@@ -42,7 +42,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def bottleneck(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> StreamingBottleneck:
     images, labels, _, features = batch
     bottleneck = StreamingBottleneck(CLASSES, feature_dim=DIM)
-    bottleneck.update(features.detach(), labels, images)
+    bottleneck(features.detach(), labels, images)
     bottleneck.sync()
     return bottleneck
 
