@@ -3,13 +3,16 @@
     python benchmarks/training.py
     python benchmarks/training.py --backbone vit_small_patch16_224 --batch 64 --images 6400
 
-Both train the same backbone on the same JPEGs, generated first, at the same batch, precision,
+Three trainings are started, submit without merging, timm and submit with LTM, and take turns of a
+few seconds after their first epoch: one has the machine, and all processes of the others are
+stopped. So what else happens on the machine, minute by minute, comes to all of them. The figures
+are medians over the turns, of the steps that begin and end within one.
+
+All train the same backbone on the same JPEGs, generated first, at the same batch, precision,
 threads, decode processes, transforms, optimizer and EMA; timm_loop.py is the plain one, with gloo
-or NCCL. submit also runs the IB loss with its statistics and writes a checkpoint every epoch. A
-round is one run each of submit without merging, timm and submit with LTM, and the fastest epoch
-of all rounds counts, without a run's first one. submit's runs from the end of the validation before
-to its last loss, as they stand in MLflow, so the stall of a checkpoint is in it. At ZeRO 0 every
-worker holds all that the optimizer needs, as with torch's DDP.
+or NCCL. submit also runs the IB loss with its statistics and writes a checkpoint every epoch, whose
+stall counts. Validation does not. At ZeRO 0 every worker holds all that the optimizer needs, as
+with torch's DDP.
 
 "base" and "LTM" are submit's images/s, "base/timm" wants to be 1 or more, and "of MACs" is LTM/base
 divided by the base's MACs over LTM's: 1 when time follows arithmetic.
@@ -20,12 +23,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from abc import ABC, abstractmethod
+from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from ltm_platform.tracking import find_run
@@ -33,6 +44,14 @@ from ltm_platform.tracking.store import connect
 
 ROOT = Path(__file__).parents[1]
 EMA_DECAY = 0.999
+EPOCHS = 1000  # more than there is time for
+POLL_S = 1.0
+END_S = 60.0
+
+Turn = tuple[float, float]
+Point = tuple[float, float]
+"""When, and how many images had been trained by then."""
+T = TypeVar("T", bound="Training")
 
 
 def generate(folder: Path, classes: int, images: int, side: int) -> None:
@@ -47,70 +66,143 @@ def generate(folder: Path, classes: int, images: int, side: int) -> None:
             Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
 
 
-def call(command: list[str], home: Path, threads: int) -> str:
-    """What a Python command prints."""
-    environment = os.environ | {
-        "LTM_PLATFORM_HOME": str(home),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")]),
-        "OMP_NUM_THREADS": str(threads),
-    }
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-    return done.stdout
+class Training(ABC):
+    """One that takes turns. Stopped and let go with all its processes."""
+
+    def __init__(self, command: list[str], home: Path, threads: int) -> None:
+        home.mkdir()
+        environment = os.environ | {
+            "LTM_PLATFORM_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")]),
+            "OMP_NUM_THREADS": str(threads),
+        }
+        self._turns: list[Turn] = []
+        self._output = home / "output"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def warm_up(self) -> None:
+        """Run to the end of the first epoch, and wait."""
+        while not self._is_warm():
+            self._run(POLL_S)
+        self.signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> None:
+        self.signal(signal.SIGCONT)
+        start = time.time()
+        self._run(seconds)
+        self._turns.append((start, time.time()))
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number: int) -> None:
+        process = psutil.Process(self._process.pid)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
+
+    def _run(self, seconds: float) -> None:
+        time.sleep(seconds)
+        if self._process.poll() is not None:
+            raise SystemExit(self._output.read_text())
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self._process.terminate()
+            self._process.wait(END_S)
+
+    def speed(self) -> float:
+        """Images/s, the median over the turns."""
+        points = sorted(self.points())
+        speeds = []
+        for start, end in self._turns:
+            inside = [(p, q) for p, q in pairwise(points) if start <= p[0] and q[0] <= end]
+            steps = [(p, q) for p, q in inside if q[1] > p[1]]  # else validation
+            seconds = sum(q[0] - p[0] for p, q in steps)
+            if seconds:
+                speeds.append(sum(q[1] - p[1] for p, q in steps) / seconds)
+        return statistics.median(speeds)
+
+    @abstractmethod
+    def points(self) -> list[Point]: ...
+
+    @abstractmethod
+    def _is_warm(self) -> bool: ...
 
 
-def submit(
-    args: argparse.Namespace, home: Path, method: str, workers: int
-) -> tuple[float, float, float]:
-    """The platform's images/s in the fastest epoch, and GMACs of the network and of its base."""
-    job = {
-        "model": {"backbone": args.backbone, "method": method, "image_size": args.image_size},
-        "data": {"path": str(home / "images"), "loader_workers": 1},
-        "recipe": {
-            "epochs": args.epochs,
-            "global_batch": args.batch,
-            "ema_decay": EMA_DECAY,
-        },
-        "engine": {"precision": args.precision, "zero_stage": args.zero_stage},
-        "checkpoint": {"keep": 1},
-        "cluster": {"workers": workers, "cpus_per_worker": args.threads},
-    }
-    file = home / "job.yaml"
-    file.write_text(json.dumps(job))
-    name = f"run-{len(list(home.glob('runs/*')))}"
-    call(["cli.py", "submit", str(file), "--name", name], home, args.threads)
-    store = f"sqlite:///{home / 'mlflow.db'}"
-    run = find_run(store, name)
-    client, steps = connect(store), args.images // args.batch
+class Submitted(Training):
+    """`ltm-platform submit`."""
 
-    def seconds(metric: str) -> dict[int, float]:
-        history = client.get_metric_history(run.run_id, metric)
-        return {point.step: point.timestamp / 1000 for point in history}
+    def __init__(self, args: argparse.Namespace, home: Path, method: str, workers: int) -> None:
+        job = {
+            "model": {"backbone": args.backbone, "method": method, "image_size": args.image_size},
+            "data": {"path": str(home / "images"), "loader_workers": 1},
+            "recipe": {
+                "epochs": EPOCHS,
+                "global_batch": args.batch,
+                "ema_decay": EMA_DECAY,
+                "ib": {"warmup": 0.0},
+            },
+            "engine": {"precision": args.precision, "zero_stage": args.zero_stage},
+            "checkpoint": {"keep": 1},
+            "cluster": {"workers": workers, "cpus_per_worker": args.threads},
+        }
+        own = home / f"{method}-{workers}"
+        file = home / f"{own.name}.yaml"
+        file.write_text(json.dumps(job))
+        self._store, self._batch = f"sqlite:///{own / 'mlflow.db'}", args.batch
+        super().__init__(["cli.py", "submit", str(file), "--name", "run"], own, args.threads)
 
-    told, validated = seconds("train/loss"), seconds("val/top1")
-    fastest = min(told[step] - validated[step - steps] for step in validated if step > steps)
-    return args.images / fastest, run.metrics["model/gmacs"], run.metrics["model/gmacs_base"]
+    def _is_warm(self) -> bool:
+        return f"1/{EPOCHS}" in self._output.read_text()
+
+    def points(self) -> list[Point]:
+        client, run = connect(self._store), find_run(self._store, "run")
+        return [
+            (point.timestamp / 1000, point.step * self._batch)
+            for metric in ("train/loss", "val/top1")
+            for point in client.get_metric_history(run.run_id, metric)
+        ]
+
+    def gmacs(self) -> tuple[float, float]:
+        """Of the network, and of its base."""
+        metrics = find_run(self._store, "run").metrics
+        return metrics["model/gmacs"], metrics["model/gmacs_base"]
 
 
-def plain(args: argparse.Namespace, home: Path, workers: int) -> float:
-    """timm's images/s in the fastest epoch."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    options = {
-        "data": home / "images",
-        "backbone": args.backbone,
-        "classes": args.classes,
-        "image-size": args.image_size,
-        "batch": args.batch,
-        "epochs": args.epochs,
-        "ema-decay": EMA_DECAY,
-        "precision": args.precision,
-    }
-    words = [f"--{name}={value}" for name, value in options.items()]
-    printed = call([*launcher, "benchmarks/timm_loop.py", *words], home, args.threads)
-    return max(map(float, printed.split()[1:]))
+class Plain(Training):
+    """timm's loop."""
+
+    def __init__(self, args: argparse.Namespace, home: Path, workers: int) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+        options = {
+            "data": home / "images",
+            "backbone": args.backbone,
+            "classes": args.classes,
+            "image-size": args.image_size,
+            "batch": args.batch,
+            "epochs": EPOCHS,
+            "ema-decay": EMA_DECAY,
+            "precision": args.precision,
+        }
+        words = [f"--{name}={value}" for name, value in options.items()]
+        self._images = args.images
+        command = [*launcher, "benchmarks/timm_loop.py", *words]
+        super().__init__(command, home / f"timm-{workers}", args.threads)
+
+    def _is_warm(self) -> bool:
+        return any(images >= self._images for _, images in self.points())
+
+    def points(self) -> list[Point]:
+        lines = [line.split() for line in self._output.read_text().splitlines()]
+        numbers = [line for line in lines if len(line) == 2 and line[1].isdigit()]
+        return [(float(when), int(images)) for when, images in numbers]
 
 
 def main() -> None:
@@ -120,18 +212,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="over all workers")
     parser.add_argument("--images", type=int, default=256, help="an epoch")
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--zero-stage", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=10.0, help="a turn")
     args = parser.parse_args()
-    if args.epochs < 2 or args.images % args.batch:
-        parser.error("--epochs must be 2 or more, and --images a multiple of --batch")
+    if args.images % args.batch:
+        parser.error("--images must be a multiple of --batch")
     print(
         f"{args.backbone}, {args.image_size} px, batch {args.batch}, {args.precision}, "
-        f"ZeRO {args.zero_stage}"
+        f"ZeRO {args.zero_stage}, {args.turns} turns of {args.seconds:g} s"
     )
     print(
         f"{'workers':>8}{'base':>9}{'timm':>9}{'LTM':>9}"
@@ -141,18 +233,33 @@ def main() -> None:
         home = Path(folder)
         generate(home / "images", args.classes, args.images, args.image_size * 8 // 7)
         for workers in args.workers:
-            base = timm = merged = 0.0
-            gain = 1.0
-            for _ in range(args.rounds):
-                base = max(base, submit(args, home, "none", workers)[0])
-                timm = max(timm, plain(args, home, workers))
-                speed, gmacs, base_gmacs = submit(args, home, "ltm", workers)
-                merged, gain = max(merged, speed), base_gmacs / gmacs
-            print(
-                f"{workers:>8}{base:>9.1f}{timm:>9.1f}{merged:>9.1f}{base / timm:>11.3f}"
-                f"{merged / base:>10.3f}{merged / base / gain:>9.3f}{os.getloadavg()[0]:>7.1f}",
-                flush=True,
-            )
+            compare(args, home, workers)
+
+
+def compare(args: argparse.Namespace, home: Path, workers: int) -> None:
+    """A line of the table."""
+    with ExitStack() as ends:
+
+        def warm(training: T) -> T:
+            ends.callback(training.end)
+            training.warm_up()
+            return training
+
+        base = warm(Submitted(args, home, "none", workers))
+        timm = warm(Plain(args, home, workers))
+        ltm = warm(Submitted(args, home, "ltm", workers))
+        for _ in range(args.turns):
+            for training in (base, timm, ltm):
+                training.turn(args.seconds)
+        load = os.getloadavg()[0]
+    gmacs, base_gmacs = ltm.gmacs()
+    speeds = [training.speed() for training in (base, timm, ltm)]
+    gain = speeds[2] / speeds[0]
+    print(
+        f"{workers:>8}" + "".join(f"{speed:>9.1f}" for speed in speeds),
+        f"{speeds[0] / speeds[1]:>10.3f}{gain:>10.3f}{gain * gmacs / base_gmacs:>9.3f}{load:>7.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
