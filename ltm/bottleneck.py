@@ -103,6 +103,7 @@ class StreamingBottleneck(nn.Module):
     depend on the order of samples or on the rank that saw them.
 
         bound = bottleneck(features, labels, images)   # every micro-batch
+        bottleneck.share()                             # before the last one's backward, at will
         bottleneck.sync()                              # every optimizer step, on every rank
 
     Features, inputs and centroids are L2-normalised; inputs are compared at 32 x 32 pixels. All
@@ -161,6 +162,7 @@ class StreamingBottleneck(nn.Module):
             "pending", torch.zeros(sum(math.prod(shape) for shape in sums)), persistent=False
         )
         self._all_seeded = False
+        self._sharing: torch.distributed.Work | None = None
         self.register_load_state_dict_post_hook(StreamingBottleneck._note_seeded)
 
     feature_centroids: Tensor
@@ -214,13 +216,23 @@ class StreamingBottleneck(nn.Module):
         if not self._all_seeded:
             sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
 
+    def share(self) -> None:
+        """Begin to add up over ranks what was collected, which travels while backward computes.
+
+        Collective. Nothing more may be collected until `sync`.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._sharing = torch.distributed.all_reduce(self._to_share(), async_op=True)
+
     @torch.no_grad()
     def sync(self) -> None:
         """Fold in what was collected, on all ranks: one all-reduce when they are several."""
-        pending = self.pending[: self._length] if self._all_seeded else self.pending
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(pending)
-        sums = self._sums()
+        if self._sharing is None:
+            self.share()
+        if self._sharing is not None:
+            self._sharing.wait()
+            self._sharing = None
+        pending, sums = self._to_share(), self._sums()
         decay = torch.exp(-sums["totals"][0] / self.window)
         for name in self._averages:
             getattr(self, name).mul_(decay).add_(sums[name])
@@ -248,6 +260,10 @@ class StreamingBottleneck(nn.Module):
             "bound": bound / max(samples, 1.0),
             "perplexity": math.exp(entropy / max(samples, 1.0)),
         }
+
+    def _to_share(self) -> Tensor:
+        """The pending sums that are in use: those for seeds are not once all have been found."""
+        return self.pending[: self._length] if self._all_seeded else self.pending
 
     def _sums(self) -> dict[str, Tensor]:
         """The flat buffer of pending sums by name; the part for averages comes first."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ltm_platform.training.exchange import GradientExchange, fill_up
 from ltm_platform.training.lean_import import import_deepspeed
 
 if TYPE_CHECKING:
@@ -120,13 +122,10 @@ def build_engine(
         config=config,
         dist_init_required=False,
     )
-    if engine.world_size == 1:
-        # DeepSpeed would copy all gradients into one buffer and back to exchange them with nobody.
-        engine.allreduce_no_retain = _nothing_to_exchange
+    if config["zero_optimization"]["stage"] == 0:
+        alone = engine.world_size == 1
+        exchange = partial(fill_up, engine.module) if alone else GradientExchange(engine).finish
+        engine.allreduce_gradients = exchange
     if compiled:
         engine.compile()
     return engine
-
-
-def _nothing_to_exchange(bucket: list[Tensor], **_: Any) -> None:
-    """In place of the engine's reduction of ``bucket``: one rank's gradients are their own mean."""

@@ -40,14 +40,22 @@ class StepMeter:
         self._sent: deque[Progress] = deque(maxlen=KEPT_STEPS)
         self._window_start = time.perf_counter()
 
-    def step(self, step: int, epoch: int, lr: float, parts: Tensor) -> None:
-        """The parts of the loss of this rank. Collective.
+    def share(self, parts: Tensor) -> None:
+        """The parts of the loss of this rank, before backward: they travel while it computes.
+        Collective, as is the `step` that follows."""
+        self._ranks = parts.new_empty(dist.get_world_size(), len(parts))
+        work = dist.all_gather_into_tensor(self._ranks.view(-1), parts, async_op=True)
+        assert work is not None
+        self._sharing = work
+
+    def step(self, step: int, epoch: int, lr: float) -> None:
+        """The step whose loss was shared is done.
 
         Raises:
             Diverged: a part of the loss is not finite.
         """
-        ranks = parts.new_empty(dist.get_world_size(), len(parts))
-        dist.all_gather_into_tensor(ranks.view(-1), parts)
+        self._sharing.wait()
+        ranks = self._ranks
         self._unsent.append((step, epoch, lr, ranks.mean(0)))
         self._unchecked.append((step, ranks))
         elapsed = time.perf_counter() - self._window_start

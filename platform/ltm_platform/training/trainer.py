@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import ltm
 from ltm_platform.data import open_data
@@ -198,8 +199,15 @@ class Trainer:
         self._meter.restart_clock()
         for index, (images, labels) in enumerate(self._watchdog.watched(batches), start=1):
             self._schedule.step_update(self._steps_done)
-            parts += self._micro_step(images, labels, epoch)
-            if index % self._batch.accumulation:
+            loss, micro_parts = self._loss(images, labels, epoch)
+            parts += micro_parts / self._batch.accumulation
+            complete = index % self._batch.accumulation == 0
+            if complete:  # what ranks tell each other travels while backward computes
+                self._bottleneck.share()
+                self._meter.share(parts)
+            self._engine.backward(loss)
+            self._engine.step()
+            if not complete:
                 continue
             self._steps_done += 1
             method_hooks.after_step(self._engine, self._steps_done, self._steps)
@@ -208,8 +216,8 @@ class Trainer:
             if self._ema:
                 self._ema.update()
             lr = max(self._engine.get_lr())
-            self._meter.step(self._steps_done, epoch, lr, parts / self._batch.accumulation)
-            self._check_gradient(parts / self._batch.accumulation)
+            self._meter.step(self._steps_done, epoch, lr)
+            self._check_gradient(parts)
             parts = self._new_parts()
             if self._checkpoint_is_due(epoch):
                 average_buffers(self._engine, self._ema)
@@ -238,7 +246,7 @@ class Trainer:
         every = self.job.checkpoint.every_steps
         return every is not None and self._steps_done % every == 0
 
-    def _save(self, metrics: dict[str, float], confusion: torch.Tensor | None = None) -> None:
+    def _save(self, metrics: dict[str, float], confusion: Tensor | None = None) -> None:
         """Store what is fit to go on from, and nothing else. Buffers are averaged before."""
         self._meter.check()
         if not weights_are_finite(self._engine):
@@ -256,21 +264,18 @@ class Trainer:
             ratio = ltm.elastic_ratio(self.job.model.elastic, step, seed)
             self._engine.module.model.set_compression(ratio)
 
-    def _new_parts(self) -> torch.Tensor:
+    def _new_parts(self) -> Tensor:
         return torch.zeros(len(self._objective.parts), device=self._engine.device)
 
-    def _micro_step(self, images: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
-        """Forward, backward and, at the end of an accumulation, the optimizer's step."""
+    def _loss(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """The loss of one micro-batch, and its parts as `Objective` gives them."""
         device = self._engine.device
         images, labels = images.to(device), labels.to(device)
         images, labels = self._mixer(images, labels, self._steps_done, epoch)
         logits, features = self._engine(images)
-        loss, parts = self._objective(images, labels, logits, features, epoch)
-        self._engine.backward(loss)
-        self._engine.step()
-        return parts
+        return self._objective(images, labels, logits, features, epoch)
 
-    def _check_gradient(self, parts: torch.Tensor) -> None:
+    def _check_gradient(self, parts: Tensor) -> None:
         """Outside of fp16, whose scale is found by trying, no gradient may overflow.
 
         DeepSpeed leaves out a step whose gradient is not finite, in every precision, and goes on.
@@ -294,7 +299,7 @@ class Trainer:
         )
         return Decided("stopped_after_epoch", str(epoch + 1), sentence)
 
-    def _validate(self) -> tuple[dict[str, float], torch.Tensor | None]:
+    def _validate(self) -> tuple[dict[str, float], Tensor | None]:
         """Metrics, and the confusion matrix of the weights unless there are too many classes."""
         average_buffers(self._engine, self._ema)
         confusion = None
@@ -308,7 +313,7 @@ class Trainer:
         metrics |= {f"ib/{k}": v for k, v in self._bottleneck.summary().items()}
         return metrics, confusion
 
-    def _evaluate(self, confusion: torch.Tensor | None = None) -> dict[str, float]:
+    def _evaluate(self, confusion: Tensor | None = None) -> dict[str, float]:
         return evaluate(self._engine, self._watchdog.watched(self._val_loader), confusion)
 
     def measure_inference(self) -> None:

@@ -87,6 +87,13 @@ BATCH_NORM = {
     # A small rate and few steps: each makes ten times as much of a difference, in a new network.
     "recipe": {"epochs": 1, "global_batch": 16, "optimizer": "sgd", "lr": 5e-4, "sync_bn": True},
 }
+# Gradients of several buckets; at ratio 1 the mask takes no part in the loss and has none.
+BUCKETS = {
+    "model": MODEL | {"backbone": "vit_tiny_patch16_224", "compression_ratio": 1.0},
+    "data": {"path": "digits"},
+    "recipe": JOB["recipe"] | {"lr": 5e-3, "weight_decay": 0.1, "ib": {"weight": 0.0}},
+    "engine": {"zero_stage": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -419,6 +426,7 @@ def alone(folder: Path, rank: int) -> dict[str, Any]:
     seen["zero 1"] = train(at_stage(1), rank, 1)
     seen["everything"] = losses(Plain, everything(folder, micro_batch=None))
     seen["sync bn"] = losses(Plain, JobSpec.from_dict(BATCH_NORM))
+    seen["buckets"] = losses(Engine, JobSpec.from_dict(BUCKETS), rank, 1)
     seen["savit 1"] = structured("savit", 1, rank, 1)
     seen["s2vite 0"] = structured("s2vite", 0, rank, 1)
     seen["compiled"] = losses(Traced, at_stage(1).replace("engine.compile", True))
@@ -430,6 +438,7 @@ def two(folder: Path, rank: int) -> dict[str, Any]:
     job = JobSpec.from_dict(JOB | {"model": BATCH_NORM["model"], "engine": {"zero_stage": 0}})
     seen["batch norm"] = train(job, rank, 2)
     seen["sync bn"] = losses(Engine, JobSpec.from_dict(BATCH_NORM), rank, 2)
+    seen["buckets"] = losses(Engine, JobSpec.from_dict(BUCKETS), rank, 2)
     for stage, micro_batch in ((1, 8), (3, 4)):
         job = everything(folder, micro_batch=micro_batch)
         job = job.replace("engine.zero_stage", stage)

@@ -9,6 +9,7 @@ import torch
 
 import ltm
 from ltm_platform.models import with_weights
+from ltm_platform.training.exchange import BUCKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,23 @@ def test_workers_and_stage_change_no_loss(ranks: Ranks, stage: int, workers: int
     plain = torch.tensor(ranks[1][0]["plain"]["losses"])
     losses = torch.tensor(ranks[workers][0][f"zero {stage}"]["losses"])
     torch.testing.assert_close(losses, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_travel_in_several_buckets(ranks: Ranks) -> None:
+    alone, first, second = ranks[1][0]["buckets"], ranks[2][0]["buckets"], ranks[2][1]["buckets"]
+    assert sum(weight.nbytes for weight in alone["end"].values()) > 2 * BUCKET_BYTES
+    for one in (first, second):
+        # but for the bound, whose clusters know no float noise
+        losses = [torch.tensor(seen["losses"])[:, :2] for seen in (one, alone)]
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one["end"], alone["end"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_weights_without_gradient_decay_like_all(ranks: Ranks, workers: int) -> None:
+    seen = ranks[workers][0]["buckets"]
+    start, end = (seen[when]["method.masks.192.project.weight"] for when in ("start", "end"))
+    assert end.norm() < start.norm()
 
 
 def test_the_losses_tell_something(ranks: Ranks) -> None:
