@@ -181,6 +181,8 @@ class Plain:
             images, labels = self.mixer(images, labels, step, epoch)
             logits, features = self.forward(images)
             loss, new_parts = self.objective(images, labels, logits, features, epoch)
+            if last:
+                self.bottleneck.share()
             self.backward(loss, last=last)
             self.margins.append(margin(features.detach(), self.bottleneck))
             parts += new_parts
@@ -447,7 +449,7 @@ def two(folder: Path, rank: int) -> dict[str, Any]:
         seen[f"fp16 {stage}"] = losses(Engine, in_fp16(stage), rank, 2)
     seen["overflow"] = losses(Overflowing, in_fp16(1), rank, 2)
     seen["savit 1"] = structured("savit", 1, rank, 2)
-    for stage in (1, 2):
+    for stage in (0, 1, 2):
         seen[f"s2vite {stage}"] = structured("s2vite", stage, rank, 2)
     seen["norm layers"] = norm_layers(rank, 2)
     seen["micro batches"] = micro_batches(rank)

@@ -133,7 +133,7 @@ def test_workers_change_nothing_of_what_savit_removes(ranks: Ranks) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2])
 def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: Ranks, stage: int) -> None:
     expected = ranks[1][0]["s2vite 0"]
     first, second, last = expected["kept"]
