@@ -12,6 +12,6 @@ if __name__ == "__main__":
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([*SOURCES, *([inherited] if inherited else [])])
     sys.path[:0] = SOURCES
-    from ltm_platform.cli import main
+    from ltm_platform.cli.app import main
 
     main()

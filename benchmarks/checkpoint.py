@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ltm_platform.cli.capture import captured_output
+from ltm_platform.cli.screen.capture import captured_output
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.embedded import embedded_ray, this_machine
+from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +41,13 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
 
     from ltm_platform.models import input_pixels
     from ltm_platform.training import checkpoint
-    from ltm_platform.training.engine import build_engine, deepspeed_config
+    from ltm_platform.training.engine.build import build_engine, deepspeed_config
+    from ltm_platform.training.engine.weights import ShardedEma, average_buffers, weights_are_finite
     from ltm_platform.training.network import build_network, build_objective
-    from ltm_platform.training.place import AmongOthers
-    from ltm_platform.training.recipe import build_optimizer
-    from ltm_platform.training.weights import ShardedEma, average_buffers, weights_are_finite
+    from ltm_platform.training.optimization import build_optimizer
+    from ltm_platform.training.worker_context import RayWorker
 
-    place, job = AmongOthers(), JobSpec.from_dict(config["job"])
+    place, job = RayWorker(), JobSpec.from_dict(config["job"])
     model = build_network(job, CLASSES).model
     settings = deepspeed_config(job, job.batch(1))
     engine = build_engine(model, build_optimizer(model, job.recipe), settings)

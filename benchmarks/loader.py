@@ -33,9 +33,9 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
 from ltm_platform.data import open_dataset
-from ltm_platform.data.folder import FolderSource
 from ltm_platform.data.loader import Loader
-from ltm_platform.data.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.sources.folder import FolderSource
+from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
 from ltm_platform.data.transforms import Augment, allow_black_posters, train_transform
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltm_platform.launch.embedded import ENVIRONMENT
+from ltm_platform.ray_cluster.embedded import ENVIRONMENT
 
 WORKERS_A_NODE = 8
 STEPS = 50
@@ -78,7 +78,7 @@ def measure(workers: int, reports: int) -> Costs:
 
     from ltm_platform.events import Started, listening
     from ltm_platform.job import JobSpec
-    from ltm_platform.launch.driver import event_queue
+    from ltm_platform.runs.driver import event_queue
     from ltm_platform.tracking import tracked_run
 
     began = time.perf_counter()

@@ -15,9 +15,9 @@ from ltm.create import load_checkpoint
 from ltm.flops import image_size_of
 from ltm.methods import Hooks
 from ltm.structure import PrunableModel
-from ltm_platform.checkpoints import JOB_FILE, WEIGHTS_FILE
 from ltm_platform.errors import nearest
 from ltm_platform.job import JobSpec
+from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,13 +22,14 @@ import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
-from ltm_platform import preflight
+from ltm_platform import checks
 from ltm_platform.events import EpochEnded, Progress, Started
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.driver import drive
-from ltm_platform.launch.embedded import ENVIRONMENT
-from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import stored
+from ltm_platform.ray_cluster.embedded import ENVIRONMENT
+from ltm_platform.ray_cluster.resources import Resources
+from ltm_platform.runs.driver import drive
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -111,7 +112,7 @@ def main(path: str, name: str) -> None:
             cluster.add_node(num_cpus=1)
         workers = f"cluster.workers=[{FEWEST},{MOST}]"
         job = JobSpec.load(path, [workers, "cluster.resize_interval_s=2"])
-        ready = preflight.check(job, preflight.Resources(cpus=MOST, gpus=0))
+        ready = checks.check(job, Resources(cpus=MOST, gpus=0))
         folder = RunFolder.reserve(ready.job, name)
         happening = story(folder, cluster)
         next(happening)

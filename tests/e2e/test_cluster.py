@@ -12,9 +12,9 @@ import pytest
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from ltm_platform import tracking
-from ltm_platform.checkpoints import check
-from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import stored
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.manifest import check
+from ltm_platform.storage.run_folder import RunFolder
 
 from .conftest import command_line, ended, in_terminal
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import stored
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import psutil
 from mlflow import MlflowClient
 
 from ltm_platform import tracking
-from ltm_platform.checkpoints import read_manifest
 from ltm_platform.errors import UserError
+from ltm_platform.storage.manifest import read_manifest
 
 from .conftest import ELASTIC, in_background, wait_until
 

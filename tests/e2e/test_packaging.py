@@ -36,7 +36,7 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "from ltm_platform.cli import main; main()",
+            "from ltm_platform.cli.app import main; main()",
             "validate",
             "quickstart",
         ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ltm_platform.cli import main
+from ltm_platform.cli.app import main
 
 if TYPE_CHECKING:
     from pathlib import Path

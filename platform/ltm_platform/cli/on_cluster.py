@@ -1,4 +1,4 @@
-"""What a cluster starts: the command that somebody sent there, see `launch.cluster`."""
+"""What a cluster starts: the command that somebody sent there, see `ray_cluster.jobs_api`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ltm_platform.cli import main
-from ltm_platform.launch.cluster import Request, arguments
+from ltm_platform.cli.app import main
+from ltm_platform.ray_cluster.jobs_api import Request, arguments
 
 if __name__ == "__main__":
     request = Request.here()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltm_platform import preflight, tracking
+from ltm_platform import checks, tracking
+from ltm_platform.cli.foreground_sweep import named_as_sweep
 from ltm_platform.cli.program import program
-from ltm_platform.cli.sweep import named_as_sweep
 from ltm_platform.errors import UserError
-from ltm_platform.launch.address import EMBEDDED
-from ltm_platform.launch.cluster import (
+from ltm_platform.ray_cluster.address import EMBEDDED
+from ltm_platform.ray_cluster.jobs_api import (
     Cluster,
     check_no_password,
     check_store,
@@ -48,7 +48,7 @@ def submit(
     store = tracking.tracking_uri(job.tracking.uri)
     if "--force" not in options:
         check_store(store, address, job)
-    preflight.check_names(job)
+    checks.check_names(job)
     cluster = Cluster(address)
     run = _free_name(cluster, job, store, name)
     submission = cluster.send(
@@ -130,8 +130,8 @@ def follow(cluster: Cluster, submission: str) -> None:
 
 def _as_sent(job: JobSpec, store: str) -> JobSpec:
     check_no_password(store)
-    preflight.check_no_keys(job)
-    job = preflight.with_absolute_paths(job).replace("tracking.uri", store)
+    checks.check_no_keys(job)
+    job = checks.with_absolute_paths(job).replace("tracking.uri", store)
     return job.replace("cluster.address", EMBEDDED)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.data.cache import ShardCache
-from ltm_platform.data.digits import open_digits
-from ltm_platform.data.folder import open_folder
-from ltm_platform.data.part import fold, subset
-from ltm_platform.data.place import is_address, place
-from ltm_platform.data.shards import UNFINISHED, ParquetSource, holds_shards
 from ltm_platform.data.source import Source
+from ltm_platform.data.sources.digits import open_digits
+from ltm_platform.data.sources.folder import open_folder
+from ltm_platform.data.sources.shards import UNFINISHED, ParquetSource, holds_shards
+from ltm_platform.data.subset import fold, subset
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.storage.path import is_address, storage_path
 
 if TYPE_CHECKING:
     from ltm_platform.job import Data
@@ -78,7 +78,7 @@ def open_dataset(
     if path == "digits":
         train, val = open_digits(cache)
         return Dataset(path, train, val, train.classes)
-    folder = place(path)
+    folder = storage_path(path)
     if not folder.is_folder():
         raise UserError(_missing(path))
     if (folder / UNFINISHED).exists():

@@ -16,7 +16,7 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_platform.data.place import Place
+    from ltm_platform.storage.path import StoragePath
 
 RESERVE_BYTES = 5 * 1024**3
 
@@ -34,7 +34,7 @@ class ShardCache:
     reserve: int = RESERVE_BYTES
     """Bytes of the disk that stay free; what does not fit is not copied."""
 
-    def copy(self, shard: Place, name: str, size: int) -> Path | None:
+    def copy(self, shard: StoragePath, name: str, size: int) -> Path | None:
         """The copy of ``shard``, made if there is none; None if there is no room for it.
 
         Of several that want it at once one copies, and the others wait for that.
@@ -64,7 +64,7 @@ class ShardCache:
         finally:
             lock.release()
 
-    def _fetch(self, shard: Place, target: Path, size: int) -> bool:
+    def _fetch(self, shard: StoragePath, target: Path, size: int) -> bool:
         if shutil.disk_usage(self.folder).free < size + self.reserve:
             _tell_that_it_is_full(self.folder)
             return False

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from ltm_platform.data.importing.originals import BadImageError
 from ltm_platform.data.importing.work import check_image
-from ltm_platform.data.place import Place, place
-from ltm_platform.data.shards import (
+from ltm_platform.data.process_pool import spread
+from ltm_platform.data.sources.shards import (
     SCHEMA,
     UNFINISHED,
     ParquetSource,
@@ -25,8 +25,8 @@ from ltm_platform.data.shards import (
     unpacked_index,
     update_checksum,
 )
-from ltm_platform.data.spread import spread
 from ltm_platform.errors import UserError
+from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def check_shards(
     Raises:
         UserError: there are no shards.
     """
-    root = place(path)
+    root = storage_path(path)
     if not root.exists():
         raise UserError(f"{path} not found: there is no such folder.")
     if not holds_shards(root):
@@ -88,7 +88,7 @@ def check_shards(
     return Checked(len(files), images, decoded, tuple(sorted(problems)))
 
 
-def _whole(root: Place) -> Iterator[str]:
+def _whole(root: StoragePath) -> Iterator[str]:
     """What is wrong with the set as a whole."""
     if (root / UNFINISHED).exists():
         yield f"{root} is an import that was not finished."
@@ -102,7 +102,7 @@ def _whole(root: Place) -> Iterator[str]:
         yield f"{root / 'train'} and {root / 'val'} have different classes."
 
 
-def _check(task: tuple[Place, int]) -> Checked:
+def _check(task: tuple[StoragePath, int]) -> Checked:
     """Check one shard; every so many images are decoded."""
     file, every = task
     problems: list[str] = []
@@ -149,7 +149,7 @@ def _check(task: tuple[Place, int]) -> Checked:
     return Checked(1, images, decoded, tuple(problems))
 
 
-def _undecodable(record: Record, file: Place) -> list[str]:
+def _undecodable(record: Record, file: StoragePath) -> list[str]:
     try:
         check_image(record.image)
     except BadImageError as reason:

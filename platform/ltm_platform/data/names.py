@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ltm_platform.data.digits import open_digits
-from ltm_platform.data.folder import class_folders
-from ltm_platform.data.place import place
-from ltm_platform.data.shards import ParquetSource, holds_shards
+from ltm_platform.data.sources.digits import open_digits
+from ltm_platform.data.sources.folder import class_folders
+from ltm_platform.data.sources.shards import ParquetSource, holds_shards
+from ltm_platform.storage.path import storage_path
 
 
 def class_names(path: str, *, cache: Path) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def class_names(path: str, *, cache: Path) -> tuple[str, ...]:
     """
     if path == "digits":
         return open_digits(cache)[1].classes
-    folder = place(path)
+    folder = storage_path(path)
     if holds_shards(folder):
         return ParquetSource(folder / "val").classes
     root = Path(folder.path)

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save
 
 from ltm_platform.errors import RunError, UserError
-from ltm_platform.files import written_whole
 from ltm_platform.models import create_model, load_weights
+from ltm_platform.storage.files import written_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from ltm_platform.inference.network import StoredNetwork
+    from ltm_platform.inference.trained_network import StoredNetwork
 
 Format = Literal["onnx", "pt2", "safetensors"]
 FORMATS: tuple[Format, ...] = get_args(Format)

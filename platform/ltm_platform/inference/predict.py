@@ -14,14 +14,14 @@ import ltm
 from ltm_platform.data.decode import decode_rgb
 from ltm_platform.data.transforms import eval_transform
 from ltm_platform.errors import UserError
-from ltm_platform.files import written_whole
+from ltm_platform.storage.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from ltm_platform.inference.network import StoredNetwork
+    from ltm_platform.inference.trained_network import StoredNetwork
     from ltm_platform.models import Pixels
 
 BATCH = 16

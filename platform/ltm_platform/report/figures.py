@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from ltm_platform.errors import UserError
-from ltm_platform.files import check_writable, written_whole
+from ltm_platform.storage.files import check_writable, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
 No other part of the platform knows MLflow.
 """
 
-from ltm_platform.tracking.amend import add_curve, end_run
+from ltm_platform.tracking.append import add_curve, end_run
 from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import (
@@ -23,7 +23,7 @@ from ltm_platform.tracking.store import (
     connect_meanwhile,
     tracking_uri,
 )
-from ltm_platform.tracking.sweep import (
+from ltm_platform.tracking.sweep_run import (
     BEST_TRIAL_TAG,
     STOPPED_TAG,
     TrackedSweep,

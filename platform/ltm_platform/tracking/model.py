@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ltm_platform.tracking.patience import PatientClient
+    from ltm_platform.tracking.retry import PatientClient
 
 MODEL_NAME = "best"
 """A run's logged model: ``runs:/<run id>/best``."""

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm_platform import paths
 from ltm_platform.errors import RunError
 from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started, Waiting
-from ltm_platform.tracking import leftovers
+from ltm_platform.storage import locations
+from ltm_platform.tracking import unsent_metrics
+from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
-from ltm_platform.tracking.outbox import Outbox
-from ltm_platform.tracking.patience import OUTAGE_S, PatientClient, is_away
+from ltm_platform.tracking.retry import OUTAGE_S, PatientClient, is_away
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
@@ -167,9 +167,9 @@ class TrackedRun:
         """
         self._client.update_run(self.run_id, status="RUNNING")
         self.tag(HOST_TAG, platform.node())
-        self._outbox.put(leftovers.load(self._folder))
+        self._outbox.put(unsent_metrics.load(self._folder))
         self.flush()
-        leftovers.remove(self._folder)
+        unsent_metrics.remove(self._folder)
         data = self._client.get_run(self.run_id).data
         self.metrics.update(data.metrics)
         # MLflow's public view of a run leaves out the steps
@@ -192,7 +192,7 @@ class TrackedRun:
         waiting = self._outbox.flush(limit_s)
         if waiting:
             raise RunError(
-                f"the tracking store {paths.shown(self.uri)} has been away for {limit_s:.0f} s "
+                f"the tracking store {locations.shown(self.uri)} has been away for {limit_s:.0f} s "
                 f"and lacks the last {waiting} values: once it is back, ltm-platform resume "
                 f"{self._folder.name} records them"
             )
@@ -210,9 +210,9 @@ class TrackedRun:
         finally:
             rows = self._outbox.close()
             if rows:
-                file = leftovers.save(rows, self._folder)
+                file = unsent_metrics.save(rows, self._folder)
                 _log.error(
-                    "%d values are not in %s but in %s", len(rows), paths.shown(self.uri), file
+                    "%d values are not in %s but in %s", len(rows), locations.shown(self.uri), file
                 )
 
     def _is_closed(self) -> bool:
@@ -287,7 +287,7 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
         away = isinstance(error, RunError) or is_away(error)
         if status == "FINISHED" or not away:
             raise
-        _log.error("the run stays RUNNING in %s: %s", paths.shown(run.uri), error)
+        _log.error("the run stays RUNNING in %s: %s", locations.shown(run.uri), error)
 
 
 def create_run(
@@ -320,7 +320,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         location = None  # a server knows its own
         if not uri.startswith(("http://", "https://")):
             file = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:") else None
-            folder = Path(file).parent if file else paths.home()
+            folder = Path(file).parent if file else locations.home()
             location = (folder / "artifacts" / name).as_uri()
         try:
             return client.create_experiment(name, artifact_location=location)

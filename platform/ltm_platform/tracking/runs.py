@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ltm_platform import paths
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.tracking.patience import is_away
+from ltm_platform.storage import locations
+from ltm_platform.tracking.retry import is_away
 from ltm_platform.tracking.store import URI_VARIABLE, connect
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def list_runs(uri: str) -> list[RunRecord]:
         if not is_away(error):
             raise
         raise UserError(
-            f"the tracking store {paths.shown(uri)} does not answer: start it, or give the "
+            f"the tracking store {locations.shown(uri)} does not answer: start it, or give the "
             f"address of another with --tracking-uri or {URI_VARIABLE}"
         ) from None
 
@@ -112,7 +112,7 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
     for name in names:
         if name not in newest:
             raise UserError(
-                f"there is no run {name!r} in {paths.shown(uri)}{nearest(name, newest)} "
+                f"there is no run {name!r} in {locations.shown(uri)}{nearest(name, newest)} "
                 f"(ltm-platform runs lists them)"
             )
     return [newest[name] for name in names]

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
-from ltm_platform import paths
 from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,13 +27,15 @@ def tracking_uri(configured: str | None = None) -> str:
 
     A relative sqlite path is made absolute here, once: workers run in folders of their own.
     """
-    uri = configured or os.environ.get(URI_VARIABLE) or f"sqlite:///{paths.home() / 'mlflow.db'}"
+    uri = (
+        configured or os.environ.get(URI_VARIABLE) or f"sqlite:///{locations.home() / 'mlflow.db'}"
+    )
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not Path(uri.removeprefix(prefix)).is_absolute():
         return prefix + str(Path(uri.removeprefix(prefix)).resolve())
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
-            f"tracking.uri is {paths.shown(uri)!r}, but must be a database such as "
+            f"tracking.uri is {locations.shown(uri)!r}, but must be a database such as "
             f"sqlite:////path/mlflow.db or a server such as http://host:5000: MLflow keeps no "
             f"runs in plain folders any more"
         )
@@ -78,7 +80,7 @@ def check_reachable(uri: str) -> None:
     """Raises: UserError: the tracking server does not answer. A database is not asked."""
     if uri.startswith(("http://", "https://")) and not answers(uri):
         raise UserError(
-            f"tracking.uri is {paths.shown(uri)!r}, but no MLflow server answers there: "
+            f"tracking.uri is {locations.shown(uri)!r}, but no MLflow server answers there: "
             f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
         )
 

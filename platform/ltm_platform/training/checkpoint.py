@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltm_platform.checkpoints import (
+from ltm_platform.storage.manifest import (
     CONFUSION_FILE,
     EMA_FILE,
     JOB_FILE,
@@ -23,12 +23,12 @@ from ltm_platform.checkpoints import (
     seal,
 )
 from ltm_platform.training.early_stop import EarlyStop
-from ltm_platform.training.optimizer_state import (
+from ltm_platform.training.engine.optimizer_state import (
     Scalars,
     gather_optimizer_state,
     load_optimizer_state,
 )
-from ltm_platform.training.weights import ShardedEma, gather_weights, load_weights
+from ltm_platform.training.engine.weights import ShardedEma, gather_weights, load_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -147,7 +147,7 @@ def activations(job: JobSpec, num_classes: int) -> int:
 
 def resolved_config(job: JobSpec, batch: BatchPlan) -> dict:
     """What DeepSpeed is told."""
-    from ltm_platform.training.engine import deepspeed_config
+    from ltm_platform.training.engine.build import deepspeed_config
 
     return deepspeed_config(job, batch)
 

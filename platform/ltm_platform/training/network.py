@@ -18,8 +18,8 @@ from ltm_platform.models import (
     method_of,
 )
 from ltm_platform.training.distillation import Teacher
-from ltm_platform.training.recipe import Objective
-from ltm_platform.training.sync_bn import synchronise
+from ltm_platform.training.engine.sync_bn import synchronise
+from ltm_platform.training.optimization import Objective
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec

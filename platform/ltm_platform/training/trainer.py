@@ -21,27 +21,27 @@ from ltm_platform.models import create_model, input_pixels, structure_cost, with
 from ltm_platform.training import checkpoint, method_hooks
 from ltm_platform.training.bench import inference_speed
 from ltm_platform.training.early_stop import EarlyStop
-from ltm_platform.training.engine import build_engine, deepspeed_config
-from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.meter import CHECK_STEPS, Diverged, StepMeter
-from ltm_platform.training.micro_batch import find_micro_batch
-from ltm_platform.training.mixing import Mixer
-from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import build_optimizer, build_schedule
-from ltm_platform.training.watchdog import Watchdog
-from ltm_platform.training.weights import (
+from ltm_platform.training.engine.build import build_engine, deepspeed_config
+from ltm_platform.training.engine.weights import (
     ShardedEma,
     average_buffers,
     gather_weights,
     weights_are_finite,
 )
+from ltm_platform.training.evaluation import evaluate
+from ltm_platform.training.micro_batch import find_micro_batch
+from ltm_platform.training.mixing import Mixer
+from ltm_platform.training.network import build_network, build_objective
+from ltm_platform.training.optimization import build_optimizer, build_schedule
+from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged, StepMeter
+from ltm_platform.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.data.decode import Decoded
     from ltm_platform.job import BatchPlan, JobSpec
-    from ltm_platform.training.place import Place
+    from ltm_platform.training.worker_context import WorkerContext
 
 CONFUSION_CLASSES = 2000
 """With more classes their confusion matrix would be larger than many a network."""
@@ -63,9 +63,9 @@ class Trainer:
     Every public method is collective: all ranks call it, the same number of times.
     """
 
-    def __init__(self, job: JobSpec, place: Place, *, cache: str, send: Listener) -> None:
-        rank, workers = place.rank, place.world_size
-        self.job, self._place, self._send = job, place, send
+    def __init__(self, job: JobSpec, context: WorkerContext, *, cache: str, send: Listener) -> None:
+        rank, workers = context.rank, context.world_size
+        self.job, self._context, self._send = job, context, send
         self._batch = job.batch(workers)
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
         seed_everything(job.recipe.seed)
@@ -125,9 +125,9 @@ class Trainer:
     def _fitting_batch(self) -> BatchPlan:
         """The micro-batch that fits every rank's memory, and how it adds up to the global batch."""
         whole = self._batch
-        place = self._place
+        context = self._context
         micro = find_micro_batch(
-            self.job, self._num_classes, whole.micro_batch, place.device, place.local_world_size
+            self.job, self._num_classes, whole.micro_batch, context.device, context.local_world_size
         )
         batch = replace(whole, micro_batch=micro, accumulation=whole.micro_batch // micro)
         sentence = (
@@ -140,7 +140,7 @@ class Trainer:
     def restore(self) -> None:
         """Take up the run's last checkpoint; if there is none, let the method look at the data."""
         history = "[]"
-        with self._place.last_checkpoint() as stored:
+        with self._context.last_checkpoint() as stored:
             if stored:
                 self._steps_done, history = checkpoint.restore(stored, self._state())
         if not stored:
@@ -187,7 +187,7 @@ class Trainer:
             self._meter.tell(ended)
             self._save(metrics, confusion)
             yield ended
-            if not last and self._place.stop_is_requested():
+            if not last and self._context.stop_is_requested():
                 raise Stopped
             if self._early_stop.due:
                 self._send(self._stopped_early(epoch))
@@ -236,11 +236,11 @@ class Trainer:
         if self._steps_done == self._train_loader.steps(epoch + 1):
             return False  # the epoch's own comes after validation
         if self._steps_done % CHECK_STEPS == 0:
-            self._stopping = self._place.stop_is_requested()
+            self._stopping = self._context.stop_is_requested()
             if self._stopping:
                 return True
             if not self._preempted:
-                self._preempted = self._place.is_preempted()
+                self._preempted = self._context.is_preempted()
                 if self._preempted:
                     return True
         every = self.job.checkpoint.every_steps
@@ -255,7 +255,7 @@ class Trainer:
         self._meter.send_rest()
         history = self._meter.history()
         taken = checkpoint.snapshot(self.job, self._state(), self._steps_done, history, confusion)
-        self._place.keep(taken, metrics)
+        self._context.keep(taken, metrics)
 
     def _compress(self) -> None:
         """Elastic training: every step has a ratio of its own, the same on all ranks."""

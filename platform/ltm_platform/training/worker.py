@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.events import EpochEnded, EventQueue
-    from ltm_platform.training.place import Place
+    from ltm_platform.training.worker_context import WorkerContext
 
 
 class WorkerConfig(TypedDict):
@@ -28,13 +28,13 @@ def _silent(_: Event) -> None:
 
 def train_worker(config: WorkerConfig) -> None:
     """Started by Ray Train: train the job to the end."""
-    from ltm_platform.training.place import AmongOthers
+    from ltm_platform.training.worker_context import RayWorker
 
-    for _ in train_rank(config, AmongOthers()):
+    for _ in train_rank(config, RayWorker()):
         pass
 
 
-def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
+def train_rank(config: WorkerConfig, context: WorkerContext) -> Iterator[EpochEnded]:
     """Train the job from its last checkpoint, or from the start, to the end.
 
     Closing the iterator ends training there, with everything freed.
@@ -46,16 +46,16 @@ def train_rank(config: WorkerConfig, place: Place) -> Iterator[EpochEnded]:
     if job.data.loader_workers:
         start_fork_server()  # it imports while this process does
 
-    from ltm_platform.training.lean_import import import_deepspeed
+    from ltm_platform.compat.deepspeed import import_deepspeed
 
     import_deepspeed()
 
-    from ltm_platform.training.meter import Diverged
+    from ltm_platform.training.step_metrics import Diverged
     from ltm_platform.training.trainer import Stopped, Trainer
 
     sender = Sender(config["events"])
-    send = sender if place.rank == 0 else _silent
-    trainer = Trainer(job, place, cache=config["cache"], send=send)
+    send = sender if context.rank == 0 else _silent
+    trainer = Trainer(job, context, cache=config["cache"], send=send)
     try:
         trainer.restore()
         yield from trainer.epochs()

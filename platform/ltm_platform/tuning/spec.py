@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.files import SWEEP_FILE
 from ltm_platform.job import JobSpec
+from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.tuning.objectives import Objective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
 
@@ -131,11 +131,11 @@ def _published(sweep: Sweep) -> tuple[Stage, ...]:
 
 
 def _read_stage(sweep: Sweep) -> Stage:
-    from ltm_platform.tuning import keep
+    from ltm_platform.tuning import keep_ratios
 
     job = JobSpec.from_dict(sweep.job)
     objectives = read_objectives(sweep.objectives)
-    params = read_params(sweep.params, job, lambda: keep.sites(job))
+    params = read_params(sweep.params, job, lambda: keep_ratios.sites(job))
     _one_of("--search", sweep.search or "optuna", SEARCHES)
     if sweep.scheduler == "pbt":
         raise UserError(NO_PBT)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ltm_platform import preflight, tracking
+from ltm_platform import checks, tracking
 from ltm_platform.errors import UserError
-from ltm_platform.launch.driver import (
+from ltm_platform.runs.driver import (
     event_queue,
     kept_checkpoints,
     model_metrics,
     recording,
     worker_config,
 )
-from ltm_platform.launch.folder import RunFolder
-from ltm_platform.launch.history import best, prepare_to_resume, stored
-from ltm_platform.tuning.keep import with_keep_ratios
+from ltm_platform.storage.checkpoints import best, prepare_to_resume, stored
+from ltm_platform.storage.run_folder import RunFolder
+from ltm_platform.tuning.keep_ratios import with_keep_ratios
 from ltm_platform.tuning.params import with_values
 from ltm_platform.tuning.workers import Workers
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from ltm_platform.checks import Ready
     from ltm_platform.events import EpochEnded, EventQueue
     from ltm_platform.job import JobSpec
-    from ltm_platform.preflight import Ready, Resources
+    from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.tracking import TrackedRun
 
 Metrics = dict[str, float]
@@ -93,7 +94,7 @@ def train(
     job = settings.job
     try:
         job = trial_job(settings.job, values)
-        ready = preflight.check(job, settings.resources)
+        ready = checks.check(job, settings.resources)
     except UserError:
         with tracked(job):
             raise
@@ -123,18 +124,18 @@ def train(
 
 def _log_pictures(run: TrackedRun, ready: Ready, folder: RunFolder) -> None:
     """Of the best network that the trial came to, if it validated one."""
-    from ltm_platform.launch.results import Trained, log_pictures
+    from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     if chosen := best(stored(folder)):
-        log_pictures(run, Trained(ready.job, ready.dataset, chosen))
+        log_pictures(run, CheckpointedModel(ready.job, ready.dataset, chosen))
 
 
 def _alone(
     ready: Ready, folder: RunFolder, events: EventQueue
 ) -> Generator[EpochEnded, None, None]:
     """Train in this process, as the only rank."""
-    from ltm_platform.training.place import Alone
     from ltm_platform.training.worker import train_rank
+    from ltm_platform.training.worker_context import SingleProcess
 
-    place = Alone(folder.path, kept_checkpoints(ready.job))
-    yield from train_rank(worker_config(ready, events), place)
+    context = SingleProcess(folder.path, kept_checkpoints(ready.job))
+    yield from train_rank(worker_config(ready, events), context)

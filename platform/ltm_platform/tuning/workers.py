@@ -14,15 +14,15 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ltm_platform.errors import RunError
 from ltm_platform.events import EpochEnded
-from ltm_platform.launch.driver import fit
+from ltm_platform.runs.driver import fit
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from ltm_platform.checks import Ready
     from ltm_platform.events import Event, EventQueue
-    from ltm_platform.launch.folder import RunFolder
-    from ltm_platform.preflight import Ready
+    from ltm_platform.storage.run_folder import RunFolder
 
 _RESERVED_FILE = "placement_group"
 ABORT_TIMEOUT_S = 30.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.cli import COMMANDS
+from ltm_platform.cli.app import COMMANDS
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import tracked_run
 
@@ -72,7 +72,7 @@ def test_every_help_has_an_example_that_starts_with_the_command(run: Run, args: 
 
 IMPORTS = """
 import sys
-from ltm_platform.cli import COMMANDS, main
+from ltm_platform.cli.app import COMMANDS, main
 for args in [[], *([command] for command in COMMANDS)]:
     main([*args, "--help"])
 heavy = {"torch", "ray", "deepspeed", "mlflow", "timm", "pyarrow", "torchvision", "sklearn"}
@@ -129,7 +129,7 @@ def test_a_mistake_ends_with_one_sentence_and_nothing_is_left(
 
 
 def test_no_traceback_leaves_the_process() -> None:
-    program = "from ltm_platform.cli import main; main(['validate', 'none.yaml'])"
+    program = "from ltm_platform.cli.app import main; main(['validate', 'none.yaml'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1

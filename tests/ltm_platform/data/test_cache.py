@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_platform.data.cache import ShardCache
-from ltm_platform.data.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:

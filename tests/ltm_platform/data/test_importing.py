@@ -19,9 +19,9 @@ from PIL import Image
 
 from ltm_platform.data import open_dataset
 from ltm_platform.data.importing import import_images
-from ltm_platform.data.place import place
-from ltm_platform.data.shards import read_footer
+from ltm_platform.data.sources.shards import read_footer
 from ltm_platform.errors import UserError
+from ltm_platform.storage.path import storage_path
 
 CLASSES = ("ant", "bee", "cat")
 PER_CLASS = 12
@@ -336,7 +336,7 @@ def test_a_full_disk_costs_one_sentence_and_leaves_nothing_half_written(
 def test_the_footer_tells_what_was_left_out(tree: Path, tmp_path: Path) -> None:
     spoil(tree)
     import_images(str(tree), str(tmp_path / "out"), allow_bad=0.5)
-    _, about = read_footer(place(tmp_path / "out/train/00000-of-00001.parquet"))
+    _, about = read_footer(storage_path(tmp_path / "out/train/00000-of-00001.parquet"))
     assert [key for key, _ in about["skipped"]] == [
         f"train/bee/{name}.png" for name in ("bomb", "cut", "empty", "text")
     ]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
 from ltm_platform.data.inspection import Checked, check_shards, contact_sheet
-from ltm_platform.data.shards import Record, write_shards
+from ltm_platform.data.sources.shards import Record, write_shards
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
-from ltm_platform.data.folder import FolderSource
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.sources.folder import FolderSource
+from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.errors import UserError
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltm_platform.checkpoints import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model
+from ltm_platform.storage.manifest import EMA_FILE, JOB_FILE, WEIGHTS_FILE
 
 MakeCheckpoint = Callable[..., Path]
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 import ltm
 from ltm_platform.errors import RunError
 from ltm_platform.inference import export
-from ltm_platform.inference.network import StoredNetwork, load_network
+from ltm_platform.inference.trained_network import StoredNetwork, load_network
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from ltm_platform.errors import UserError
-from ltm_platform.inference.network import StoredNetwork, load_network
 from ltm_platform.inference.predict import draw_heatmaps, predict, read_images, to_input
+from ltm_platform.inference.trained_network import StoredNetwork, load_network
 
 if TYPE_CHECKING:
     from .conftest import MakeCheckpoint

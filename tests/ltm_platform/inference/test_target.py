@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.checkpoints import CLASSES_FILE
 from ltm_platform.errors import UserError
-from ltm_platform.inference.network import load_network
+from ltm_platform.inference.trained_network import load_network
 from ltm_platform.job import JobSpec
-from ltm_platform.launch.target import find_checkpoint, run_of, tracked_folder
+from ltm_platform.runs.checkpoint_lookup import find_checkpoint, run_of, tracked_folder
+from ltm_platform.storage.manifest import CLASSES_FILE
 from ltm_platform.tracking import tracked_run
 
 if TYPE_CHECKING:

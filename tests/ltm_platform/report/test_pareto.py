@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm_platform.launch.evaluation import Score
+from ltm_platform.inference.evaluate import Score
 from ltm_platform.report import pareto
 from ltm_platform.report.figures import pareto_figure
 

@@ -25,22 +25,22 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parent))
 from groups import run
 
-from ltm_platform import paths
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augment, eval_transform, train_transform
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
+from ltm_platform.storage import locations
 from ltm_platform.training import method_hooks
-from ltm_platform.training.engine import Classifier, build_engine, deepspeed_config
+from ltm_platform.training.engine.build import Classifier, build_engine, deepspeed_config
+from ltm_platform.training.engine.sync_bn import synchronise
+from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
 from ltm_platform.training.evaluation import evaluate
 from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
 from ltm_platform.training.mixing import Mixer
 from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.recipe import build_optimizer, build_schedule
-from ltm_platform.training.sync_bn import synchronise
-from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
+from ltm_platform.training.optimization import build_optimizer, build_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ class Plain:
         self.model = build_network(job, CLASSES).model
         pixels = input_pixels(self.model)
         augment = Augment(**job.recipe.augment.model_dump())
-        whole = open_dataset("digits", cache=paths.cache(), val_fraction=0.2)
+        whole = open_dataset("digits", cache=locations.cache(), val_fraction=0.2)
         self.train_loader = Loader(
             First(whole.train, TRAIN_IMAGES),
             train_transform(augment, pixels.size, pixels.mean, pixels.std),
@@ -258,7 +258,9 @@ def plain_scores(job: JobSpec, weights: dict[str, Tensor]) -> dict[str, float]:
     model.load_state_dict(weights)
     model.eval()
     pixels = input_pixels(model)
-    source = First(open_dataset("digits", cache=paths.cache(), val_fraction=0.2).val, VAL_IMAGES)
+    source = First(
+        open_dataset("digits", cache=locations.cache(), val_fraction=0.2).val, VAL_IMAGES
+    )
     transform = eval_transform(pixels.size, pixels.mean, pixels.std)
     one_by_one = EvalLoader(source, transform, batch=1, rank=0, world_size=1, workers=0)
     top1 = top5 = loss = 0.0

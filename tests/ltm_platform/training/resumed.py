@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from groups import run
 from ranks import EMA_DECAY, JOB, MODEL, Plain
 
-from ltm_platform.checkpoints import check
 from ltm_platform.job import JobSpec
+from ltm_platform.storage.manifest import check
 from ltm_platform.training import checkpoint, method_hooks
-from ltm_platform.training.engine import build_engine, deepspeed_config
-from ltm_platform.training.weights import ShardedEma, average_buffers, gather_weights
+from ltm_platform.training.engine.build import build_engine, deepspeed_config
+from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltm_platform import checkpoints
 from ltm_platform.errors import UserError
+from ltm_platform.storage import manifest
 
 from .conftest import run_program
 from .resumed import CASES, name_of
@@ -77,15 +77,15 @@ def test_a_damaged_checkpoint_is_told(
     folder: Path, tmp_path: Path, file: str, damage: Any, says: str
 ) -> None:
     copy = Path(shutil.copytree(folder / NAMES[0], tmp_path / "checkpoint"))
-    checkpoints.check(copy)
+    manifest.check(copy)
     damage(copy / file)
     with pytest.raises(UserError, match=says):
-        checkpoints.check(copy)
+        manifest.check(copy)
 
 
 def test_a_foreign_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a checkpoint of ltm-platform"):
-        checkpoints.check(tmp_path)
+        manifest.check(tmp_path)
 
 
 def test_half_precision_goes_on_from_its_masters(folder: Path) -> None:

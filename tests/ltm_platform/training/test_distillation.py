@@ -11,7 +11,7 @@ from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.job import Distill, Recipe
 from ltm_platform.models import Pixels, input_pixels
 from ltm_platform.training.distillation import Teacher, divergence
-from ltm_platform.training.recipe import Objective
+from ltm_platform.training.optimization import Objective
 
 CLASSES = 4
 

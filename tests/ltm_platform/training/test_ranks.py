@@ -9,7 +9,7 @@ import torch
 
 import ltm
 from ltm_platform.models import with_weights
-from ltm_platform.training.exchange import BUCKET_BYTES
+from ltm_platform.training.engine.gradient_buckets import BUCKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

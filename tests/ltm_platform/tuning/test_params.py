@@ -6,7 +6,7 @@ import pytest
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.tuning import keep
+from ltm_platform.tuning import keep_ratios
 from ltm_platform.tuning.params import (
     KNOWN,
     Param,
@@ -23,7 +23,7 @@ def job() -> JobSpec:
 
 
 def read(job: JobSpec, *texts: str) -> tuple[Param, ...]:
-    return read_params(texts, job, lambda: keep.sites(job))
+    return read_params(texts, job, lambda: keep_ratios.sites(job))
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -76,7 +76,7 @@ def test_forms(job: JobSpec, text: str, field: str, domain: Range | Values) -> N
         ("cluster.workers=1:2", "nothing that can be tuned"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_sentence(job: JobSpec, text: str, sentence: str) -> None:
+def test_what_cannot_be_is_as_run_error(job: JobSpec, text: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         read(job, text)
     assert sentence in str(error.value)
@@ -104,14 +104,14 @@ def test_a_ratio_takes_the_place_of_a_plan(job: JobSpec) -> None:
 
 def test_keep_ratios_become_a_plan_site_by_site(job: JobSpec) -> None:
     values = {"keep_ratio.blocks.0": 0.5, "keep_ratio.blocks.2": 0.5}
-    assert keep.with_keep_ratios(job, values).model.plan == {"blocks.0": 32, "blocks.2": 16}
+    assert keep_ratios.with_keep_ratios(job, values).model.plan == {"blocks.0": 32, "blocks.2": 16}
 
 
 def test_keep_ratios_keep_a_grid_where_the_network_needs_one(job: JobSpec) -> None:
     staged = job.replace("model.backbone", "mobilevit_xs").replace("model.image_size", 224)
     params = read(staged, "keep_ratios")
     values = {param.field: 0.7 for param in params}
-    plan = keep.with_keep_ratios(staged, values).model.plan
+    plan = keep_ratios.with_keep_ratios(staged, values).model.plan
     assert len(params) > 1
     assert plan
     assert all(isinstance(kept, tuple) for kept in plan.values())

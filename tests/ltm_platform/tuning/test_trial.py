@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.preflight import Resources
+from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.tracking import STOPPED_TAG, find_run, list_runs, tracked_run, tracked_sweep
 from ltm_platform.tuning.sweep import drop_unknown
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train

@@ -19,8 +19,8 @@ from ltm_platform.data.importing.originals import Entry, Originals, with_validat
 from ltm_platform.data.importing.table import open_table, parquet_files
 from ltm_platform.data.importing.tree import open_archive, open_folder
 from ltm_platform.data.importing.work import Task, write_shard
-from ltm_platform.data.place import Place, place
-from ltm_platform.data.shards import (
+from ltm_platform.data.process_pool import spread
+from ltm_platform.data.sources.shards import (
     FORMAT_VERSION,
     SHARD_BYTES,
     UNFINISHED,
@@ -28,8 +28,8 @@ from ltm_platform.data.shards import (
     read_footer,
     shard_name,
 )
-from ltm_platform.data.spread import spread
 from ltm_platform.errors import UserError
+from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ class Imported:
     images: dict[str, int]
     classes: tuple[str, ...]
     skipped: int
-    report: Place
+    report: StoragePath
 
 
 def import_images(
@@ -81,8 +81,8 @@ def import_images(
     Raises:
         UserError: nothing to import, nowhere to write, or too much that cannot be used.
     """
-    target = place(destination)
-    if f"{target.path}/".startswith(f"{place(source).path.rstrip('/')}/"):
+    target = storage_path(destination)
+    if f"{target.path}/".startswith(f"{storage_path(source).path.rstrip('/')}/"):
         raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
     try:
         originals = with_validation(open_originals(source), val_fraction)
@@ -134,7 +134,7 @@ def import_images(
 
 def open_originals(source: str) -> Originals:
     """What ``source`` holds. UserError if it is not there or holds no images."""
-    where = place(source)
+    where = storage_path(source)
     if where.is_file():
         return open_table(where) if where.name.endswith(".parquet") else open_archive(where)
     if not where.is_folder():
@@ -144,7 +144,7 @@ def open_originals(source: str) -> Originals:
     return open_table(where) if parquet_files(where) else open_folder(where)
 
 
-def _plan(originals: Originals, target: Place, shard_bytes: int) -> Iterator[Task]:
+def _plan(originals: Originals, target: StoragePath, shard_bytes: int) -> Iterator[Task]:
     for split, entries in originals.splits.items():
         parts = list(_cut(entries, shard_bytes))
         for number, part in enumerate(parts):
@@ -175,7 +175,7 @@ def _fingerprint(originals: Originals, shard_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def _claim(target: Place, plan: str, source: str) -> None:
+def _claim(target: StoragePath, plan: str, source: str) -> None:
     """Take the destination for this import, or take it up where the last one stopped."""
     for name in (UNFINISHED, REPORT):
         if (target / name).exists():
@@ -208,7 +208,7 @@ def _report(tasks: list[Task], originals: Originals, plan: str) -> dict[str, Any
 
 
 def _too_many(
-    skipped: int, done: int, total: int, allowed: float, target: Place, report: dict[str, Any]
+    skipped: int, done: int, total: int, allowed: float, target: StoragePath, report: dict[str, Any]
 ) -> UserError:
     first = next(s for s in report["skipped"])
     return UserError(

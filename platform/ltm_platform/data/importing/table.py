@@ -18,7 +18,7 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ltm_platform.data.place import Place
+    from ltm_platform.storage.path import StoragePath
 
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 # The split is the file's first word, or the name of the folder that it lies in.
@@ -33,7 +33,7 @@ class _Columns:
     names: tuple[str, ...] | None
 
 
-def open_table(root: Place) -> Originals:
+def open_table(root: StoragePath) -> Originals:
     """The images of one Parquet file, or of the split files below a folder.
 
     Splits are train-*.parquet and validation-*.parquet (or valid, val, and test if there is no
@@ -66,7 +66,7 @@ def open_table(root: Place) -> Originals:
     return Originals(_TableReader(tuple(used), columns), names, entries)
 
 
-def parquet_files(root: Place) -> list[str]:
+def parquet_files(root: StoragePath) -> list[str]:
     """Names of the Parquet files below ``root``, hidden ones left out."""
     return [
         name
@@ -75,8 +75,8 @@ def parquet_files(root: Place) -> list[str]:
     ]
 
 
-def _by_split(files: list[Place]) -> dict[str, list[Place]]:
-    found: dict[str, list[Place]] = {}
+def _by_split(files: list[StoragePath]) -> dict[str, list[StoragePath]]:
+    found: dict[str, list[StoragePath]] = {}
     for file in files:
         match = _SPLIT.search(file.path)
         found.setdefault(match[1] if match else "train", []).append(file)
@@ -84,14 +84,14 @@ def _by_split(files: list[Place]) -> dict[str, list[Place]]:
     return {"train": found.get("train", [])} | ({"val": found[val]} if val else {})
 
 
-def _footer(file: Place) -> pq.FileMetaData:
+def _footer(file: StoragePath) -> pq.FileMetaData:
     try:
         return pq.read_metadata(file.path, filesystem=file.filesystem)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read as Parquet: {error}.") from error
 
 
-def _columns(file: Place, schema: pa.Schema) -> _Columns:
+def _columns(file: StoragePath, schema: pa.Schema) -> _Columns:
     features = _features(schema)
     images = [field.name for field in schema if _holds_images(field.type)]
     declared = [name for name in images if features.get(name, {}).get("_type") == "Image"]
@@ -128,7 +128,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _labels(file: Place, columns: _Columns) -> list[int | str]:
+def _labels(file: StoragePath, columns: _Columns) -> list[int | str]:
     table = pq.read_table(file.path, filesystem=file.filesystem, columns=[columns.label])
     return table[columns.label].to_pylist()
 
@@ -141,7 +141,7 @@ def _names(values: list[list[int | str]]) -> tuple[str, ...]:
     return tuple(sorted(map(str, seen)))
 
 
-def _label(value: Any, columns: _Columns, numbers: dict[str, int], file: Place) -> int:
+def _label(value: Any, columns: _Columns, numbers: dict[str, int], file: StoragePath) -> int:
     label = value if isinstance(value, int) else numbers.get(str(value), -1)
     if not 0 <= label < len(numbers):
         raise UserError(
@@ -152,7 +152,7 @@ def _label(value: Any, columns: _Columns, numbers: dict[str, int], file: Place) 
 
 
 def _entries(
-    number: int, file: Place, footer: pq.FileMetaData, labels: list[int]
+    number: int, file: StoragePath, footer: pq.FileMetaData, labels: list[int]
 ) -> Iterator[Entry]:
     row = 0
     for group in range(footer.num_row_groups):
@@ -165,7 +165,7 @@ def _entries(
 
 @dataclass(frozen=True)
 class _TableReader:
-    files: tuple[Place, ...]
+    files: tuple[StoragePath, ...]
     columns: _Columns
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | BadImageError]:

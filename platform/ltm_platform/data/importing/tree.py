@@ -7,7 +7,6 @@ import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_platform.data.folder import EXTENSIONS
 from ltm_platform.data.importing.originals import (
     EXPECTED,
     LARGEST_BYTES,
@@ -15,6 +14,7 @@ from ltm_platform.data.importing.originals import (
     Entry,
     Originals,
 )
+from ltm_platform.data.sources.folder import EXTENSIONS
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ltm_platform.data.place import Place
+    from ltm_platform.storage.path import StoragePath
 
 SPLITS = {"train": "train", "val": "val", "validation": "val"}
 File = tuple[str, int, Any]
 """Path with forward slashes, bytes, and where its bytes lie."""
 
 
-def open_folder(root: Place) -> Originals:
+def open_folder(root: StoragePath) -> Originals:
     """The images below ``root``, here or in a store. UserError if they are in no class folders."""
     found = _walk(root.path) if root.is_local else root.files(recursive=True)
     files = sorted((_printable(path), size, path) for path, size in found)
     return Originals(_FolderReader(root), *arrange(files, str(root)))
 
 
-def open_archive(file: Place) -> Originals:
+def open_archive(file: StoragePath) -> Originals:
     """The images in an uncompressed tar. Nothing is ever extracted.
 
     Raises:
@@ -152,7 +152,7 @@ def _check_size(size: int) -> None:
 
 @dataclass(frozen=True)
 class _FolderReader:
-    root: Place
+    root: StoragePath
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | BadImageError]:
         for entry in entries:
@@ -175,7 +175,7 @@ class _FolderReader:
 
 @dataclass(frozen=True)
 class _ArchiveReader:
-    file: Place
+    file: StoragePath
 
     def read(self, entries: Sequence[Entry]) -> Iterator[bytes | BadImageError]:
         with self.file.filesystem.open_input_file(self.file.path) as stream:

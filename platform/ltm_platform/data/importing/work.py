@@ -11,18 +11,18 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from ltm_platform.data.importing.originals import LARGEST_BYTES, BadImageError
-from ltm_platform.data.shards import Record, ShardWriter
+from ltm_platform.data.sources.shards import Record, ShardWriter
 
 if TYPE_CHECKING:
     from ltm_platform.data.importing.originals import Entry, Reader
-    from ltm_platform.data.place import Place
+    from ltm_platform.storage.path import StoragePath
 
 
 @dataclass(frozen=True)
 class Task:
     """What shard ``file`` is made of."""
 
-    file: Place
+    file: StoragePath
     split: str
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]

@@ -1,0 +1,24 @@
+"""Everything that can be known to be wrong before a worker is taken."""
+
+from ltm_platform.checks.images import check_data
+from ltm_platform.checks.model import check_names
+from ltm_platform.checks.ready import ErrorCollector, Ready, check, with_problems
+from ltm_platform.checks.resources import compiler_here
+from ltm_platform.checks.stores import (
+    check_no_keys,
+    check_storage,
+    with_absolute_paths,
+)
+
+__all__ = [
+    "ErrorCollector",
+    "Ready",
+    "check",
+    "check_data",
+    "check_names",
+    "check_no_keys",
+    "check_storage",
+    "compiler_here",
+    "with_absolute_paths",
+    "with_problems",
+]

@@ -1,0 +1,76 @@
+"""The images of a job, and a batch that fits them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+
+if TYPE_CHECKING:
+    from ltm_platform.data import Dataset
+    from ltm_platform.job import JobSpec
+
+SAMPLED_IMAGES = 4  # of each split, from first to last
+
+
+def check_data(job: JobSpec) -> Dataset:
+    from ltm_platform.data import open_data
+
+    try:
+        return open_data(job.data, cache=locations.cache())
+    except UserError as error:
+        raise job.error("data.path", f"data.path: {error}") from None
+
+
+def check_cache(job: JobSpec) -> None:
+    from ltm_platform.data.sources.shards import holds_shards
+    from ltm_platform.storage.path import storage_path
+
+    key, path = "data.cache", job.data.path
+    if job.data.cache and (path == "digits" or not holds_shards(storage_path(path))):
+        raise job.error(
+            key,
+            f"{key} holds copies of shards, but data.path {path!r} has none: leave it out, or "
+            f"make shards of a folder of images with 'ltm-platform data import'",
+        )
+
+
+def check_sample(job: JobSpec, dataset: Dataset) -> None:
+    """A few images of each split can be read and decoded."""
+    import numpy as np
+
+    from ltm_platform.data.importing.originals import BadImageError
+    from ltm_platform.data.importing.work import check_image
+
+    for source in (dataset.train, dataset.val):
+        indices = np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).round().astype(int))
+        for index in indices:
+            try:
+                ((data, _),) = source.read([index])
+                check_image(data)
+            except (BadImageError, OSError, UserError) as error:
+                raise job.error(
+                    "data.path", f"data.path: {source.locate(index)} is damaged: {error}"
+                ) from None
+
+
+def with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:
+    """A training set smaller than one global batch is trained on as one batch, and it is said."""
+    workers, images = job.cluster.worker_range[1], len(dataset.train)
+    if images >= job.recipe.global_batch:
+        return job, ()
+    if images < workers:
+        raise job.error(
+            "cluster.workers",
+            f"cluster.workers is {workers}, but the training set has only {images} images",
+        )
+    unit = workers * (2 if job.recipe.mix.enabled else 1)
+    largest = images // unit * unit or workers
+    notice = (
+        f"recipe.global_batch is {largest} instead of {job.recipe.global_batch}: "
+        f"the training set has only {images} images"
+    )
+    if job.recipe.micro_batch != "auto":
+        job = job.replace("recipe.micro_batch", None)
+    return job.replace("recipe.global_batch", largest), (notice,)

@@ -1,0 +1,59 @@
+"""Whether a job's workers have room on what there is to run on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+    from ltm_platform.ray_cluster.resources import Resources
+
+
+def check_workers(job: JobSpec, resources: Resources) -> None:
+    """There will be room for the workers, of a range for the fewest."""
+    cpus, (workers, _) = job.cluster.cpus_per_worker, job.cluster.worker_range
+    if resources.gpus >= 1 and workers > resources.gpus:
+        raise job.error(
+            "cluster.workers",
+            f"cluster.workers is {workers}, but there are only {resources.gpus:g} GPUs, "
+            f"one for a worker",
+        )
+    largest = max((node[0] for node in resources.nodes), default=resources.cpus)
+    if cpus > largest:
+        where = " on the largest node" if len(resources.nodes) > 1 else ""
+        raise job.error(
+            "cluster.cpus_per_worker",
+            f"cluster.cpus_per_worker is {cpus:g}, but there are only {largest:g} CPUs{where}",
+        )
+    room = resources.room(cpus)
+    if workers > room:
+        where = f", on {len(resources.nodes)} nodes" if len(resources.nodes) > 1 else ""
+        raise job.error(
+            "cluster.workers",
+            f"cluster.workers is {workers} at {cpus:g} CPUs each, "
+            f"but there are only {resources.cpus:g} CPUs{where}: take {room} "
+            f"workers or fewer, or a smaller cluster.cpus_per_worker",
+        )
+
+
+def compiler_here() -> str | None:
+    """The C++ compiler that torch.compile takes on this machine."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def check_compiler(job: JobSpec, resources: Resources) -> None:
+    """What trains on this machine alone can be compiled here, if it shall be."""
+    if job.engine.compile and not resources.nodes and not compiler_here():
+        raise job.error(
+            "engine.compile",
+            "engine.compile is true, but there is no C++ compiler: install g++ (or name another "
+            "one in CXX), or use false",
+        )
+
+
+def workers_now(job: JobSpec, resources: Resources) -> int:
+    """As many workers as the job wants and there is room for."""
+    fewest, most = job.cluster.worker_range
+    return max(fewest, min(most, resources.room(job.cluster.cpus_per_worker)))

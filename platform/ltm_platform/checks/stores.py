@@ -1,0 +1,115 @@
+"""Where a run is kept and recorded: its storage and its tracking store."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltm_platform import tracking
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+from ltm_platform.storage.run_folder import storage_root
+
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+    from ltm_platform.storage.path import StoragePath
+
+_PROBE = b"probe"
+
+
+def check_no_keys(job: JobSpec) -> None:
+    """The addresses of data and storage hold no password, which logs and dashboards would show.
+
+    Raises:
+        UserError: one does; the sentence leaves it out.
+    """
+    addresses = {"data.path": job.data.path, "cluster.storage": job.cluster.storage}
+    for key, address in addresses.items():
+        if address and locations.has_password(address):
+            # Without the place, which for --set would show it again.
+            raise UserError(
+                f"{key} is {locations.shown(address)}: a key in it would be kept with every run; "
+                f"leave it out and give it to the machines, by instance roles or ~/.aws/credentials"
+            )
+
+
+def check_tracking(job: JobSpec) -> None:
+    if job.tracking.uri and locations.has_password(job.tracking.uri):
+        # Without the place, which for --set would show the password again.
+        raise UserError(
+            "tracking.uri holds a password, which would be kept with every run: leave it out of "
+            f"the job and set {tracking.URI_VARIABLE}"
+        )
+    try:
+        tracking.check_reachable(tracking.tracking_uri(job.tracking.uri))
+    except UserError as error:
+        raise (job.error("tracking.uri", str(error)) if job.tracking.uri else error) from None
+
+
+def check_storage(job: JobSpec) -> None:
+    """Runs can be kept: a file is written, read back and removed.
+
+    Raises:
+        UserError: they cannot.
+    """
+    key = "cluster.storage"
+    try:
+        root = storage_root(job)
+    except UserError as error:
+        raise job.error(key, f"{key}: {error}") from None
+    try:
+        if root.is_local:
+            _probe_folder(Path(root.path))
+        else:
+            _probe_store(root)
+    except OSError as error:
+        raise job.error(
+            key,
+            f"{key} is {str(root)!r}, which cannot be written to: {error.strerror or error}",
+        ) from None
+
+
+def _probe_folder(root: Path) -> None:
+    # A run creates the folder; a refused one leaves nothing behind.
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=existing) as probe:
+        probe.write(_PROBE)
+        probe.seek(0)
+        _check_read(probe.read())
+
+
+def _probe_store(root: StoragePath) -> None:
+    probe = root / f".probe-{uuid.uuid4().hex}"
+    probe.write(_PROBE)
+    try:
+        _check_read(probe.read())
+    finally:
+        probe.delete()
+
+
+def _check_read(content: bytes) -> None:
+    if content != _PROBE:
+        raise OSError("what is read is not what was written")
+
+
+def with_absolute_paths(job: JobSpec) -> JobSpec:
+    """Workers run in folders of their own, so no relative path may reach them."""
+    from ltm_platform.storage.path import is_address
+
+    paths_of = {
+        "cluster.storage": job.cluster.storage,
+        "data.cache": job.data.cache,
+        "model.checkpoint": job.model.checkpoint,
+        "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
+    }
+    if job.data.path != "digits":
+        paths_of["data.path"] = job.data.path
+    teacher = job.recipe.distill.teacher
+    if teacher and Path(teacher).expanduser().is_dir():
+        paths_of["recipe.distill.teacher"] = teacher
+    for key, path in paths_of.items():
+        if path and not is_address(path):
+            job = job.replace(key, str(Path(path).expanduser().resolve()))
+    return job

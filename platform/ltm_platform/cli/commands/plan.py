@@ -1,0 +1,167 @@
+"""``ltm-platform plan``: what a job would take."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ltm_platform.checks.run_plan import RunPlan
+
+GIB = 1024**3
+
+
+@click.command("plan")
+@options.job
+@options.overrides
+@options.address
+@click.option(
+    "--images-per-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Throughput of all workers together, e.g. that of an earlier run, to tell the hours.",
+)
+@options.verbose
+def command(
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    images_per_s: float | None,
+    verbose: bool,
+) -> None:
+    """Show on one page what JOB would take and whether it can start. Nothing is started.
+
+    \b
+    Example:
+      ltm-platform plan jobs/ltm_vit_b.yaml --set cluster.workers=[4,8] --images-per-s 4000
+    """
+    from ltm_platform.job import JobSpec
+    from ltm_platform.ray_cluster.address import Kind, find_address, kind
+
+    spec = JobSpec.load(job, overrides)
+    where = find_address(address, spec)
+    if kind(where) == Kind.CLUSTER:
+        from ltm_platform.cli import remote
+
+        words = ["--images-per-s", str(images_per_s)] if images_per_s else []
+        remote.plan(spec, where, words)
+        return
+    from ltm_platform.checks.run_plan import plan_run
+    from ltm_platform.cli.screen.capture import captured_output
+
+    with (
+        tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log,
+        captured_output(Path(log.name), echo=verbose),
+    ):
+        plan = plan_run(spec, where)
+    for line in page(plan, images_per_s):
+        click.echo(line)
+    if plan.ready.problems:
+        raise SystemExit(2)
+
+
+def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
+    """The page, line by line."""
+    from ltm_platform import tracking
+    from ltm_platform.storage import locations
+
+    ready, job = plan.ready, plan.ready.job
+    batch = ready.batch
+    yield f"{job.name}: {job.model.backbone}, {job.model.method}"
+    cost, base = ready.cost, ready.base_cost
+    yield _row(
+        "model",
+        f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), {cost.params_m:.3g} M parameters",
+    )
+    fewest, most = job.cluster.worker_range
+    asked = f"{fewest} to {most}" if fewest < most else str(most)
+    kind = "a GPU and " if ready.use_gpu else ""
+    yield _row("workers", f"{asked}, with {kind}{job.cluster.cpus_per_worker:g} CPUs each")
+    nodes = "1 node" if plan.nodes == 1 else f"{plan.nodes} nodes"
+    yield _row(
+        "there",
+        f"{plan.there.gpus:g} GPUs and {plan.there.cpus:g} CPUs on {nodes}, of which "
+        f"{plan.free.gpus:g} and {plan.free.cpus:g} are free; "
+        f"at most {plan.at_most.gpus:g} and {plan.at_most.cpus:g}",
+    )
+    yield _row("data", f"{ready.dataset.describe()}; samples of both can be decoded")
+    yield _row("storage", f"{locations.shown(plan.storage)}, probed in {plan.storage_s:.2f} s")
+    yield _row("tracking", locations.shown(tracking.tracking_uri(job.tracking.uri)))
+    yield _row("training", f"{plan.images:,} images in {job.recipe.epochs} epochs{_work(plan)}")
+    if images_per_s:
+        hours = plan.hours(images_per_s)
+        yield _row(
+            "time", f"{hours:.3g} hours at {images_per_s:,g} images/s, validation not counted"
+        )
+    else:
+        yield _row("time", "--images-per-s tells the hours: the figure of an earlier run")
+    yield ""
+    yield "workers  global batch = micro x accumulation x workers"
+    for one in plan.batches:
+        mark = "  <- with what there is" if one.workers == batch.workers else ""
+        parts = f"{one.micro_batch} x {one.accumulation} x {one.workers}"
+        yield f"{one.workers:>7}  {one.global_batch} = {parts}{mark}"
+    if plan.refused:
+        numbers = ", ".join(map(str, plan.refused))
+        yield f"         {batch.global_batch} does not divide for {numbers} workers"
+    yield ""
+    yield from _memory(plan)
+    yield ""
+    yield f"DeepSpeed  {json.dumps(plan.deepspeed)}"
+    for notice in ready.notices:
+        yield _row("note", notice)
+    yield ""
+    for problem in ready.problems:
+        yield f"cannot start: {problem}"
+    if not ready.problems:
+        yield "it can start"
+
+
+def _memory(plan: RunPlan) -> Iterator[str]:
+    """A table by ZeRO stage."""
+    ready, job = plan.ready, plan.ready.job
+    micro, workers = ready.batch.micro_batch, ready.batch.workers
+    activations = plan.activation_bytes * micro
+    yield (
+        f"GiB a {'GPU' if ready.use_gpu else 'worker'}: activations {_gib(activations)} "
+        f"(measured, {plan.activation_bytes / 1024**2:,.1f} MiB an image x {micro}), "
+        f"and at least, with {workers} workers:"
+    )
+    yield "ZeRO  model states  with offload  with activations  DeepSpeed's estimate  with offload"
+    offload = job.engine.offload
+    for row in plan.memory:
+        taken, mark = row.states, ""
+        if row.stage == job.engine.zero_stage:
+            mark = f"  <- engine.zero_stage, engine.offload {offload}"
+            if offload != "none" and row.offloaded is not None:
+                taken = row.offloaded
+        ours = f"{_gib(row.states):>12}  {_gib(row.offloaded):>12}  {_gib(taken + activations):>16}"
+        theirs = f"{_gib(row.deepspeed):>20}  {_gib(row.deepspeed_offloaded):>12}"
+        yield f"{row.stage:>4}  {ours}  {theirs}{mark}"
+    host = plan.memory[job.engine.zero_stage].host
+    if host is not None:
+        puts = "would put" if offload == "none" else "puts"
+        yield f"engine.offload {puts} {_gib(host)} GiB a worker into the CPU's memory"
+
+
+def _work(plan: RunPlan) -> str:
+    macs = 3 * plan.ready.cost.gmacs * plan.images / 1e6  # forward, and twice that backward
+    return f", {macs:.3g} peta-MACs"
+
+
+def _gib(size: int | None) -> str:
+    if size is None:
+        return "-"
+    gib = size / GIB
+    return f"{gib:.3f}" if gib < 1 else f"{gib:.2f}"
+
+
+def _row(key: str, value: str) -> str:
+    return f"  {key:<9} {value}"

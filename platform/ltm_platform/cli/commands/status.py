@@ -1,0 +1,97 @@
+"""``ltm-platform status``: how a run stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from ltm_platform.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ltm_platform.runs.lookup import FoundRun
+    from ltm_platform.tracking import RunRecord
+
+
+@click.command("status")
+@options.run
+@click.option("--json", "as_json", is_flag=True, help="An object.")
+@options.address
+@options.tracking_uri
+def command(run: str, as_json: bool, address: str | None, tracking_uri: str | None) -> None:
+    """Show how RUN, a run's name, stands, here or on a cluster, and what to type next.
+
+    \b
+    Example:
+      ltm-platform status quickstart-1
+    """
+    from ltm_platform.cli.program import program
+    from ltm_platform.runs import lookup
+
+    found = lookup.locate(run, tracking_uri, address)
+    view = _recorded(found.record) if found.record else _waiting(found)
+    if as_json:
+        click.echo(json.dumps(view.values, indent=2))
+        return
+    click.echo(run)
+    for key, value in view.rows.items():
+        if value:
+            click.echo(f"  {key:<9} {value}")
+    if view.following:
+        click.echo(f"  {'next':<9} {shlex.join([*program(), *view.following, run])}")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is shown of a run."""
+
+    values: Mapping[str, object]
+    """As JSON."""
+    rows: Mapping[str, str]
+    following: tuple[str, ...]
+    """The command to type next, of the run."""
+
+
+def _waiting(found: FoundRun) -> _View:
+    """A run that a cluster was sent and that nothing is recorded of."""
+    from ltm_platform.ray_cluster.jobs_api import Cluster
+
+    assert found.address
+    assert found.submission
+    sent = Cluster(found.address).look(found.submission)
+    rows = {
+        "state": sent.status,
+        "where": found.address,
+        "error": sent.message if sent.status == "FAILED" else "",
+    }
+    following: tuple[str, ...] = ("logs",) if sent.ended else ("logs", "-f")
+    return _View({"name": found.name} | rows, rows, () if sent.status == "SUCCEEDED" else following)
+
+
+def _recorded(record: RunRecord) -> _View:
+    from ltm_platform.cli.screen.console import duration
+    from ltm_platform.runs import lookup
+    from ltm_platform.tracking.runs import WAITS_TAG
+
+    about = lookup.summarise(record)
+    rows = {
+        "state": about.state,
+        "waits for": record.tags.get(WAITS_TAG, "") if about.state == lookup.WAITING else "",
+        "epoch": about.epoch,
+        "top-1": "" if about.top1 is None else f"{about.top1:.2f} %",
+        "images/s": "" if about.images_per_s is None else f"{about.images_per_s:,.0f}",
+        "workers": "" if about.workers is None else str(about.workers),
+        "restarts": str(about.restarts),
+        "age": duration(about.age_s),
+        "where": about.where,
+        "folder": record.folder or "",
+        "error": about.error or "",
+    }
+    goes_on = about.state in ("RUNNING", lookup.WAITING)
+    following: tuple[str, ...] = ("logs", "-f") if goes_on else ("resume",)
+    return _View(asdict(about), rows, () if about.state == "FINISHED" else following)

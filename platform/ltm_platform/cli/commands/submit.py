@@ -1,0 +1,72 @@
+"""``ltm-platform submit``: train a job."""
+
+from __future__ import annotations
+
+import click
+
+from ltm_platform.cli import options
+
+
+@click.command("submit")
+@options.job
+@options.overrides
+@click.option("--name", help="Name of the run; <job name>-<number> if left out.")
+@options.address
+@click.option("--detach", is_flag=True, help="Return once a cluster has taken the job.")
+@click.option(
+    "--env",
+    "variables",
+    metavar="NAME",
+    multiple=True,
+    help="Give the cluster this environment variable, too; may be given several times.",
+)
+@options.force
+@options.verbose
+def command(
+    job: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    address: str | None,
+    detach: bool,
+    variables: tuple[str, ...],
+    force: bool,
+    verbose: bool,
+) -> None:
+    """Train JOB, a job file, on Ray workers with DeepSpeed, recorded in MLflow.
+
+    \b
+    Example:
+      ltm-platform submit jobs/quickstart.yaml --set engine.zero_stage=2
+      ltm-platform submit jobs/ltm_vit_b.yaml --address http://127.0.0.1:8265 --detach
+    """
+    from ltm_platform.cli.program import program
+    from ltm_platform.errors import UserError
+    from ltm_platform.job import JobSpec
+    from ltm_platform.ray_cluster.address import Kind, find_address, kind
+
+    spec = JobSpec.load(job, overrides)
+    if name is not None:
+        spec = spec.replace("name", name)
+    where = find_address(address, spec)
+    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
+    if kind(where) == Kind.CLUSTER:
+        from ltm_platform.cli import remote
+
+        words = ["--force"] * force + ["--verbose"] * verbose
+        remote.submit(
+            spec, where, words, name=name, variables=variables, typed=typed, detach=detach
+        )
+        return
+    if detach or variables:
+        option = "--detach" if detach else "--env"
+        raise UserError(
+            f"{option} is for a cluster, but this runs here: 'ltm-platform cluster up --local' "
+            f"keeps a Ray on this machine that outlives the terminal"
+        )
+    from ltm_platform.cli.foreground import start
+    from ltm_platform.ray_cluster.jobs_api import Request
+
+    sent = Request.here()
+    start(
+        spec, sent.typed if sent else typed, name=name, address=where, force=force, verbose=verbose
+    )

@@ -1,0 +1,223 @@
+"""What a user sees of a run: its head, its progress and its result."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ltm_platform import tracking
+from ltm_platform.cli.program import program
+from ltm_platform.cli.screen.capture import Doubled
+from ltm_platform.events import (
+    Decided,
+    EpochEnded,
+    Event,
+    GaveUp,
+    Measured,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
+from ltm_platform.storage import locations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ltm_platform.checks import Ready
+    from ltm_platform.errors import RunError
+    from ltm_platform.runs.driver import Outcome
+    from ltm_platform.storage.run_folder import RunFolder
+
+
+class Screen:
+    """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event."""
+
+    def __init__(self, console: Console, log: Path | None = None) -> None:
+        self._console = Doubled(console, log) if log else console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            # What libraries print belongs to the log, not here.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task: TaskID | None = None
+        self._started: Started | None = None
+        self._latest: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task("starting the workers", total=None, metrics="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def head(self, ready: Ready, folder: RunFolder) -> None:
+        """The resolved job in a few lines."""
+        job, batch = ready.job, ready.batch
+        device = "GPU" if ready.use_gpu else "CPU"
+        rows = {
+            "model": f"{job.model.backbone}, {_method(ready)}, {_cost(ready)}",
+            "data": ready.dataset.describe(),
+            "recipe": (
+                f"{job.recipe.epochs} epochs, {job.recipe.optimizer}, lr {job.recipe.lr:g}, "
+                f"batch {batch.global_batch} = {_division(ready)}"
+            ),
+            "engine": f"{_sharing(ready)}, {job.engine.precision}, {device}",
+            "tracking": locations.shown(tracking.tracking_uri(job.tracking.uri)),
+            "log": locations.shown(folder.log),
+        }
+        self._console.print(folder.name, style="bold")
+        for key, value in rows.items():
+            self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
+        for notice in ready.notices:
+            self._note(notice)
+        for problem in ready.problems:
+            self._note(f"overridden: {problem}")
+
+    def _note(self, sentence: str) -> None:
+        self._console.print(Text.assemble(("  note      ", "yellow"), sentence))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._started = event
+            if event.steps_done:
+                self._console.print(
+                    f"going on after epoch {event.epochs_done}, step {event.steps_done} of "
+                    f"{event.steps}, with {event.workers} workers"
+                )
+            self._update(event.steps_done, event.epochs_done)
+            return
+        if isinstance(event, (GaveUp, StoppedOnRequest)):
+            return
+        if isinstance(event, Waiting):
+            self._note(f"it waits for {event.lacks}")
+            return
+        if isinstance(event, Decided):
+            self._note(event.sentence)
+            return
+        self._latest.update(event.metrics)
+        if isinstance(event, EpochEnded):
+            self._console.print(f"{self._epoch(event.epoch)}  {self._losses()}  {self._scores()}")
+        if not isinstance(event, Measured):
+            self._update(event.step, event.epoch)
+
+    def _update(self, step: int, epoch: int) -> None:
+        if self._started and self._task is not None:
+            self._progress.update(
+                self._task,
+                description=f"{self._epoch(epoch)}  step {step}",
+                completed=step,
+                total=self._started.steps,
+                metrics=f"{self._losses()}  {self._scores()}" if self._latest else "",
+            )
+
+    def _epoch(self, epoch: int) -> str:
+        assert self._started, "metrics came before the start of training"
+        epochs = self._started.epochs
+        return f"epoch {min(epoch + 1, epochs):>{len(str(epochs))}}/{epochs}"
+
+    def _losses(self) -> str:
+        shown = {"loss": "train/loss", "ce": "train/ce", "ib": "train/ib_bound"}
+        return "  ".join(
+            f"{k} {self._latest[v]:.3f}" for k, v in shown.items() if v in self._latest
+        )
+
+    def _scores(self) -> str:
+        parts = []
+        if "val/top1" in self._latest:
+            parts.append(f"top-1 {self._latest['val/top1']:.1f} %")
+        if "train/images_per_s" in self._latest:
+            parts.append(_rate(self._latest["train/images_per_s"]))
+        return "  ".join(parts)
+
+    def result(self, ready: Ready, outcome: Outcome, command: Sequence[str]) -> None:
+        """The figures to remember, and what to type next after ``command``."""
+        metrics = outcome.metrics
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {outcome.best.top1:.2f} %)")
+        if "val/ema_top1" in metrics:
+            table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
+        table.add_row("size", _cost(ready))
+        table.add_row("training", _rate(metrics["train/images_per_s"]))
+        table.add_row(
+            "inference",
+            f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
+            f"{metrics['bench/latency_ms']:.1f} ms for one image",
+        )
+        table.add_row("best checkpoint", locations.shown(str(outcome.best.source)))
+        table.add_row("last checkpoint", locations.shown(str(outcome.last.source)))
+        self._console.print()
+        self._console.print(table)
+        other = "ltm" if ready.job.model.method == "none" else "none"
+        self._console.print("\nNext:")
+        for words, purpose in (
+            ([*program(), "ui"], "compare runs in the browser"),
+            ([*program(), "runs"], "list them here"),
+            ([*command, "--set", f"model.method={other}"], "the same with and without merging"),
+        ):
+            line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
+            self._console.print(line, soft_wrap=True)
+
+    def stopped(self, folder: RunFolder) -> None:
+        """After Ctrl-C."""
+        self._console.print("stopped")
+        self._kept(folder)
+
+    def failed(self, folder: RunFolder, error: RunError) -> None:
+        """After an exception in a rank."""
+        self._console.print(f"failed: {error}")
+        self._console.print(f"the log is {locations.shown(folder.log)}", soft_wrap=True)
+        self._kept(folder)
+
+    def _kept(self, folder: RunFolder) -> None:
+        command = shlex.join([*program(), "resume", folder.name])
+        text = f"go on from the last checkpoint with: {command}"
+        self._console.print(text, soft_wrap=True)
+
+
+def _rate(images_per_s: float) -> str:
+    digits = 0 if images_per_s >= 10 else 2
+    return f"{images_per_s:,.{digits}f} images/s"
+
+
+def _division(ready: Ready) -> str:
+    batch = ready.batch
+    if ready.job.recipe.micro_batch == "auto":
+        return f"as much as fits x accumulated x {batch.workers} workers"
+    return f"{batch.micro_batch} x {batch.accumulation} accumulated x {batch.workers} workers"
+
+
+def _sharing(ready: Ready) -> str:
+    engine = ready.job.engine
+    told = f"ZeRO {engine.zero_stage}"
+    shared = engine.stage_of(ready.batch.workers) == engine.zero_stage
+    return told if shared else f"{told} (one worker alone shares out nothing)"
+
+
+def _method(ready: Ready) -> str:
+    spec = ready.job.model
+    if spec.method == "none":
+        return "no merging"
+    return f"{spec.method} keeping {spec.compression_ratio or 'its default plan'}"
+
+
+def _cost(ready: Ready) -> str:
+    cost, base = ready.cost, ready.base_cost
+    return (
+        f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), "
+        f"{cost.params_m:.3g} M parameters (base {base.params_m:.3g})"
+    )

@@ -1,0 +1,31 @@
+"""Images as Parquet shards: the format, how they are written, and how they are read."""
+
+from ltm_platform.data.sources.shards.layout import (
+    FORMAT_VERSION,
+    SCHEMA,
+    UNFINISHED,
+    Record,
+    holds_shards,
+    read_footer,
+    shard_name,
+    unpacked_index,
+    update_checksum,
+)
+from ltm_platform.data.sources.shards.source import ParquetSource
+from ltm_platform.data.sources.shards.writing import SHARD_BYTES, ShardWriter, write_shards
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SCHEMA",
+    "SHARD_BYTES",
+    "UNFINISHED",
+    "ParquetSource",
+    "Record",
+    "ShardWriter",
+    "holds_shards",
+    "read_footer",
+    "shard_name",
+    "unpacked_index",
+    "update_checksum",
+    "write_shards",
+]

@@ -1,0 +1,199 @@
+"""Shards are written: one Parquet file, or a split of them that appears complete or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ltm_platform.data.sources.shards.layout import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    SCHEMA,
+    Record,
+    packed_index,
+    shard_name,
+    update_checksum,
+)
+from ltm_platform.data.sources.shards.source import ParquetSource
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+SHARD_BYTES = 64 << 20
+GROUP_BYTES = 1 << 20
+GROUP_ROWS = 64
+
+
+def write_shards(
+    folder: Path,
+    split: str,
+    records: Iterable[Record],
+    classes: Sequence[str],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    group_bytes: int = GROUP_BYTES,
+    group_rows: int = GROUP_ROWS,
+) -> Path:
+    """Write ``records`` in their order and return ``folder / split``.
+
+    The same records give the same bytes. The split appears complete, by one rename, or not at
+    all; of two processes that write the same at once, one wins and both succeed.
+
+    Raises:
+        ValueError: no records, or a label outside ``classes``.
+        UserError: the split exists with other content.
+    """
+    target = folder / split
+    # Not tempfile.mkdtemp: its mode 0700 would hide a shared data set from everybody else.
+    temporary = folder / f".{split}-{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        shards = 0
+        writer: ShardWriter | None = None
+        for record in records:
+            if not 0 <= record.label < len(classes):
+                raise ValueError(f"label {record.label} of {record.key!r} is not a class")
+            if writer is None:
+                path = temporary / f"{shards:05d}.parquet"
+                writer = ShardWriter(path, split, classes, group_bytes, group_rows)
+                shards += 1
+            writer.add(record)
+            if writer.bytes_written >= shard_bytes:
+                writer.close()
+                writer = None
+        if writer is not None:
+            writer.close()
+        if shards == 0:
+            raise ValueError(f"there are no records to write into {target}")
+        for number in range(shards):
+            path = temporary / f"{number:05d}.parquet"
+            path.rename(temporary / shard_name(number, shards))
+        _publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # Renaming onto a folder that holds files fails: the split is there already.
+        ours, theirs = ParquetSource(temporary), ParquetSource(target)
+        if (ours.checksum, ours.classes) != (theirs.checksum, theirs.classes):
+            raise UserError(
+                f"{target} already holds other images: remove it or write into another folder."
+            ) from None
+
+
+class ShardWriter:
+    """One Parquet file, written row group by row group to a path or an open stream."""
+
+    def __init__(
+        self,
+        where: Path | pa.NativeFile,
+        split: str,
+        classes: Sequence[str],
+        group_bytes: int = GROUP_BYTES,
+        group_rows: int = GROUP_ROWS,
+    ) -> None:
+        self._stack = ExitStack()
+        if not isinstance(where, pa.NativeFile):
+            where = self._stack.enter_context(pa.OSFile(str(where), "wb"))
+        self._sink = _Sink(where)
+        # Statistics and dictionaries are of no use here and would double the footer.
+        self._file = self._stack.enter_context(
+            pq.ParquetWriter(
+                self._sink, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+            )
+        )
+        self._index: list[tuple[int, int, int]] = []
+        self._split = split
+        self._classes = list(classes)
+        self._group_bytes = group_bytes
+        self._group_rows = group_rows
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._counts = [0] * len(classes)
+        self._hash = hashlib.sha256()
+        self.bytes_written = 0
+
+    def add(self, record: Record) -> None:
+        size = len(record.image)
+        if self._pending and self._pending_bytes + size > self._group_bytes:
+            self._flush()
+        self._pending.append(record)
+        self._pending_bytes += size
+        self.bytes_written += size
+        self._counts[record.label] += 1
+        update_checksum(self._hash, record)
+        if len(self._pending) >= self._group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = list(zip(*self._pending, strict=True))
+        self._file.write_table(pa.table(columns, schema=SCHEMA))
+        offsets = self._sink.find([record.image for record in self._pending])
+        for offset, record in zip(offsets, self._pending, strict=True):
+            self._index.append((offset, len(record.image), record.label))
+        self._pending = []
+        self._pending_bytes = 0
+
+    def close(self, skipped: Sequence[tuple[str, str]] = ()) -> None:
+        """Write the footer. ``skipped`` are keys of images left out, and why."""
+        if self._pending:
+            self._flush()
+        about = {
+            "version": FORMAT_VERSION,
+            "split": self._split,
+            "classes": self._classes,
+            "counts": self._counts,
+            "checksum": self._hash.hexdigest(),
+            "skipped": list(skipped),
+            "index": packed_index(self._index),
+        }
+        self._file.add_key_value_metadata({METADATA_KEY: json.dumps(about).encode()})
+        self._stack.close()
+
+
+class _Sink(io.RawIOBase):
+    """Passes on what is written, and keeps it until it is asked where something lies in it."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self._recent = bytearray()
+        self._start = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        self._recent += data
+        return self._file.write(data)
+
+    def find(self, pieces: Sequence[bytes]) -> list[int]:
+        """Offsets in the file of pieces written, in their order, since the last call."""
+        offsets = []
+        position = 0
+        for piece in pieces:
+            position = self._recent.find(piece, position)
+            assert position >= 0, "Parquet has coded an image anew"
+            offsets.append(self._start + position)
+            position += len(piece)
+        self._start += len(self._recent)
+        self._recent.clear()
+        return offsets

@@ -1,0 +1,180 @@
+"""Measure the accuracy of stored weights, on all workers."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE, job_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import ltm
+    from ltm_platform.data import Dataset
+    from ltm_platform.job import JobSpec
+    from ltm_platform.ray_cluster.resources import Resources
+
+KINDS = {WEIGHTS_FILE: "weights", EMA_FILE: "EMA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is to be measured, all of it checked."""
+
+    checkpoint: Path
+    job: JobSpec
+    """Of the checkpoint, with the data of this evaluation."""
+    dataset: Dataset
+    workers: int
+    use_gpu: bool
+    ratios: tuple[float | None, ...]
+    """Compression ratios; None is the network's own plan."""
+    costs: tuple[ltm.Count, ...]
+    """Of one image at each ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy over the whole validation set."""
+
+    kind: str
+    """``weights`` or ``EMA``."""
+    ratio: float | None
+    gmacs: float
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+def prepare(
+    checkpoint: Path,
+    *,
+    data: str | None,
+    ratios: Sequence[float],
+    workers: int | None,
+    resources: Resources,
+    method: str | None = None,
+) -> Evaluation:
+    """See that the weights in a checkpoint's folder fit the data and the ratios.
+
+    ``method``: put on a network that was trained without one.
+
+    Raises:
+        UserError: they do not, or there is no room for the workers.
+    """
+    from ltm_platform.checks import check_data, with_absolute_paths
+
+    job = job_of(checkpoint)
+    if data is not None:
+        job = job.replace("data.path", data)
+    if method is not None:
+        job = _with_method(job, method, checkpoint)
+    use_gpu = resources.gpus >= 1
+    cpus = job.cluster.cpus_per_worker
+    room = int(resources.gpus if use_gpu else resources.cpus // cpus)
+    if workers is not None and workers > room:
+        raise UserError(f"--workers is {workers}, but there is room for {room} here")
+    dataset = check_data(job)
+    wanted = tuple(ratios) or (None,)
+    return Evaluation(
+        checkpoint=checkpoint,
+        job=with_absolute_paths(job),
+        dataset=dataset,
+        workers=workers or resources.auto_workers(cpus),
+        use_gpu=use_gpu,
+        ratios=wanted,
+        costs=_costs(job, checkpoint, len(dataset.classes), wanted),
+    )
+
+
+def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
+    import torch
+
+    from ltm.methods import check_method
+    from ltm_platform.models import create_model
+
+    if job.model.method != "none":
+        raise UserError(
+            f"--method {method}: {locations.shown(checkpoint)} was trained with "
+            f"{job.model.method}, but a method is put on a network without one"
+        )
+    try:
+        check_method(method)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    job = job.replace("model.method", method)
+    with torch.device("meta"):
+        model = create_model(job, num_classes=2)
+    if any(name.startswith("method.") for name, _ in model.named_parameters()):
+        raise UserError(f"--method {method} has weights of its own, which only training gives")
+    return job
+
+
+def _costs(
+    job: JobSpec, checkpoint: Path, num_classes: int, ratios: Sequence[float | None]
+) -> tuple[ltm.Count, ...]:
+    """Build the network once with its weights, and count it at every ratio."""
+    import ltm
+    from ltm_platform.models import create_model, input_pixels, load_weights
+
+    if job.model.method == "none" and ratios != (None,):
+        raise UserError(f"{checkpoint} is a network without merging: it has one ratio, 1")
+    try:
+        model = create_model(job, num_classes)
+        load_weights(model, checkpoint)
+        counts = []
+        for ratio in ratios:
+            if ratio is not None:
+                model.set_compression(ratio)
+            counts.append(ltm.count(ltm.compacted(model), input_pixels(model).size))
+    except ValueError as error:
+        raise UserError(f"{locations.shown(checkpoint)}: {error}") from None
+    return tuple(counts)
+
+
+def carry_out(evaluation: Evaluation) -> list[Score]:
+    """Every image once, at every ratio, for the weights and for their moving average.
+
+    Ray must be running.
+
+    Raises:
+        RunError: a rank failed.
+    """
+    import ray.train
+
+    from ltm_platform.ray_cluster.failures import as_run_error
+    from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
+    from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
+
+    job = evaluation.job
+    config = ScoringConfig(
+        job=job.to_dict(),
+        cache=str(locations.cache()),
+        checkpoint=str(evaluation.checkpoint),
+        files=[name for name in KINDS if (evaluation.checkpoint / name).is_file()],
+        ratios=list(evaluation.ratios),
+    )
+    with tempfile.TemporaryDirectory(prefix="ltm-evaluate-") as storage:
+        trainer = LeanTrainer(
+            score_checkpoint,
+            train_loop_config=dict(config),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=evaluation.workers,
+                use_gpu=evaluation.use_gpu,
+                resources_per_worker={"CPU": job.cluster.cpus_per_worker},
+            ),
+            run_config=ray.train.RunConfig(name="evaluate", storage_path=storage),
+        )
+        with as_run_error():
+            rows = trainer.fit().return_value
+    costs = dict(zip(evaluation.ratios, evaluation.costs, strict=True))
+    return [
+        Score(KINDS[row["file"]], row["ratio"], costs[row["ratio"]].gmacs, **row["scores"])
+        for row in rows
+    ]

@@ -1,0 +1,315 @@
+"""A cluster at the other end of Ray's Jobs API: commands are sent there, and followed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
+
+from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
+from ltm_platform.ray_cluster.code_upload import write_package
+from ltm_platform.storage.locations import HOME_VARIABLE, has_password, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ltm_platform.job import JobSpec
+
+ENTRY = "python -m ltm_platform.cli.on_cluster"
+"""What the cluster's shell sees, whatever the user typed; the rest is in `REQUEST`."""
+REQUEST = "LTM_PLATFORM_REQUEST"
+PASSED_ON = (
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "GLOO_SOCKET_IFNAME",
+    "GOOGLE_CLOUD_PROJECT",
+    "HF_ENDPOINT",
+    "NCCL_DEBUG",
+    "NCCL_IB_DISABLE",
+    "NCCL_SOCKET_IFNAME",
+    "OMP_NUM_THREADS",
+)
+"""Environment variables that go along, if they are set here."""
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|_KEY|APIKEY", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+STOP_WAIT_S = 60
+"""Between ``ray job stop`` and SIGKILL: time for the run's last words."""
+RETRY_S = 1.0
+AWAY_S = 120.0
+"""How long a dashboard may be away, as when it restarts, before following ends."""
+AGENT_S = 60.0
+"""How long a head that has just started may have nobody to start a job."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command of ours to carry out on the cluster."""
+
+    args: tuple[str, ...]
+    job: str | None
+    """A resolved job file, given to the command as its second word, or as ``--job``."""
+    cluster: str
+    """The address that it was sent to."""
+    submission: str
+    typed: tuple[str, ...] = ()
+    """What the user typed, where it is told again."""
+
+    @classmethod
+    def here(cls) -> Request | None:
+        """The one that this process carries out, if any."""
+        text = os.environ.get(REQUEST)
+        if not text:
+            return None
+        values = json.loads(text)
+        return cls(**values | {key: tuple(values[key]) for key in ("args", "typed")})
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command of ours that the cluster knows."""
+
+    id: str
+    run: str
+    command: str
+    status: str
+    message: str
+    exit_code: int | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def begins(self) -> bool:
+        """It begins a run, or a sweep."""
+        return self.command in ("submit", "tune")
+
+
+def passed_on(further: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that go along: `PASSED_ON` and ``further``.
+
+    Raises:
+        UserError: one is not set, no name, or looks like a secret: the cluster shows them to all.
+    """
+    for name in further:
+        if not _NAME.fullmatch(name):
+            raise UserError(f"--env is {name!r}, but must be the name of an environment variable")
+        if _SECRET.search(name):
+            raise UserError(
+                f"--env is {name!r}, which looks like a secret: everyone who sees the cluster's "
+                f"dashboard would see its value; set it on the nodes instead"
+            )
+        if name not in environment:
+            raise UserError(f"--env is {name!r}, which is not set here")
+    return {name: environment[name] for name in (*PASSED_ON, *further) if name in environment}
+
+
+def check_no_password(uri: str) -> None:
+    """UserError: the address holds a password."""
+    if has_password(uri):
+        raise UserError(
+            f"the tracking store is {shown(uri)}: everyone who sees the cluster's dashboard would "
+            f"see its password; name an MLflow server that asks for none, such as one of the "
+            f"cluster's network"
+        )
+
+
+def check_store(uri: str, address: str, job: JobSpec) -> None:
+    """The cluster can record into the tracking store.
+
+    Raises:
+        UserError: the store is a file on this machine, which the cluster does not see.
+    """
+    if uri.startswith("sqlite:") and not is_here(address):
+        raise job.error(
+            "tracking.uri",
+            f"tracking.uri is {uri!r}, a file on this machine, which the cluster at {address} "
+            f"does not see: name a server that both reach, such as http://127.0.0.1:5000 of the "
+            f"cluster's head through a tunnel",
+        )
+
+
+def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
+    """``submit`` again while a head that has just started has nobody yet to start a job."""
+    return retry(
+        retry=retry_if_exception_message(match="(?s).*No available agent"),
+        wait=wait_fixed(RETRY_S),
+        stop=stop_after_delay(AGENT_S),
+        reraise=True,
+    )(submit)
+
+
+class Cluster:
+    """A Ray cluster at the address of its dashboard."""
+
+    def __init__(self, address: str) -> None:
+        """
+        Raises:
+            UserError: there is none, or it does not let this user in.
+        """
+        use_token()
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        self.address = address
+        try:
+            self._client = JobSubmissionClient(address)
+        except AuthenticationError:
+            raise token_wanted(address) from None
+        except ConnectionError:
+            raise UserError(
+                f"no Ray cluster answers at {address}: is it up (ltm-platform cluster status), "
+                f"is that the address of its dashboard, and is the tunnel to it open?"
+            ) from None
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
+        # Each module of Ray's client sets a level of its own, below what concerns a user.
+        modules = "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"
+        for module in (*modules, "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+
+    def send(
+        self,
+        args: Sequence[str],
+        *,
+        run: str,
+        job: str | None,
+        environment: Mapping[str, str],
+        typed: Sequence[str] = (),
+    ) -> str:
+        """Have a command of ours carried out on the head; the job's id there.
+
+        Raises:
+            UserError: the code is too large, or the cluster refuses.
+        """
+        submission = f"{run}~{uuid.uuid4().hex[:8]}"
+        request = Request(tuple(args), job, self.address, submission, tuple(typed))
+        variables = dict(environment) | {
+            REQUEST: json.dumps(asdict(request)),
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        }
+        if is_here(self.address) and HOME_VARIABLE in os.environ:
+            variables[HOME_VARIABLE] = os.environ[HOME_VARIABLE]
+        with tempfile.TemporaryDirectory(prefix="ltm-code-") as folder:
+            write_package(Path(folder))
+            try:
+                _once_there_is_an_agent(self._client.submit_job)(
+                    entrypoint=ENTRY,
+                    submission_id=submission,
+                    runtime_env={"working_dir": folder, "env_vars": variables},
+                    metadata={"run": run, "command": args[0]},
+                )
+            except (RuntimeError, OSError, ValueError) as error:
+                raise UserError(f"the cluster at {self.address} refuses: {_line(error)}") from None
+        return submission
+
+    def sent(self, run: str | None = None) -> list[Sent]:
+        """What was sent there, the newest first; of one run, or of all."""
+        jobs = sorted(self._client.list_jobs(), key=lambda job: -(job.start_time or 0))
+        known = [_sent(job) for job in jobs if "run" in (job.metadata or {})]
+        return [one for one in known if run in (None, one.run)]
+
+    def look(self, submission: str) -> Sent:
+        return _sent(self._client.get_job_info(submission))
+
+    def training(self, run: str) -> Sent | None:
+        """The job that trains a run and has not ended."""
+        carried_out = (one for one in self.sent(run) if one.begins or one.command == "resume")
+        return next((one for one in carried_out if not one.ended), None)
+
+    def log(self, submission: str) -> str:
+        """What it has printed so far."""
+        return str(self._client.get_job_logs(submission))
+
+    def follow(self, submission: str) -> Iterator[str]:
+        """What it prints, from its beginning to its end, also beyond a restart of the dashboard.
+
+        Raises:
+            UserError: the cluster is away for too long.
+        """
+        from aiohttp import ClientError
+
+        told, last_seen = 0, time.monotonic()
+        while True:
+            position = 0
+            try:
+                for text in self._tail(submission):
+                    last_seen = time.monotonic()
+                    new = text[max(0, told - position) :]
+                    position += len(text)
+                    told = max(told, position)
+                    if new:
+                        yield new
+                if self.look(submission).ended:
+                    yield self.log(submission)[told:]
+                    return
+            except (RuntimeError, OSError, ClientError) as error:
+                if time.monotonic() - last_seen > AWAY_S:
+                    raise UserError(
+                        f"the cluster at {self.address} is away: {_line(error)}"
+                    ) from None
+            time.sleep(RETRY_S)
+
+    def _tail(self, submission: str) -> Iterator[str]:
+        chunks = self._client.tail_job_logs(submission)
+
+        async def piece() -> str | None:
+            return str(chunk) if (chunk := await anext(chunks, None)) is not None else None
+
+        with asyncio.Runner() as runner:
+            # The runner cancels what it waits for when Ctrl-C comes.
+            while (text := runner.run(piece())) is not None:
+                yield text
+
+    def interrupt(self, submission: str) -> None:
+        """End a job, with `STOP_WAIT_S` for its last words, and wait until it has ended."""
+        self._client.stop_job(submission)
+        while not self.look(submission).ended:
+            time.sleep(RETRY_S)
+
+
+def exit_code(sent: Sent) -> int:
+    """Of the command that has ended on the cluster."""
+    if sent.status == "SUCCEEDED":
+        return 0
+    if sent.status == "STOPPED":
+        return 130
+    return 1 if sent.exit_code is None else sent.exit_code % 256
+
+
+def arguments(request: Request, folder: Path) -> list[str]:
+    """The words of the command; its job file is written into ``folder``."""
+    if request.job is None:
+        return list(request.args)
+    file = folder / "job.yaml"
+    file.write_text(request.job)
+    command, *rest = request.args
+    return [command, *["--job"] * (command == "tune"), str(file), *rest]
+
+
+def _sent(job: Any) -> Sent:
+    return Sent(
+        id=job.submission_id,
+        run=job.metadata["run"],
+        command=job.metadata.get("command", ""),
+        status=str(getattr(job.status, "value", job.status)),
+        message=(job.message or "").strip().splitlines()[0] if job.message else "",
+        exit_code=job.driver_exit_code,
+    )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:500]

@@ -1,0 +1,171 @@
+"""A Ray on this machine that outlives the terminal, for several commands to share."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import psutil
+from filelock import FileLock
+
+from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster.embedded import ENVIRONMENT
+from ltm_platform.storage import locations
+
+if TYPE_CHECKING:
+    from ltm_platform.ray_cluster.resources import Resources
+
+HOST = "127.0.0.1"
+DASHBOARD_PORT = 8265
+START_S = 120.0
+STOP_S = 8.0
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRay:
+    """The process that keeps it, and where it answers."""
+
+    address: str
+    """Of its dashboard and Jobs API."""
+    pid: int
+    created: float
+    """When the process started: its number alone may be another's by now."""
+    folder: str
+    """Ray's own files."""
+
+    def process(self) -> psutil.Process | None:
+        """None: it is gone."""
+        try:
+            process = psutil.Process(self.pid)
+            gone = process.create_time() != self.created
+        except psutil.NoSuchProcess:
+            return None
+        return None if gone or process.status() == psutil.STATUS_ZOMBIE else process
+
+
+def _record() -> Path:
+    return locations.home() / "ray.json"
+
+
+def running() -> LocalRay | None:
+    """The Ray of this user, if it is up."""
+    try:
+        ray = LocalRay(**json.loads(_record().read_text()))
+    except FileNotFoundError:
+        return None
+    return ray if ray.process() else None
+
+
+def start(resources: Resources) -> LocalRay:
+    """Start it in a session of its own, reachable from this machine alone and with a token.
+
+    Raises:
+        UserError: one is up already, or it does not start; the sentence names its log.
+    """
+    locations.home().mkdir(parents=True, exist_ok=True)
+    with FileLock(locations.home() / "ray.lock"):
+        if there := running():
+            raise UserError(f"Ray is up already on {there.address}")
+        environment = ENVIRONMENT | os.environ | {"RAY_AUTH_MODE": _authentication()}
+        # A short path: Ray's sockets lie below it.
+        folder = tempfile.mkdtemp(prefix="ltm-ray-")
+        port, dashboard = _free_port(), _free_port(DASHBOARD_PORT)
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+        command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
+        command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
+        # Any that is free: at Ray's usual one another Ray may listen, and no job could start.
+        command += ["--dashboard-agent-listen-port", "0"]
+        command += ["--num-cpus", str(max(1, int(resources.cpus)))]
+        command += ["--num-gpus", str(int(resources.gpus))]
+        command += ["--disable-usage-stats"]
+        log = locations.home() / "ray.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=folder,
+            )
+        created = psutil.Process(process.pid).create_time()
+        ray = LocalRay(f"http://{HOST}:{dashboard}", process.pid, created, folder)
+        _record().write_text(json.dumps(asdict(ray)))
+        deadline = time.monotonic() + START_S
+        while not answers(ray.address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                stop(ray)
+                raise UserError(f"Ray did not start: {log} says why")
+            time.sleep(POLL_S)
+        return ray
+
+
+def stop(ray: LocalRay) -> None:
+    """End it with all its processes, and with them the runs on it."""
+    process = ray.process()
+    if process:
+        family = [*process.children(recursive=True), process]
+        process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=STOP_S)
+        for survivor in left:
+            try:
+                survivor.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, timeout=STOP_S)
+    shutil.rmtree(ray.folder, ignore_errors=True)
+    _record().unlink(missing_ok=True)
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
+    """Whether a Ray dashboard is there, whatever it thinks of us."""
+    try:
+        with urlopen(f"{address}/api/version", timeout=timeout_s):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def token_file() -> Path:
+    """Where Ray looks for this user's token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _authentication() -> str:
+    """``token``, with a token that only this user can read, unless the user has switched it off."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode == "token" and not os.environ.get("RAY_AUTH_TOKEN") and not token_file().exists():
+        token_file().parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return mode
+
+
+def _free_port(wanted: int = 0) -> int:
+    """``wanted`` if nobody listens there, else another."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError(f"there is no free port on {HOST}")

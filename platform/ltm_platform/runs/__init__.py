@@ -1,0 +1,1 @@
+"""The life of a run, from its start to its end, and how it is found again."""

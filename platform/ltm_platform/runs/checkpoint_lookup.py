@@ -1,0 +1,108 @@
+"""What a command's RUN|CHECKPOINT means: the folder of stored weights, and the run they are of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock
+
+from ltm_platform import tracking
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+from ltm_platform.storage.checkpoints import best, stored
+from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check, holds_manifest
+from ltm_platform.storage.run_folder import RunFolder
+
+
+def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
+    """The folder of a checkpoint: itself, or the best or the last of a run.
+
+    Where the run's folder is not here, its weights come from MLflow, without what resuming needs.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    folder = Path(target).expanduser()
+    if (folder / WEIGHTS_FILE).is_file() and (folder / JOB_FILE).is_file():
+        found = folder
+    elif folder.is_dir():
+        raise UserError(
+            f"{target} is not a checkpoint of ltm-platform: "
+            f"it holds no {WEIGHTS_FILE} with a {JOB_FILE}"
+        )
+    else:
+        store = tracking.tracking_uri(uri)
+        record = tracking.find_run(store, target)
+        own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        if own is None and (trial := record.tags.get(tracking.BEST_TRIAL_TAG)):
+            raise UserError(f"{target!r} is a sweep: name a trial of it, the best is {trial!r}")
+        if own is None:
+            kind = "checkpoint" if last else "validated checkpoint"
+            raise UserError(
+                f"the run {target!r} has no {kind}, neither in its folder {record.folder} "
+                f"on this machine nor among its artifacts in MLflow"
+            )
+        found = own
+    if holds_manifest(found):
+        check(found)
+    return found.resolve()
+
+
+def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
+    """In the run's storage, or None if it has none of that kind or is away."""
+    if not record.folder:
+        return None
+    try:
+        checkpoints = stored(RunFolder(Path(record.folder)))
+        chosen = next(reversed(checkpoints), None) if last else best(checkpoints)
+        return chosen.fetch() if chosen and chosen.source.is_folder() else None
+    except OSError:  # an object store that does not answer: MLflow has the weights, too
+        return None
+
+
+def tracked_folder(kind: str) -> str:
+    """Where a run's weights lie among its artifacts: its ``best`` or its ``last``."""
+    return f"checkpoints/{kind}"
+
+
+def checkpoint_tag(kind: str) -> str:
+    """Which tag tells the folder of a run's ``best`` or ``last`` checkpoint."""
+    return f"ltm.checkpoint_{kind}"
+
+
+def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
+    """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
+    folder = _copies(record) / kind
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir() and record.status == "FINISHED":
+            return folder
+        with TemporaryDirectory(dir=folder.parent) as part:
+            copy = tracking.fetch_files(store, record.run_id, tracked_folder(kind), Path(part))
+            if copy is None:
+                return None
+            shutil.rmtree(folder, ignore_errors=True)
+            copy.rename(folder)
+    return folder
+
+
+def _copies(record: tracking.RunRecord) -> Path:
+    return locations.cache() / "checkpoints" / record.run_id
+
+
+def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
+    """The recorded run in whose folder a checkpoint lies, or of which it is a copy."""
+    for record in tracking.list_runs(tracking.tracking_uri(uri)):
+        folders = [_copies(record), *([Path(record.folder)] if record.folder else [])]
+        if checkpoint.parent in [folder.resolve() for folder in folders]:
+            return record
+    return None
+
+
+def original_name(checkpoint: Path, record: tracking.RunRecord) -> str:
+    """What a run's checkpoint is called in the run's folder, where this is a copy of it."""
+    if checkpoint.parent != _copies(record).resolve():
+        return checkpoint.name
+    return Path(record.tags.get(checkpoint_tag(checkpoint.name), checkpoint.name)).name

@@ -1,0 +1,249 @@
+"""The owner of a run: opens it, trains it on Ray's workers and closes it with its true status."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ltm_platform.errors import RunError
+from ltm_platform.events import (
+    Event,
+    EventQueue,
+    GaveUp,
+    Listener,
+    StoppedOnRequest,
+    listening,
+)
+from ltm_platform.ray_cluster.failures import as_run_error
+from ltm_platform.ray_cluster.jobs_api import Request
+from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
+from ltm_platform.ray_cluster.wait_callback import WaitCallback
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
+from ltm_platform.runs.network_artifacts import CheckpointedModel, log_results
+from ltm_platform.storage import locations
+from ltm_platform.storage.checkpoints import BEST_METRIC, StoredCheckpoint, best, stored
+from ltm_platform.storage.manifest import CLASSES_FILE, EMA_FILE, JOB_FILE, WEIGHTS_FILE
+from ltm_platform.tracking import TrackedRun, tracked_run
+from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, RUN_FOLDER_TAG, SUBMISSION_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import ltm
+    from ltm_platform.checks import Ready
+    from ltm_platform.job import JobSpec
+    from ltm_platform.storage.run_folder import Resume, RunFolder
+    from ltm_platform.training.worker import WorkerConfig
+
+
+START_ATTEMPTS = 3
+"""To start the workers of a job that was forced on a cluster without room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run."""
+
+    metrics: dict[str, float]
+    best: StoredCheckpoint
+    last: StoredCheckpoint
+
+
+def drive(
+    ready: Ready, folder: RunFolder, listener: Listener, *, resume: Resume | None = None
+) -> Outcome:
+    """Train a checked job to its end. Ray must be running.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the run is closed as KILLED.
+        RunError: a rank failed; the run is closed as FAILED.
+    """
+    with (
+        sigterm_is_interrupt(),
+        tracked_run(
+            ready.job,
+            folder.name,
+            folder.path,
+            run_id=resume.run_id if resume else None,
+            repeats=not (resume and resume.anew),
+        ) as run,
+    ):
+        where = where_it_runs() | {RUN_FOLDER_TAG: str(folder.path)}
+        for key, value in where.items():
+            run.tag(key, value)
+        for key, change in (resume.changes if resume else {}).items():
+            run.tag(f"ltm.changed.{key}", change)
+        events = event_queue()
+        with recording(ready, folder, run, events, listener):
+            fit(ready, folder, events)
+        found = stored(folder)
+        chosen = best(found)
+        assert chosen, "training ended without a checkpoint"
+        log_results(run, CheckpointedModel(ready.job, ready.dataset, chosen))
+        return Outcome(run.metrics, chosen, found[-1])
+
+
+@contextmanager
+def recording(
+    ready: Ready, folder: RunFolder, run: TrackedRun, events: EventQueue, *listeners: Listener
+) -> Iterator[None]:
+    """Record in ``run`` what training in the block tells and keeps; listeners hear it, too.
+
+    Raises:
+        RunError: a rank gave up.
+        KeyboardInterrupt: training saved and ended because somebody asked for it.
+    """
+    run.log_metrics(model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
+    reasons: list[str] = []
+
+    stopped: list[Event] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, GaveUp):
+            reasons.append(event.reason)
+        if isinstance(event, StoppedOnRequest):
+            stopped.append(event)
+
+    try:
+        with listening(events, run, *listeners, note):
+            yield
+        if reasons:
+            raise RunError(f"{reasons[0]}; a lower recipe.lr or recipe.clip_grad may help")
+        if stopped:
+            raise KeyboardInterrupt
+    finally:
+        _log_checkpoints(run, stored(folder), ready.dataset.classes)
+
+
+def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
+    """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came; the workers end with this process, or with its Ray.
+        RunError: a rank failed, more often than the job allows.
+    """
+    from ltm_platform.training.worker import train_worker
+
+    job = ready.job
+    workers = _num_workers(ready)
+    fewest = workers if isinstance(workers, int) else workers[0]
+    per_worker = {"GPU": float(ready.use_gpu), "CPU": job.cluster.cpus_per_worker}
+    waiting = WaitCallback(events, fewest, per_worker)
+    trainer = LeanTrainer(
+        train_worker,
+        train_loop_config=dict(worker_config(ready, events)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
+            use_gpu=ready.use_gpu,
+            resources_per_worker={"CPU": job.cluster.cpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name=folder.name,
+            storage_path=folder.storage_root,
+            failure_config=ray.train.FailureConfig(
+                max_failures=job.cluster.max_failures,
+                max_preemption_failures=job.cluster.max_preemptions,
+                # Ray would try for ever to start workers that there is no room for.
+                controller_failure_limit=START_ATTEMPTS if ready.problems else -1,
+            ),
+            checkpoint_config=kept_checkpoints(job),
+            callbacks=[*callbacks, waiting],
+        ),
+    )
+    with as_run_error():
+        trainer.fit()
+
+
+def worker_config(ready: Ready, events: EventQueue) -> WorkerConfig:
+    """What the ranks are told."""
+    from ltm_platform.training.worker import WorkerConfig
+
+    return WorkerConfig(job=ready.job.to_dict(), cache=str(locations.cache()), events=events)
+
+
+def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
+    """The best few, and besides them the last."""
+    return ray.train.CheckpointConfig(
+        num_to_keep=job.checkpoint.keep,
+        checkpoint_score_attribute=BEST_METRIC,
+        checkpoint_score_order="max",
+    )
+
+
+def where_it_runs() -> dict[str, str]:
+    """MLflow tags of a run that this process carries out."""
+    request = Request.here()
+    return {
+        HOST_TAG: platform.node(),
+        CLUSTER_TAG: request.cluster if request else "",
+        SUBMISSION_TAG: request.submission if request else "",
+    }
+
+
+def event_queue() -> Queue:
+    """From the workers to this process; on its node, so that no other node's end takes it away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _num_workers(ready: Ready) -> int | tuple[int, int]:
+    workers = ready.job.cluster.workers
+    return workers if isinstance(workers, tuple) else ready.batch.workers
+
+
+def model_metrics(ready: Ready) -> dict[str, float]:
+    """What is known of a network before it is trained."""
+    return cost_metrics(ready.cost, ready.base_cost)
+
+
+def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
+    """Of a network, and of the same without merging."""
+    return {
+        "model/gmacs": cost.gmacs,
+        "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
+        "model/gmacs_base": base.gmacs,
+        "model/params_m": cost.params_m,
+        "model/params_m_base": base.params_m,
+    }
+
+
+def _log_checkpoints(
+    run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
+) -> None:
+    """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
+    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
+        if checkpoint:
+            path = checkpoint.fetch()
+            files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
+            run.log_files([file for file in files if file.exists()], tracked_folder(kind))
+            run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
+            run.tag(checkpoint_tag(kind), str(checkpoint.source))
+
+
+@contextmanager
+def sigterm_is_interrupt() -> Iterator[None]:
+    """SIGTERM takes the same way out as Ctrl-C."""
+
+    def interrupted(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs do
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)

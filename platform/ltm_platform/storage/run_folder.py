@@ -1,0 +1,190 @@
+"""A run's folder: its name, its job, its log and its checkpoints."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE
+from ltm_platform.storage.path import is_address, storage_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ltm_platform.job import JobSpec
+    from ltm_platform.storage.path import StoragePath
+
+
+PATIENCE_S = 0.3
+"""For a lock that another command holds only to see whether it is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A run that was begun before."""
+
+    run_id: str
+    """Its MLflow run."""
+    changes: Mapping[str, str]
+    """Fields of its job that differ from now on, each with ``old -> new``."""
+    rewound: bool
+    """From an earlier checkpoint than its last."""
+
+    @property
+    def anew(self) -> bool:
+        """Steps that were taken before may come out differently now."""
+        return self.rewound or any(key.startswith("recipe.") for key in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run's: its log, its resolved job and, unless they lie in an object store, what Ray Train
+    stores of it, which is its checkpoints with a record of them."""
+
+    path: Path
+
+    @classmethod
+    def reserve(cls, job: JobSpec, name: str | None = None) -> RunFolder:
+        """Make the folder of ``name``, or of the next free ``<job name>-<number>``.
+
+        Raises:
+            UserError: a run of that name exists already.
+        """
+        storage = job.cluster.storage
+        address = storage if storage and is_address(storage) else None
+        root = Path(storage) if storage and not address else locations.runs()
+        root.mkdir(parents=True, exist_ok=True)
+        names: Iterable[str] = [name] if name else (f"{job.name}-{n}" for n in count(1))
+        for candidate in names:
+            if address and (storage_path(address) / candidate).exists():
+                continue
+            try:
+                (root / candidate).mkdir()
+            except FileExistsError:
+                continue
+            folder = cls(root / candidate)
+            if address:
+                folder.store_at(address)
+            return folder
+        raise UserError(
+            f"a run named {name!r} exists already: go on with it (ltm-platform resume {name}) "
+            f"or choose another --name"
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time carries out the run; the system frees it however that one ends.
+
+        Raises:
+            UserError: another process has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=PATIENCE_S)
+        except Timeout:
+            raise UserError(
+                f"the run {self.name!r} is being trained by another process: "
+                f"wait for it or stop that one first"
+            ) from None
+        self._pid.write_text(str(os.getpid()))
+        self._stop_request.delete()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process on this machine carries out the run."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    @property
+    def owner(self) -> RunFolder:
+        """Whose lock tells that the run is carried out: a trial's sweep, else the run itself."""
+        sweep = RunFolder(self.path.parent.parent)
+        return sweep if sweep.is_sweep else self
+
+    @property
+    def is_sweep(self) -> bool:
+        return (self.path / SWEEP_FILE).is_file()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that carries out the run; None if none does."""
+        return int(self._pid.read_text()) if self.is_locked() and self._pid.exists() else None
+
+    @property
+    def _pid(self) -> Path:
+        return self.path / ".pid"
+
+    def request_stop(self) -> None:
+        """Have the run save and end.
+
+        Raises:
+            UserError: its storage cannot be written to.
+        """
+        try:
+            self._stop_request.write(b"")
+        except OSError as error:
+            raise UserError(
+                f"the run {self.name!r} cannot be asked to stop, since its storage "
+                f"{self.storage} cannot be written to: {error.strerror or error}; 'stop --now' "
+                f"ends it without a last checkpoint"
+            ) from None
+
+    @property
+    def _stop_request(self) -> StoragePath:
+        return self.storage / STOP_FILE
+
+    def store_at(self, address: str) -> None:
+        """Have Ray Train store below an address, rather than in this folder."""
+        self._elsewhere.write_text(address)
+
+    @property
+    def storage_root(self) -> str:
+        """Folder or address below which Ray Train's storage of the run has the run's name."""
+        return self._elsewhere.read_text() if self._elsewhere.exists() else str(self.path.parent)
+
+    @property
+    def storage(self) -> StoragePath:
+        """Ray Train's storage of the run, which every node reaches."""
+        return storage_path(self.storage_root) / self.name
+
+    @property
+    def _elsewhere(self) -> Path:
+        return self.path / ".storage"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def job(self) -> Path:
+        """The resolved job, as it was started."""
+        return self.path / "job.yaml"
+
+
+def storage_root(job: JobSpec) -> StoragePath:
+    """What holds the runs' checkpoints: a folder here, on a share or in an object store.
+
+    Raises:
+        UserError: it is no address.
+    """
+    return storage_path(job.cluster.storage or locations.runs())

@@ -1,0 +1,146 @@
+"""The network, its method, its size and its cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform.checks import check_names
+from ltm_platform.errors import UserError
+
+from .conftest import JOB, load, ready, refusal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_typo_in_the_backbone_is_told_with_place_and_nearest() -> None:
+    text = JOB.replace("vit_nano_patch4_32", "vit_nano_patch4_23")
+    line = refusal(text=text)
+    assert line.startswith("jobs/x.yaml:2: model.backbone is 'vit_nano_patch4_23', ")
+    assert "did you mean" in line
+    assert "vit_nano_patch4_32" in line
+
+
+def test_a_typo_in_the_method_is_told_with_place_and_nearest() -> None:
+    line = refusal(text=JOB.replace("method: ltm", "method: ltn"))
+    assert line.startswith("jobs/x.yaml:3: model.method is 'ltn', ")
+    assert "did you mean 'ltm'" in line
+
+
+def test_names_are_checked_without_data() -> None:
+    with pytest.raises(UserError, match="did you mean 'ltm'"):
+        check_names(load("model.method=ltn", "data.path=nowhere"))
+    check_names(load("data.path=nowhere"))
+
+
+def test_an_unknown_option_of_the_method_is_told_with_place_and_nearest() -> None:
+    line = refusal(text=JOB.replace("rank: 8", "rnk: 8"))
+    assert line.startswith(("jobs/x.yaml:5: model.options", "jobs/x.yaml:6: model.options"))
+    assert "'rnk'" in line
+    assert "did you mean 'rank'" in line
+
+
+@pytest.mark.parametrize("value", ["0", "text", "-1", "2.5"])
+def test_an_impossible_value_of_an_option_is_refused(value: str) -> None:
+    line = refusal(text=JOB.replace("rank: 8", f"rank: {value}"))
+    assert line.startswith("jobs/x.yaml:")
+    assert "rank" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("engine.zero_stage=3", "needs engine.zero_stage from 0 to 2"),
+        ("engine.compile=true", "needs engine.compile false"),
+        ("model.elastic=[0.5, 1.0]", "needs model.elastic null"),
+        ("model.backbone=swin_nano_patch2_window4_32", "cannot remove heads and units of swin"),
+        ("model.compression_ratio=0.001", "model.compression_ratio is 0.001, allowed"),
+    ],
+)
+def test_what_methods_that_remove_heads_and_units_cannot_do_is_told(
+    override: str, says: str
+) -> None:
+    text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
+    line = refusal(override, text=text)
+    assert line.startswith("--set ") or "model.method" in line
+    assert says in line
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    assert "no C++ compiler" in refusal("engine.compile=true")
+    assert ready("engine.compile=false").job.engine.compile is False
+
+
+def test_a_pruned_network_is_counted_as_it_will_be() -> None:
+    text = JOB.replace("method: ltm", "method: s2vite").replace("rank: 8", "share: 0.2")
+    got = ready("engine.zero_stage=2", text=text)
+    assert 0.68 < got.cost.gmacs / got.base_cost.gmacs <= 0.7
+    assert got.cost.params_m < got.base_cost.params_m
+    assert not got.notices
+
+
+def test_scores_of_random_weights_are_worth_a_word() -> None:
+    text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
+    (notice,) = ready(text=text).notices
+    assert "give model.pretrained or model.checkpoint" in notice
+
+
+def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
+    line = refusal("recipe.optimizer=adamww")
+    assert line.startswith("--set recipe.optimizer=adamww: recipe.optimizer is 'adamww', ")
+    assert "did you mean 'adamw'" in line
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "lars", "muon", "adafactor", "adamp"])
+def test_an_optimizer_of_whole_tensors_is_refused_where_zero_cuts_them(optimizer: str) -> None:
+    assert "engine.zero_stage=0" in refusal(f"recipe.optimizer={optimizer}")
+    ready(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "nadamw"])
+def test_an_optimizer_of_single_weights_is_taken(optimizer: str) -> None:
+    ready(f"recipe.optimizer={optimizer}")
+
+
+def test_an_unreadable_augmentation_is_refused() -> None:
+    line = refusal("recipe.augment.auto_augment=rnd-m9")
+    assert "recipe.augment.auto_augment is 'rnd-m9'" in line
+
+
+def test_weights_that_nobody_published_are_refused() -> None:
+    line = refusal("model.pretrained=true")
+    assert line.startswith("--set model.pretrained=true: model.pretrained is ")
+
+
+def test_the_image_size_is_filled_in() -> None:
+    assert load().model.image_size is None
+    assert ready().job.model.image_size == 32
+
+
+def test_another_image_size_is_kept() -> None:
+    small, large = ready("model.image_size=16"), ready("model.image_size=64")
+    assert (small.job.model.image_size, large.job.model.image_size) == (16, 64)
+    assert 3 < large.cost.gmacs / ready().cost.gmacs < 8
+    assert small.cost.gmacs < ready().cost.gmacs
+
+
+def test_an_image_size_that_the_backbone_cannot_take_is_refused() -> None:
+    line = refusal("model.image_size=30")
+    assert line.startswith("--set model.image_size=30: model.image_size is ")
+    assert "multiples" in line
+
+
+def test_merging_costs_less_than_the_base_and_a_little_more_weights() -> None:
+    got = ready()
+    assert 0 < got.cost.gmacs < got.base_cost.gmacs
+    assert got.cost.params_m > got.base_cost.params_m > 0
+
+
+def test_without_merging_the_cost_is_the_bases() -> None:
+    got = ready("model.method=none", "model.options=null")
+    assert got.cost == got.base_cost

@@ -1,0 +1,85 @@
+"""What training is asked to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ltm_platform.ray_cluster.resources import Resources
+
+from .conftest import load, ready, refusal
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("recipe.freeze=[patch_embd]", "recipe.freeze holds 'patch_embd', which is no part of"),
+        ("recipe.freeze=['*']", "recipe.freeze is *, which leaves nothing to train"),
+        ("model.checkpoint=nowhere.pt", "model.checkpoint is "),
+        ("engine.precision=fp16", "engine.precision is 'fp16', which needs GPUs: use 'bf16'"),
+        ("recipe.distill.teacher=vit_nono", "recipe.distill.teacher is 'vit_nono', but "),
+        ("recipe.distill.teacher=jobs", "recipe.distill.teacher is "),
+    ],
+)
+def test_what_the_recipe_cannot_do_is_refused(override: str, expected: str) -> None:
+    assert refusal(override).startswith(f"--set {override}: {expected}")
+
+
+def test_the_nearest_part_is_told() -> None:
+    assert "did you mean 'patch_embed'?" in refusal("recipe.freeze=[patch_embd]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "taken"),
+    [
+        (["recipe.micro_batch=3", "recipe.global_batch=48"], 3),
+        (["recipe.global_batch=42"], 21),
+        (["recipe.global_batch=42", "recipe.micro_batch=auto"], 21),
+    ],
+)
+def test_mixing_needs_pairs(overrides: list[str], taken: int) -> None:
+    line = refusal("recipe.mix.mixup=0.8", *overrides)
+    assert f"recipe.mix mixes pairs of images, but each worker takes {taken} at a time" in line
+
+
+def test_fp16_is_for_gpus() -> None:
+    got = ready("engine.precision=fp16", resources=Resources(cpus=8, gpus=2))
+    assert got.job.engine.precision == "fp16"
+
+
+def test_start_weights_are_loaded_and_a_new_classifier_is_said() -> None:
+    import torch
+
+    from ltm_platform.models import create_model
+
+    torch.save(create_model(load(), 7).state_dict(), "w.pt")
+    got = ready("model.checkpoint=w.pt")
+    assert got.job.model.checkpoint == str(Path("w.pt").resolve())
+    assert got.notices == ("the classifier starts anew: the data has 10 classes",)
+
+
+def test_the_paths_of_a_teacher_are_made_absolute() -> None:
+    import torch
+
+    from ltm_platform.models import create_model
+
+    torch.save(create_model(load(), 10, method="none").state_dict(), "w.pt")
+    named = ["recipe.distill.teacher=vit_nano_patch4_32", "recipe.distill.checkpoint=w.pt"]
+    distill = ready(*named).job.recipe.distill
+    assert (distill.teacher, distill.checkpoint) == (
+        "vit_nano_patch4_32",
+        str(Path("w.pt").resolve()),
+    )
+
+
+def test_the_micro_batch_may_be_left_to_the_workers() -> None:
+    got = ready("recipe.micro_batch=auto", "cluster.workers=2")
+    assert got.job.recipe.micro_batch == "auto"
+    assert (got.batch.global_batch, got.batch.micro_batch) == (64, 32)
+
+
+def test_offload_is_for_gpus_but_does_no_harm() -> None:
+    (notice,) = ready("engine.offload=optimizer").notices
+    assert notice.startswith("engine.offload saves nothing here")
+    assert ready("engine.offload=optimizer", resources=Resources(cpus=4, gpus=2)).notices == ()

@@ -1,0 +1,141 @@
+"""What a run draws where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ltm_platform.checks import Ready, check
+from ltm_platform.cli.screen.run import Screen
+from ltm_platform.errors import RunError
+from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
+from ltm_platform.job import JobSpec
+from ltm_platform.ray_cluster.resources import Resources
+from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.run_folder import RunFolder
+
+JOB = """\
+model:
+  backbone: vit_nano_patch4_32
+  compression_ratio: 0.7
+data:
+  path: digits
+recipe:
+  epochs: 2
+  augment:
+    crop_scale: [0.7, 1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, ltm_home: Path) -> Ready:  # noqa: ARG001
+    file = tmp_path_factory.mktemp("job") / "x.yaml"
+    file.write_text(JOB)
+    return check(JobSpec.load(file), Resources(cpus=2, gpus=0))
+
+
+class Plain:
+    """A screen that nobody looks at, and the text on it."""
+
+    def __init__(self) -> None:
+        self._file = io.StringIO()
+        self.screen = Screen(Console(file=self._file, width=1000, highlight=False, markup=False))
+
+    @property
+    def lines(self) -> list[str]:
+        return self._file.getvalue().splitlines()
+
+
+FIGURES = {"train/loss": 1.25, "train/ce": 1.0, "train/ib_bound": 0.5, "train/lr": 0.1}
+SCORES = {"val/top1": 87.654, "val/ema_top1": 88.0, "train/images_per_s": 1234.5}
+SPEED = {"bench/latency_ms": 3.25, "bench/images_per_s": 987.0}
+
+
+def training(epochs: int, *, steps_done: int = 0) -> list[Event]:
+    """Three steps an epoch."""
+    events: list[Event] = [Started(epochs, steps_done // 3, 3 * epochs, steps_done, "cpu", 2)]
+    for epoch in range(steps_done // 3, epochs):
+        last = 3 * (epoch + 1)
+        events += [Progress(step, epoch, FIGURES) for step in range(last - 2, last + 1)]
+        events.append(EpochEnded(last, epoch, SCORES))
+    return [*events, Measured(3 * epochs, epochs - 1, SPEED)]
+
+
+def test_without_a_terminal_an_epoch_is_one_plain_line() -> None:
+    plain = Plain()
+    with plain.screen:
+        for event in training(epochs=2):
+            plain.screen(event)
+    first, second = [line for line in plain.lines if line]
+    assert first.startswith("epoch 1/2 ")
+    assert second.startswith("epoch 2/2 ")
+    for part in ("loss 1.250", "ce 1.000", "ib 0.500", "top-1 87.7 %"):
+        assert part in first
+    assert "\x1b" not in "".join(plain.lines)
+
+
+def test_a_run_that_goes_on_says_from_where() -> None:
+    plain = Plain()
+    with plain.screen:
+        for event in training(epochs=3, steps_done=3):
+            plain.screen(event)
+    going_on, *epochs = [line for line in plain.lines if line]
+    assert going_on == "going on after epoch 1, step 3 of 9, with 2 workers"
+    assert [line.split()[1] for line in epochs] == ["2/3", "3/3"]
+
+
+def test_the_head_says_what_runs_where(ready: Ready) -> None:
+    plain = Plain()
+    folder = RunFolder(Path("/runs/[old] digits/x-1"))
+    plain.screen.head(ready, folder)
+    assert plain.lines[0] == "x-1"
+    text = "\n".join(plain.lines)
+    assert str(folder.log) in text
+    assert "vit_nano_patch4_32" in text
+    assert "1,438 training and 359 validation images" in text
+    assert "batch 256 = 128 x 1 accumulated x 2 workers" in text
+
+
+def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(ready: Ready) -> None:
+    from ltm_platform.runs.driver import Outcome
+    from ltm_platform.storage.checkpoints import StoredCheckpoint
+
+    plain = Plain()
+    folders = "/runs/[old] digits/best", "/runs/x-1/last"
+    tops = {"val/top1": 91.5}, {"val/top1": 87.65}
+    best, last = (
+        StoredCheckpoint(Path(folder), top1, storage_path(folder))
+        for folder, top1 in zip(folders, tops, strict=True)
+    )
+    command = ["ltm-platform", "submit", "my [first] job.yaml"]
+    plain.screen.result(ready, Outcome(SCORES | SPEED, best, last), command)
+    table, _, after = "\n".join(plain.lines).partition("Next:")
+    rows = dict(line.strip().split("  ", 1) for line in table.splitlines() if line.strip())
+    rows = {key: value.strip() for key, value in rows.items()}
+    assert rows["top-1"] == "87.65 % (best 91.50 %)"
+    assert rows["top-1 of the EMA"] == "88.00 %"
+    assert rows["best checkpoint"] == "/runs/[old] digits/best"
+    assert rows["last checkpoint"] == "/runs/x-1/last"
+    assert f"{ready.cost.gmacs:.3g} GMACs (base {ready.base_cost.gmacs:.3g})" in rows["size"]
+    assert "ltm-platform ui" in after
+    assert "ltm-platform runs" in after
+    assert "ltm-platform submit 'my [first] job.yaml' --set model.method=none" in after
+
+
+def test_the_end_of_a_broken_run_says_why_and_how_to_go_on() -> None:
+    plain = Plain()
+    folder = RunFolder(Path("/runs/x-1"))
+    plain.screen.failed(folder, RunError("rank 1: KeyError: '[bold]'"))
+    text = "\n".join(plain.lines)
+    assert "rank 1: KeyError: '[bold]'" in text
+    assert str(folder.log) in text
+    assert "ltm-platform resume x-1" in text
+
+
+def test_the_end_of_a_stopped_run_says_how_to_go_on() -> None:
+    plain = Plain()
+    plain.screen.stopped(RunFolder(Path("/runs/x-1")))
+    assert "ltm-platform resume x-1" in "\n".join(plain.lines)

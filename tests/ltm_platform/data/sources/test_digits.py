@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ltm_platform.data.sources.digits import open_digits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_platform.data import Dataset
+
+
+def test_holds_every_scan_unchanged(digits: Dataset) -> None:
+    scans, labels = load_digits(return_X_y=True)
+    seen = []
+    for source in (digits.train, digits.val):
+        for index, (data, label) in enumerate(source.read(range(len(source)))):
+            number = int(source.locate(index).split("'")[1].removeprefix("digits/"))
+            pixels = np.asarray(Image.open(io.BytesIO(data)))
+            assert label == labels[number]
+            assert np.array_equal(np.rint(pixels / 255 * 16).ravel(), scans[number])
+            seen.append(number)
+    assert sorted(seen) == list(range(1797))
+
+
+def test_parts_are_stratified(digits: Dataset) -> None:
+    assert len(digits.val) == 359
+    shares = np.bincount(digits.val.labels) / np.bincount(digits.train.labels)
+    assert np.allclose(shares, 0.25, atol=0.01)
+
+
+def test_are_written_once(tmp_path: Path) -> None:
+    open_digits(tmp_path)
+    files = sorted(tmp_path.rglob("*.parquet"))
+    before = [file.stat().st_mtime_ns for file in files]
+    open_digits(tmp_path)
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_part_lost_from_the_cache_is_written_again(tmp_path: Path) -> None:
+    _, val = open_digits(tmp_path)
+    shutil.rmtree(val.folder.path)
+    assert open_digits(tmp_path)[1].checksum == val.checksum

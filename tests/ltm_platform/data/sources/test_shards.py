@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
+from ltm_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLASSES = ["ant", "bee", "cat"]
+
+
+def records(count: int = 100) -> list[Record]:
+    return [Record(bytes([i]) * (50 + i), i % 3, f"k/{i}.png") for i in range(count)]
+
+
+def write(folder: Path, items: list[Record] | None = None) -> Path:
+    return write_shards(
+        folder, "train", items or records(), CLASSES, shard_bytes=4000, group_bytes=900
+    )
+
+
+def test_reads_back_what_was_written_in_any_order(tmp_path: Path) -> None:
+    source = ParquetSource(write(tmp_path))
+    wanted = [99, 0, 41, 41, 7, 98]
+    assert source.read(wanted) == [records()[i][:2] for i in wanted]
+    assert len(source) == 100
+    assert source.classes == tuple(CLASSES)
+    assert source.counts == (34, 33, 33)
+    assert source.labels.tolist() == [i % 3 for i in range(100)]
+    assert "'k/41.png'" in source.locate(41)
+
+
+def test_row_groups_stay_small_and_shards_are_cut(tmp_path: Path) -> None:
+    files = sorted(write(tmp_path).iterdir())
+    assert len(files) > 1
+    for file in files:
+        footer = pq.read_metadata(file)
+        for group in range(footer.num_row_groups):
+            images = pq.ParquetFile(file).read_row_group(group)["image"].to_pylist()
+            assert sum(map(len, images)) <= 900
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    def digest(folder: Path) -> list[tuple[str, str]]:
+        files = sorted(folder.iterdir())
+        return [(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files]
+
+    assert digest(write(tmp_path / "a")) == digest(write(tmp_path / "b"))
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Record]:
+        yield from records()
+        raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        write_shards(tmp_path, "train", broken(), CLASSES, shard_bytes=4000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_both_succeed(tmp_path: Path) -> None:
+    both_are_writing = Barrier(2)
+
+    def slow() -> Iterator[Record]:
+        yield records()[0]
+        both_are_writing.wait(timeout=30)
+        yield from records()[1:]
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(write_shards, tmp_path, "train", slow(), CLASSES) for _ in range(2)]
+        targets = {job.result() for job in jobs}
+    assert [*tmp_path.iterdir()] == [*targets]
+    assert len(ParquetSource(targets.pop())) == 100
+
+
+def test_other_content_is_never_overwritten(tmp_path: Path) -> None:
+    target = write(tmp_path)
+    with pytest.raises(UserError, match="already holds other images"):
+        write(tmp_path, records(50))
+    assert len(ParquetSource(target)) == 100
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_records_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="label 3 of 'k' is not a class"):
+        write(tmp_path, [Record(b"x", 3, "k")])
+    with pytest.raises(ValueError, match="no records"):
+        write_shards(tmp_path, "train", [], CLASSES)
+
+
+def test_a_missing_a_damaged_and_a_foreign_shard_are_named(tmp_path: Path) -> None:
+    missing = sorted(write(tmp_path / "missing").iterdir())[1]
+    missing.unlink()
+    with pytest.raises(UserError, match=f"{missing.name} is missing"):
+        ParquetSource(missing.parent)
+
+    damaged = sorted(write(tmp_path / "damaged").iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"{damaged.name} is damaged"):
+        ParquetSource(damaged.parent)
+
+    foreign = tmp_path / "foreign" / "00000-of-00001.parquet"
+    foreign.parent.mkdir()
+    pq.write_table(pa.table({"image": [b"x"], "label": [0]}), foreign)
+    with pytest.raises(UserError, match="not a shard that ltm-platform wrote"):
+        ParquetSource(foreign.parent)
+
+
+def test_a_shard_cut_short_while_training_is_named(tmp_path: Path) -> None:
+    source = ParquetSource(write(tmp_path))
+    last = sorted(Path(source.folder.path).iterdir())[-1]
+    os.truncate(last, 100)
+    with pytest.raises(UserError, match=f"{last.name} is damaged"):
+        source.read([99])
+
+
+def test_any_reader_of_parquet_finds_the_images(tmp_path: Path) -> None:
+    found = pq.read_table(write(tmp_path)).to_pylist()
+    assert [Record(**row) for row in found] == records()
+
+
+def test_a_shard_that_vanishes_while_training_is_named(tmp_path: Path) -> None:
+    source = ParquetSource(write(tmp_path))
+    last = sorted(Path(source.folder.path).iterdir())[-1]
+    last.unlink()
+    with pytest.raises(UserError, match=f"{last.name} cannot be read"):
+        source.read([99])
+
+
+def test_travels_to_another_process_after_use(tmp_path: Path) -> None:
+    source = ParquetSource(write(tmp_path))
+    source.read(np.arange(100))
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read([5]) == source.read([5])
+    assert copy.labels.tolist() == source.labels.tolist()

@@ -1,0 +1,84 @@
+"""A run's folder: what it is called and where it lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Race
+
+RESERVE = """
+import sys
+from ltm_platform.job import JobSpec
+from ltm_platform.storage.run_folder import RunFolder
+job = JobSpec.load("quickstart")
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    print(RunFolder.reserve(job).name)
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def job() -> JobSpec:
+    return JobSpec.load("quickstart")
+
+
+def test_runs_are_numbered(job: JobSpec, home: Path) -> None:
+    folders = [RunFolder.reserve(job) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["quickstart-1", "quickstart-2", "quickstart-3"]
+    assert folders[0].path == home / "runs/quickstart-1"
+    assert folders[0].path.is_dir()
+
+
+def test_a_number_that_is_taken_is_left_out(job: JobSpec, home: Path) -> None:
+    (home / "runs/quickstart-2").mkdir(parents=True)
+    assert [RunFolder.reserve(job).name for _ in range(2)] == ["quickstart-1", "quickstart-3"]
+
+
+def test_a_name_is_taken_once(job: JobSpec) -> None:
+    folder = RunFolder.reserve(job, "mine")
+    assert folder.name == "mine"
+    folder.job.write_text("kept")
+    with pytest.raises(UserError, match="a run named 'mine' exists already") as error:
+        RunFolder.reserve(job, "mine")
+    assert "ltm-platform resume mine" in str(error.value)
+    assert folder.job.read_text() == "kept"
+
+
+def test_one_process_at_a_time_trains_a_run(job: JobSpec) -> None:
+    folder = RunFolder.reserve(job)
+    with folder.locked(), pytest.raises(UserError, match="another process"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_the_jobs_storage_holds_its_runs(job: JobSpec, home: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "shared/storage"
+    folder = RunFolder.reserve(job.replace("cluster.storage", str(storage)))
+    assert folder.path == storage / "quickstart-1"
+    assert folder.path.is_dir()
+    assert not home.exists()
+
+
+def test_two_processes_at_once_get_different_names(home: Path, race: Race) -> None:
+    names = " ".join(race(RESERVE, (), ())).split()
+    expected = {f"quickstart-{number}" for number in range(1, 41)}
+    assert len(names) == 40
+    assert set(names) == expected
+    assert {folder.name for folder in (home / "runs").iterdir()} == expected
