@@ -92,7 +92,7 @@ def at_stage(stage: int) -> dict[str, Any]:
         )
     scale = compat.loss_scale(engine)
     step(engine, torch.ones(BATCH, 3))
-    seen = {
+    seen: dict[str, Any] = {
         "exchanged": exchanged,
         "scale": scale,
         "fragments": fragments(engine),
