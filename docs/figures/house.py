@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 PICTURE = HERE / "house.svg"
 
 WIDTH, MARGIN, GAP = 840, 20, 12
-BOX, ARROW = 70, 26  # heights of a row and of the space below it
+BOX, ARROW = 58, 22  # heights of a row and of the space below it
 CHARACTER = 5.6  # pixels of one in a note, on average
 
 
