@@ -6,14 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ltm_platform.cli.app import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Answer(NamedTuple):
