@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltm import StreamingBottleneck
-    from ltm_platform.data import Source
-    from ltm_platform.data.source import Indices
+    from ltm_platform.data import ImageSet
+    from ltm_platform.data.image_set import Indices
 
 CLASSES = 10
 TRAIN_IMAGES = 48
@@ -100,7 +100,7 @@ BUCKETS = {
 class First:
     """The first images of a source."""
 
-    whole: Source
+    whole: ImageSet
     count: int
 
     @property

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_platform.data.cache import ShardCache
-    from ltm_platform.data.source import Indices
+    from ltm_platform.data.image_set import Indices
     from ltm_platform.data.sources.shards.layout import Footer
 
 _OPEN_FILES = 64
 _REQUESTS_AT_ONCE = 16
 
 
-class ParquetSource:
-    """The images of one split, read from its shards (see `Source`).
+class ShardImages:
+    """The images of one split, read from its shards (see `ImageSet`).
 
     Opening reads the footers, and with them the index, 24 bytes an image. Files are opened lazily
     in every process that reads; with a ``cache`` they are copied into it first, and read there.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ltm_platform.data import Source, open_dataset
+from ltm_platform.data import ImageSet, open_dataset
 from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.importing import import_images
 from ltm_platform.data.inspection import check_shards
@@ -42,7 +42,7 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     assert len(files(tmp_path / "shards")) >= 4
     assert check_shards(f"{bucket}/shards").images == 24
 
-    def opened(path: str, copies: ShardCache | None = None) -> Source:
+    def opened(path: str, copies: ShardCache | None = None) -> ImageSet:
         return open_dataset(path, cache=tmp_path, val_fraction=0.2, copies=copies).train
 
     def first_epoch(path: str) -> list[torch.Tensor]:
