@@ -63,7 +63,9 @@ RUN_BY = {
     "ltm-platform plan*": (
         f"{HERE}/cli/test_commands.py::test_plan_is_one_page_and_starts_nothing"
     ),
-    "ltm-platform runs": f"{E2E}/test_quickstart.py::test_runs_are_listed_for_people_and_for_scripts",
+    "ltm-platform runs": (
+        f"{E2E}/test_quickstart.py::test_runs_are_listed_for_people_and_for_scripts"
+    ),
     "ltm-platform runs *": f"{HERE}/report/test_commands.py::test_runs_are_chosen_and_ordered",
     "ltm-platform compare *": (
         f"{HERE}/report/test_commands.py::test_compare_prints_what_differs_and_draws"

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +17,16 @@ import torch
 
 import ltm_platform.cli.commands as commands_package
 from ltm_platform.cli import app
+from ltm_platform.data import open_data
 from ltm_platform.data.loader import Loader
+from ltm_platform.data.sources import find_source, list_sources
 from ltm_platform.data.transforms import Augment, train_transform
+from ltm_platform.job import JobSpec
 
 from .pages import ROOT, block
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PACKAGE = ROOT / "platform/ltm_platform"
@@ -69,28 +74,49 @@ def test_files_of_the_page_exist() -> None:
 # --- extending
 
 
-def test_a_source_is_read_by_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "squares.py").write_text(block(EXTENDING, "python", "class Squares"))
+@pytest.fixture
+def squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of the page, as pip would have installed it."""
+    (tmp_path / "squares.py").write_text(block(EXTENDING, "python", "class Squares(DataSource)"))
+    project = tomllib.loads(block(EXTENDING, "toml", "squares"))["project"]
+    about = tmp_path / f"{project['name']}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    points = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
+        for group, named in project["entry-points"].items()
+    ]
+    (about / "entry_points.txt").write_text("\n".join(points))
     monkeypatch.syspath_prepend(str(tmp_path))
-    import squares
+    list_sources.cache_clear()
+    yield
+    list_sources.cache_clear()
+    sys.modules.pop("squares", None)
+
+
+@pytest.mark.usefixtures("squares")
+def test_a_source_of_another_package_is_read_by_the_loader(tmp_path: Path) -> None:
+    job = JobSpec.load("quickstart", ["data.path=squares", "data.val_fraction=0.1"])
+    dataset = open_data(job.data, cache=tmp_path)
+    assert dataset.describe() == "squares: 270 training and 30 validation images, 3 classes"
+    assert find_source("squares", tmp_path).class_names() == dataset.classes
 
     loader = Loader(
-        squares.Squares(12),
+        dataset.val,
         train_transform(Augment(), 32, (0.0,) * 3, (1.0,) * 3),
-        micro_batch=6,
+        micro_batch=15,
         accumulation=1,
         rank=0,
         world_size=1,
         seed=0,
-        workers=1,  # the source is pickled
+        workers=1,  # the images are pickled
     )
     labels = []
     for images, of_batch in loader.epoch(0):
         labels += of_batch.tolist()
-        strongest = images.mean((2, 3)).argmax(1)
-        assert torch.equal(strongest, of_batch)
+        assert torch.equal(images.mean((2, 3)).argmax(1), of_batch)
     loader.close()
-    assert sorted(labels) == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(labels) == [0] * 10 + [1] * 10 + [2] * 10
 
 
 def test_a_verb_is_a_file_and_a_name(
