@@ -294,6 +294,11 @@ def test_code_of_the_pages_runs(example: Block) -> None:
         exec(tree, {"__name__": "example"})
 
 
+def test_code_that_is_not_executed_is_still_there() -> None:
+    for words in NOT_EXECUTED:
+        assert len([one for one in CODE if words in one.text]) == 1
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text()
