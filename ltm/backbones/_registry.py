@@ -78,13 +78,14 @@ def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
     if not is_model(plain):
         problem = f"is {name!r}, which timm does not have"
         raise FieldError("backbone", name, problem=problem, similar=list_backbones())
-    families = tuple(dict.fromkeys(_LABELS.values()))
+    families = sorted({*_LABELS.values()})
     module = model_entrypoint(plain).__module__
     raise FieldError(
         "backbone",
         name,
-        f"a {', '.join(families[:-1])} or {families[-1]}",
+        f"the families {', '.join(families[:-1])} and {families[-1]}",
         f"is {name!r} of {module}",
+        families,
     )
 
 
