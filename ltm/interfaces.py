@@ -165,7 +165,7 @@ class Method(Hooks):
     wants: what it looks at where the backbone has it; the field is None elsewhere.
     needs: what it cannot do without; a backbone that has it not is refused.
     varies: the number of slots differs between images: they are padded, and `Merge.present` says
-        which are there.
+        which are there. Where costs are counted, without values, all that the plan allows are.
     keeps_grid: tokens must lie on a grid after a merge, whatever the backbone needs.
     proportional: attention after a merge adds log(size) to its logits (ToMe, arXiv 2210.09461,
         section 3), where the backbone has softmax attention over tokens.

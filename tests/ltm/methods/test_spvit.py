@@ -1,10 +1,14 @@
 """SPViT: selectors, and the package."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ltm.merge import Assigned
 from ltm.methods.relaxed import LEFT_OVER
 from ltm.methods.spvit import drop_in_row, package, package_softly
+
+if TYPE_CHECKING:
+    from ltm.merge import Assigned
 
 
 def test_spvit_packs_what_it_drops() -> None:

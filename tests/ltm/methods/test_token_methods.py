@@ -1,15 +1,17 @@
 """What every method that reduces tokens has to keep, on every family of backbones."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import ltm
-from ltm.interfaces import SiteInput
 from ltm.merge import Merge, Soft
 
 from ..declared import assert_declared
+
+if TYPE_CHECKING:
+    from ltm.interfaces import SiteInput
 
 TOKEN_METHODS = ltm.list_token_methods()
 NETS = {
