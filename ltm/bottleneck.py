@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
+
 _INPUT_SIDE = 32  # pixels: inputs are compared at this size
 _INPUT_DIM = 3 * _INPUT_SIDE**2
 _EPS = 1e-6
@@ -133,7 +135,7 @@ class StreamingBottleneck(nn.Module):
         named |= {"clusters": clusters, "beta": beta, "window": window, "smoothing": smoothing}
         for name, value in named.items():
             if not value > 0:
-                raise ValueError(f"{name} is {value!r}, allowed is a number above 0")
+                raise FieldError(name, value, "a number above 0")
         self.num_classes, self.clusters, self.beta = num_classes, clusters, beta
         self.window, self.smoothing = window, smoothing
         K, C, D = clusters, num_classes, feature_dim

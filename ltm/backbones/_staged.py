@@ -6,16 +6,17 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm.models import checkpoint
-from timm.models._features import feature_take_indices
 from torch.nn import functional as F
 
+from ltm._compat import feature_take_indices
 from ltm.backbones._base import MergingModel
+from ltm.errors import FieldError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ltm.backbones._base import Merging
-    from ltm.plan import Grid
+    from ltm.backbones._merging import Merging
+    from ltm.interfaces import Grid
 
 
 class StagedModel(MergingModel):
@@ -46,7 +47,7 @@ class StagedModel(MergingModel):
 
     @abstractmethod
     def site_of_stage(self, i: int) -> str:
-        """The name of the place in stage i."""
+        """The name of the site in stage i."""
 
     @abstractmethod
     def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
@@ -128,8 +129,7 @@ def halved(size: Grid) -> Grid:
 
 
 def check_size(name: str, size: Grid) -> None:
-    """ValueError for images smaller than one cell of a map of stride 32."""
+    """FieldError for images smaller than one cell of a map of stride 32."""
     if min(size) < 32:
-        raise ValueError(
-            f"image_size is {size[0]} x {size[1]}, allowed for {name} is 32 x 32 or more"
-        )
+        problem = f"is {size[0]} x {size[1]}"
+        raise FieldError("image_size", size, f"32 x 32 or more for {name}", problem)

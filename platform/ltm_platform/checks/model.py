@@ -29,16 +29,16 @@ def check_names(job: JobSpec) -> None:
 
 @contextmanager
 def _located(job: JobSpec) -> Iterator[None]:
-    """The model library's complaints, which begin with a field's name, as errors of the job."""
+    """The model library's complaints as errors of the job."""
+    from ltm.errors import FieldError
+
     try:
         yield
+    except FieldError as error:
+        key = _key_of(job, error.field)
+        said = error.sentence(key) if key != "model" else f"model: {error}"
+        raise job.error(key, said) from None
     except ValueError as error:
-        field = str(error).split()[0]
-        if field == "option":
-            raise job.error("model.options", f"model.options: {error}") from None
-        for section in ("model", "recipe"):
-            if field in type(getattr(job, section)).model_fields:
-                raise job.error(f"{section}.{field}", f"{section}.{error}") from None
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError) as error:
         if not job.model.pretrained:
@@ -48,6 +48,17 @@ def _located(job: JobSpec) -> Iterator[None]:
         raise job.error(
             key, f"{key} is true, but there are no published weights to be had: {reason}"
         ) from None
+
+
+def _key_of(job: JobSpec, field: str) -> str:
+    """The job's field for an argument of the model library."""
+    section, _, option = field.partition(".")
+    if section == "options":
+        return f"model.{field}" if option in job.model.options else "model.options"
+    for name in ("model", "recipe"):
+        if field in type(getattr(job, name)).model_fields:
+            return f"{name}.{field}"
+    return "model"
 
 
 def with_model(

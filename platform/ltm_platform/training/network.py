@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltm.bottleneck import StreamingBottleneck
+from ltm.errors import FieldError
 from ltm_platform.models import (
     create_model,
     create_teacher,
@@ -41,7 +42,7 @@ def build_network(job: JobSpec, num_classes: int) -> Network:
     """The job's model with its first weights, its frozen parts, synced and checkpointed.
 
     Raises:
-        ValueError: something of it does not fit; the sentence begins with the field's name.
+        FieldError: something of it does not fit.
     """
     model = create_model(job, num_classes)
     new_classifier = load_start(model, job)
@@ -53,10 +54,9 @@ def build_network(job: JobSpec, num_classes: int) -> Network:
         try:
             model.set_grad_checkpointing()
         except AssertionError:  # timm's word for a network that does not know it
-            raise ValueError(
-                f"backbone is {job.model.backbone!r}, "
-                f"which cannot train with engine.grad_checkpointing"
-            ) from None
+            name = job.model.backbone
+            problem = f"is {name!r}, which cannot train with engine.grad_checkpointing"
+            raise FieldError("backbone", name, problem=problem) from None
     return Network(model, new_classifier)
 
 

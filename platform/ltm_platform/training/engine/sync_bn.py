@@ -15,7 +15,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ltm.backbones import adopt
+from ltm.adopt import adopt
 
 
 class _Mean(torch.autograd.Function):

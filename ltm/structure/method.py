@@ -1,19 +1,25 @@
-"""What the methods share that remove heads and units in the place of tokens."""
+"""What methods share that remove heads and hidden units instead of tokens."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from ltm.methods._hooks import Hooks
+from ltm.interfaces import Hooks
+
+if TYPE_CHECKING:
+    from ltm.interfaces import Reduces
 
 
-class Structure(Hooks):
+class StructureMethod(Hooks):
     """A method that chooses which components of a `ltm.structure.PrunableModel` stay.
 
     It works at ZeRO stages 0 to 2: at stage 3 a rank has only slices of the weights.
     """
 
+    reduces: ClassVar[Reduces] = "structure"
     whole_weights = True
 
 

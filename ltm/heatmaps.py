@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
 
+    from ltm.interfaces import Grid, Site, SiteInput
     from ltm.merge import Merge
-    from ltm.plan import Grid, Site
 
+_SMALLEST = 1e-12  # of a sum of weights
 _DIMMED = 0.35  # brightness of the image where nothing merged
 _HOT = (1.0, 0.25, 0.1)
 _FRAME = (0.1, 1.0, 0.2)
@@ -29,7 +32,8 @@ _FRAME = (0.1, 1.0, 0.2)
 class Heatmap:
     """The weights that made one target token.
 
-    weights: [rows, columns] over the tokens of the image before the first merge; they sum to 1.
+    weights: [rows, columns] over the tokens of the image before the first merge; they sum to 1, or
+        all are 0 where the target was dropped.
     target: row and column of the target: the source that was asked for.
     sources: how many tokens have any weight.
     """
@@ -49,7 +53,7 @@ class Heatmap:
         """
         _, height, width = image.shape
         rows, columns = self.weights.shape
-        share = self.weights / self.weights.max()
+        share = self.weights / self.weights.max().clamp_min(_SMALLEST)
         share = F.interpolate(share[None, None], (height, width), mode="nearest")[0]
         hot = torch.tensor(_HOT)[:, None, None]
         lit = image * (_DIMMED + (1 - _DIMMED) * (share > 0)) * (1 - 0.6 * share)
@@ -73,14 +77,15 @@ def heatmap(model: nn.Module, image: Tensor, target: Grid, site: str | None = No
     of the image, before the first merge; the target token is the one that holds most of it.
     site: the last merge to follow, by the plan's name; the last of all when omitted.
 
-    ValueError for a model that does not merge, a site without one, a target outside of the grid.
+    FieldError for a model that does not merge, a site without a merge, a merge that no weights
+    describe, a target outside of the grid.
     """
     sites: dict[str, Site] = getattr(model, "sites", {})
     if not sites:
-        raise ValueError("model merges nothing: a heatmap needs a method and a ratio below 1")
+        raise FieldError("model", None, "a method and a ratio below 1", "merges nothing")
     site = list(sites)[-1] if site is None else site
     if site not in sites:
-        raise ValueError(f"site is {site!r}, this model merges at {', '.join(sites)}")
+        raise FieldError("site", site, choices=[*sites])
     last = list(sites).index(site)
     merges = _merges(model, image)[: last + 1]
     first = merges[0][0]
@@ -88,19 +93,23 @@ def heatmap(model: nn.Module, image: Tensor, target: Grid, site: str | None = No
     rows, columns = first.grid[0] * first.tiles[0], first.grid[1] * first.tiles[1]
     row, column = target
     if not (0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"target is {target}, allowed are rows 0 to {rows - 1} and columns 0 to {columns - 1}"
-        )
+        allowed = f"rows 0 to {rows - 1} and columns 0 to {columns - 1}"
+        raise FieldError("target", target, allowed)
     G = torch.eye(rows * columns)
     lies_on: Grid | None = (rows, columns)
     for at, merge in merges:
         comes_from, goes_to = _grids(at)
         if lies_on is not None and comes_from is not None and lies_on != comes_from:
             G = G @ _resampling(lies_on, comes_from)
-        G, lies_on = G @ _over_image(merge.weights(), at), goes_to
-    slot = int(G[row * columns + column].argmax())
-    weights = G[:, slot].view(rows, columns)
-    return Heatmap(weights / weights.sum(), (row, column))
+        mask = merge.weights()
+        if mask is None:
+            problem = f"merges at {at.name} so that no weights say what a slot holds"
+            raise FieldError("method", None, "one whose merges have weights", problem)
+        G, lies_on = G @ _over_image(mask, at), goes_to
+    of_target = G[row * columns + column]
+    # a token that was dropped is in no slot
+    weights = (G[:, int(of_target.argmax())] * of_target.any()).view(rows, columns)
+    return Heatmap(weights / weights.sum().clamp_min(_SMALLEST), (row, column))
 
 
 def beside(image: Tensor, heatmaps: Sequence[Heatmap]) -> Tensor:
@@ -117,7 +126,11 @@ def beside(image: Tensor, heatmaps: Sequence[Heatmap]) -> Tensor:
 def _merges(model: Any, image: Tensor) -> list[tuple[Site, Merge]]:
     """Every merge of a forward pass, with its site."""
     seen: list[tuple[Site, Merge]] = []
-    hook = model.method.register_forward_hook(lambda _, args, merge: seen.append((args[1], merge)))
+
+    def note(_module: nn.Module, args: tuple[SiteInput], merge: Merge) -> None:
+        seen.append((args[0].site, merge))
+
+    hook = model.method.register_forward_hook(note)
     was_training = model.training
     try:
         model.eval()(image[None])

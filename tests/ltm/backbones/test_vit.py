@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import ltm
+from ltm.interfaces import Kept
 from ltm.merge import Merge
-from ltm.plan import Kept
 
 TINY = "vit_nano_patch4_32"
 

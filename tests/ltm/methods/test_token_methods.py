@@ -1,12 +1,17 @@
 """What every method that reduces tokens has to keep, on every family of backbones."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import ltm
-from ltm.merge import Soft
+from ltm.merge import Merge, Soft
+
+from ..declared import assert_declared
+
+if TYPE_CHECKING:
+    from ltm.interfaces import SiteInput
 
 TOKEN_METHODS = ltm.list_token_methods()
 NETS = {
@@ -76,22 +81,32 @@ def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
 
 @methods
 @backbones
-def test_every_slot_is_filled_and_all_mass_is_kept(backbone: str, method: str) -> None:
+def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
+    """`Merge.convex`, `Merge.linear` and `Merge.keeps_mass`, whatever the method declares."""
     model, x = create(backbone, method, 0.5)
-    seen: list[tuple[Any, Any]] = []
-    model.method.register_forward_hook(lambda _m, args, merge: seen.append((args, merge)))
+    seen: list[tuple[SiteInput, Merge]] = []
+    model.method.register_forward_hook(lambda _m, args, merge: seen.append((args[0], merge)))
     with torch.no_grad():
         model.eval()(x)
     assert seen
-    for (tokens, site, mass, *_), merge in seen:
-        G = merge.weights()
-        assert G.shape == (len(tokens), site.tokens, site.slots)
-        assert (G >= 0).all()
-        torch.testing.assert_close(G.sum(1), torch.ones(len(tokens), site.slots))
-        total = tokens.shape[1] if mass is None else mass.sum(1)
-        torch.testing.assert_close(
-            merge.sizes(mass).sum(1), torch.ones(len(tokens)) * total, rtol=1e-4, atol=1e-4
-        )
+    for given, merge in seen:
+        assert_declared(given, merge)
+        if not model.method.varies:
+            assert merge.slots == given.site.slots
+            assert merge.present is None
+
+
+@methods
+def test_published_methods_fill_every_slot_and_keep_all_mass(method: str) -> None:
+    """All that are here, outside of training."""
+    model, x = create("vit_nano_patch4_32", method, 0.5)
+    seen: list[Merge] = []
+    model.method.register_forward_hook(lambda _m, _args, merge: seen.append(merge))
+    with torch.no_grad():
+        model.eval()(x)
+    assert seen
+    assert all(merge.convex and merge.keeps_mass for merge in seen)
+    assert all((merge.weights().sum(1) > 0).all() for merge in seen)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("method", MEANS)
@@ -100,7 +115,7 @@ def test_the_mean_weighted_by_size_is_kept(method: str) -> None:
     means: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(_module: Any, args: Any, merge: Any) -> None:
-        tokens, _, mass, *_ = args
+        tokens, mass = args[0].tokens, args[0].mass
         mass = torch.ones(tokens.shape[:2]) if mass is None else mass
         before = (tokens * mass[..., None]).sum(1)
         after = (merge(tokens) * merge.sizes(mass)[..., None]).sum(1)
@@ -127,7 +142,9 @@ def test_a_token_that_stands_for_two_is_attended_as_two() -> None:
 
     carried: list[torch.Tensor] = []
     masks: list[Any] = []
-    model.method.register_forward_hook(lambda _m, args, merge: carried.append(merge.sizes(args[2])))
+    model.method.register_forward_hook(
+        lambda _m, args, merge: carried.append(merge.sizes(args[0].mass))
+    )
     for block in model.blocks:
         block.attn.register_forward_pre_hook(lambda _m, args: masks.append(args[1]))
     with torch.no_grad():
@@ -145,7 +162,7 @@ def test_the_class_token_never_merges(method: str) -> None:
         "vit_tiny_patch16_224", method, compression_ratio=0.6, image_size=64, num_classes=3
     )
     counts: list[int] = []
-    model.method.register_forward_hook(lambda _m, args, _o: counts.append(args[0].shape[1]))
+    model.method.register_forward_hook(lambda _m, args, _o: counts.append(args[0].tokens.shape[1]))
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         tokens = model.eval().forward_features(x)
@@ -161,6 +178,7 @@ def test_a_soft_merge_keeps_places_and_its_masses_decide(method: str) -> None:
     seen: list[Any] = []
     model.method.register_forward_hook(lambda _m, _a, merge: seen.append(merge))
     model.train()(x)
+    assert seen
     assert all(isinstance(merge, Soft) for merge in seen)
     assert all(merge.slots >= 64 for merge in seen)
     assert all((merge.mass > 0).all() for merge in seen)
