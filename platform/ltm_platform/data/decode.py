@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ltm_platform.compat.torch import empty_shared
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,12 +86,9 @@ def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
     torch would copy a whole batch there.
     """
     first = next(images)
-    shape, bytes_ = (count, *first.shape), count * first.nbytes
-    if get_worker_info() is None:
-        batch = first.new_empty(shape)
-    else:
-        storage = first.untyped_storage()._new_shared(bytes_, device=first.device)
-        batch = first.new(storage).view(shape)
+    shape = (count, *first.shape)
+    alone = get_worker_info() is None
+    batch = first.new_empty(shape) if alone else empty_shared(first, shape)
     batch[0] = first
     for number, image in enumerate(images, start=1):
         batch[number] = image

@@ -148,8 +148,8 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
     """
     import ray.train
 
+    from ltm_platform.compat.ray_trainer import LeanTrainer
     from ltm_platform.ray_cluster.failures import as_run_error
-    from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
     from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
 
     job = evaluation.job

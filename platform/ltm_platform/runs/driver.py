@@ -15,6 +15,7 @@ import ray.train
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ltm_platform.compat.ray_trainer import LeanTrainer
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     Event,
@@ -26,7 +27,6 @@ from ltm_platform.events import (
 )
 from ltm_platform.ray_cluster.failures import as_run_error
 from ltm_platform.ray_cluster.jobs_api import Request
-from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
 from ltm_platform.runs.network_artifacts import CheckpointedModel, log_results

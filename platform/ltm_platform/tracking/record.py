@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_away, is_image
 from ltm_platform.errors import RunError
 from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started, Waiting
 from ltm_platform.storage import locations
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
-from ltm_platform.tracking.retry import OUTAGE_S, PatientClient, is_away
+from ltm_platform.tracking.retry import OUTAGE_S, PatientClient
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
@@ -26,6 +27,7 @@ from ltm_platform.tracking.runs import (
     RUN_FOLDER_TAG,
     WAITS_TAG,
     WORKERS_TAG,
+    last_rows,
 )
 from ltm_platform.tracking.store import connect, tracking_uri
 from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, sampling
@@ -133,8 +135,8 @@ class TrackedRun:
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image of that key and step."""
-        found = self._client.list_artifacts(self.run_id, "images")
-        return any(file.path.startswith(f"images/{key}+step+{step}+") for file in found)
+        found = self._client.list_artifacts(self.run_id, IMAGES_FOLDER)
+        return any(is_image(file.path, key, step) for file in found)
 
     def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
         """The network of ``step`` as a logged model, with the metrics of that step.
@@ -170,17 +172,16 @@ class TrackedRun:
         self._outbox.put(unsent_metrics.load(self._folder))
         self.flush()
         unsent_metrics.remove(self._folder)
-        data = self._client.get_run(self.run_id).data
-        self.metrics.update(data.metrics)
-        # MLflow's public view of a run leaves out the steps
-        steps = {metric.key: metric.step for metric in data._metric_objs}
+        run = self._client.get_run(self.run_id)
+        self.metrics.update(run.data.metrics)
+        steps = {row.key: row.step for row in last_rows(run)}
         if repeats:
             self._recorded.update(steps)
             self._before = dict(self._recorded)
         sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
         self.next_system_step = max(sampled, default=-1) + 1
-        self._waits = bool(data.tags.get(WAITS_TAG))
-        if ERROR_TAG in data.tags:
+        self._waits = bool(run.data.tags.get(WAITS_TAG))
+        if ERROR_TAG in run.data.tags:
             self._client.delete_tag(self.run_id, ERROR_TAG)
 
     def flush(self, limit_s: float = OUTAGE_S) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.deepspeed_engine import estimated_states
+
 if TYPE_CHECKING:
     from ltm_platform.job import BatchPlan, JobSpec
 
@@ -115,23 +117,8 @@ def _deepspeed(
     """Bytes a GPU, without and with offload; ``weights`` too."""
     if stage < 2:
         return None, None
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-    size = {"num_gpus_per_node": max(1, workers // nodes), "num_nodes": nodes}
-    if stage == 2:
-        both = [
-            estimate_zero2_model_states_mem_needs(parameters, **size, cpu_offload=offload)[1]
-            for offload in (False, True)
-        ]
-    else:
-        both = [
-            estimate_zero3_model_states_mem_needs(
-                parameters, largest_layer, **size, cpu_offload=offload, cpu_offload_params=weights
-            )[1]
-            for offload in (False, True)
-        ]
-    return int(both[0]), int(both[1])
+    gpus_per_node = max(1, workers // nodes)
+    return estimated_states(parameters, largest_layer, stage, gpus_per_node, nodes, weights=weights)
 
 
 def activations(job: JobSpec, num_classes: int) -> int:

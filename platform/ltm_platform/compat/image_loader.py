@@ -101,9 +101,10 @@ def _opened(text: str | Path) -> Path | io.BytesIO:
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ImageClassifier:
-    """What MLflow calls; ``path`` is the model's ``data`` folder."""
+    """What MLflow calls; ``path`` is the folder ``data`` in the model's own."""
     import mlflow.pytorch
 
     device = (model_config or {}).get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     inputs = json.loads((Path(path) / "inputs.json").read_text())
-    return ImageClassifier(mlflow.pytorch._load_model(path), inputs, device)
+    network = mlflow.pytorch.load_model(str(Path(path).parent))
+    return ImageClassifier(network, inputs, device)

@@ -1,4 +1,4 @@
-"""Ray Train's trainer, without what these runs have no use for."""
+"""Ray Train's trainer, without what these runs have no use for: it has no options for any of it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-from ltm_platform.ray_cluster.attach import autoscaled_groups
+from ltm_platform.compat.ray_core import autoscaled_groups
 
 if TYPE_CHECKING:
+    from ray.train import Result
     from ray.train.v2._internal.execution.callback import RayTrainCallback
     from ray.train.v2._internal.execution.context import TrainRunContext
-    from ray.train.v2.api.result import Result
 
 
 class LeanTrainer(TorchTrainer):
     """Starts up to three processes fewer, each of which costs seconds of imports.
 
-    Ranks read their images themselves: without a data set to share out, Ray Data's callback would
+    Ranks read their images themselves: without a data set to shard, Ray Data's callback would
     still start a process and have every rank import Ray Data. And nobody has to clean up after a
     driver, whose end frees all that it placed; after a trial, which is an actor, somebody has to.
     Where nodes do not come by themselves, nobody coordinates who asks for them.
