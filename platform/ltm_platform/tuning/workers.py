@@ -5,15 +5,24 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ltm_platform.errors import RunError
-from ltm_platform.events import EpochEnded
+from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
+    GaveUp,
+    Measured,
+    Progress,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
 from ltm_platform.runs.driver import fit
 
 if TYPE_CHECKING:
@@ -28,13 +37,6 @@ _RESERVED_FILE = "placement_group"
 ABORT_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _ControllerStarted:
-    """The actor that starts the workers, and again after a fault."""
-
-    handle: Any
-
-
 class _Reveal(ControllerCallback, WorkerGroupCallback):
     """Ray Train tells nobody what it would take to stop it: here it does."""
 
@@ -44,7 +46,7 @@ class _Reveal(ControllerCallback, WorkerGroupCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
         handle = ray.get_runtime_context().current_actor
-        self._events.put_nowait([_ControllerStarted(handle)])
+        self._events.put_nowait([ControllerStarted(handle)])
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
@@ -59,10 +61,17 @@ class Workers:
         self._controller: Any = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            self._heard.put(event)
-        elif isinstance(event, _ControllerStarted):
-            self._controller = event.handle
+        match event:
+            case EpochEnded():
+                self._heard.put(event)
+            case ControllerStarted():
+                self._controller = event.handle
+            case Progress() | Measured() | Started() | Waiting() | Decided():
+                pass
+            case GaveUp() | StoppedOnRequest():
+                pass  # `recording` raises what they mean
+            case _:
+                assert_never(event)
 
     def epochs(
         self, ready: Ready, folder: RunFolder, events: EventQueue
