@@ -40,6 +40,7 @@ from ltm_platform.api.values import (
 )
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec
+from ltm_platform.tuning.results import TrialResult
 
 __all__ = [
     "Checkpoint",
@@ -59,6 +60,7 @@ __all__ = [
     "Stopped",
     "SweepBegins",
     "SweepEvent",
+    "TrialResult",
     "UserError",
     "address_of",
     "compare",

@@ -145,7 +145,7 @@ def _scored(
         log = locations.home() / log_name
         try:
             with captured_output(log, printed), ray.ray():
-                return evaluation, carry_out(evaluation)
+                return evaluation, carry_out(evaluation, ray_stays=ray.stays)
         except RunError as error:
             error.log = log
             raise

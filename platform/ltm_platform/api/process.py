@@ -19,7 +19,7 @@ class _Environment:
 
     lock = threading.Lock()
     calls = 0
-    before: Mapping[str, str] = {}  # noqa: RUF012 - replaced, never changed
+    before: Mapping[str, str] = {}
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def tune(
     name: str | None = None,
     address: str | None = None,
     wait: Literal[False],
-    printed: Printed | None = None,
+    verbose: bool = False,
 ) -> SentCommand: ...
 
 
@@ -91,6 +91,7 @@ def tune(
     wait: bool = True,
     listener: SweepListener | None = None,
     printed: Printed | None = None,
+    verbose: bool = False,
 ) -> Summary | SentCommand:
     """Find the best values of fields of a job, in trials that run side by side.
 
@@ -141,7 +142,7 @@ def tune(
     if kind(where) == Kind.CLUSTER:
         if wait:
             raise UserError(WAIT_FOR_SWEEP.format(address=where))
-        return send_tune(sweep, spec, where, verbose=printed is not None)
+        return send_tune(sweep, spec, where, verbose=verbose)
     if not wait:
         raise UserError(NOT_SENT.format(option="wait=False"))
     return _start(sweep, spec, where, listener, printed)
@@ -189,7 +190,7 @@ def resume_sweep(
     address: str | None = None,
     wait: Literal[False],
     tracking_uri: str | None = None,
-    printed: Printed | None = None,
+    verbose: bool = False,
 ) -> SentCommand: ...
 
 
@@ -202,6 +203,7 @@ def resume_sweep(
     tracking_uri: str | None = None,
     listener: SweepListener | None = None,
     printed: Printed | None = None,
+    verbose: bool = False,
 ) -> Summary | SentCommand:
     """Carry out the trials of a sweep that are left, where it was begun.
 
@@ -217,7 +219,7 @@ def resume_sweep(
     if kind(where) == Kind.CLUSTER:
         if wait:
             raise UserError(WAIT_FOR_SWEEP.format(address=where))
-        return send_resume(name, where, verbose=printed is not None, uri=tracking_uri)
+        return send_resume(name, where, verbose=verbose, uri=tracking_uri)
     if not wait:
         raise UserError(NOT_SENT.format(option="wait=False"))
     sweep = Sweep.load(folder.path)

@@ -66,7 +66,7 @@ def submit(
     variables: Sequence[str] = (),
     typed: Sequence[str] = (),
     force: bool = False,
-    printed: Printed | None = None,
+    verbose: bool = False,
 ) -> SentCommand: ...
 
 
@@ -83,6 +83,7 @@ def submit(
     force: bool = False,
     listener: RunListener | None = None,
     printed: Printed | None = None,
+    verbose: bool = False,
 ) -> RunResult | SentCommand:
     """Train a job on Ray workers with DeepSpeed, recorded in MLflow.
 
@@ -96,7 +97,9 @@ def submit(
         typed: the command that a cluster's run shows as the one to type again.
         force: start even though a check says it cannot work.
         listener: hears the run. What it raises fails the run.
-        printed: hears what libraries print; without it, that is in the run's log alone.
+        printed: hears what libraries print; without it, that is in the run's log alone. Of a run
+            on a cluster, what that prints.
+        verbose: what a cluster's run prints holds what libraries print there.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change. Nothing of it is
@@ -110,9 +113,14 @@ def submit(
         spec = spec.replace("name", name)
     where = address_of(spec, address)
     if kind(where) == Kind.CLUSTER:
-        verbose = printed is not None
         sent = send_submit(
-            spec, where, name=name, force=force, verbose=verbose, variables=variables, typed=typed
+            spec,
+            where,
+            name=name,
+            force=force,
+            verbose=verbose or printed is not None,
+            variables=variables,
+            typed=typed,
         )
         return _awaited(sent, spec.tracking.uri, printed) if wait else sent
     if not wait or variables:
@@ -149,7 +157,7 @@ def resume(
     wait: Literal[False],
     force: bool = False,
     tracking_uri: str | None = None,
-    printed: Printed | None = None,
+    verbose: bool = False,
 ) -> SentCommand: ...
 
 
@@ -165,6 +173,7 @@ def resume(
     tracking_uri: str | None = None,
     listener: RunListener | None = None,
     printed: Printed | None = None,
+    verbose: bool = False,
 ) -> RunResult | SentCommand:
     """Train a run that stopped from its last checkpoint to the end, where it was carried out.
 
@@ -188,7 +197,7 @@ def resume(
             start=start,
             overrides=overrides,
             force=force,
-            verbose=printed is not None,
+            verbose=verbose or printed is not None,
             uri=tracking_uri,
         )
         return _awaited(sent, tracking_uri, printed) if wait else sent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform import events
@@ -13,6 +12,7 @@ from ltm_platform.tuning.results import TrialResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ltm_platform.checks import Ready
     from ltm_platform.inference.evaluate import Score

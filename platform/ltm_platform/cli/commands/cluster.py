@@ -42,7 +42,7 @@ def up(file: Path, local: bool, yes: bool) -> None:
     from ltm_platform.ray_cluster import launcher, local_ray
 
     if not local:
-        raise SystemExit(launcher.up(file, yes=yes))
+        raise click.exceptions.Exit(launcher.up(file, yes=yes))
     from ltm_platform.ray_cluster.embedded import this_machine
 
     machine = this_machine()
@@ -69,7 +69,7 @@ def down(file: Path, local: bool, yes: bool) -> None:
     from ltm_platform.ray_cluster import launcher, local_ray
 
     if not local:
-        raise SystemExit(launcher.down(file, yes=yes))
+        raise click.exceptions.Exit(launcher.down(file, yes=yes))
     ray = local_ray.running()
     if ray is None:
         raise UserError("there is no Ray of ltm-platform on this machine")
