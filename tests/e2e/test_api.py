@@ -61,13 +61,11 @@ def test_the_example_of_the_documentation(
     record = tracking.find_run(run.tracking_uri, run.name)
     assert (run.name, record.run_id, record.status) == ("quickstart-1", run.run_id, "FINISHED")
     assert run.folder == own_home / "runs" / run.name
-    assert run.metrics == record.metrics
+    assert run.metrics.items() <= record.metrics.items()
+    assert run.metrics["val/top1"] > 10
     assert Path(run.best.location).parent == Path(run.last.location).parent == run.folder
     assert run.best.top1 == max(run.best.top1, run.last.top1)
-    # what Ray and its workers said, and nothing that is shown by the command line alone
-    log = (run.folder / "run.log").read_text()
-    assert "Started a local Ray instance" in log
-    assert "RayTrainWorker" in log
+    assert "RayTrainWorker" in (run.folder / "run.log").read_text()  # what the workers said
 
     with nothing_is_left(capfd):
         exec(evaluated, notebook)

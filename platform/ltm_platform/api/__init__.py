@@ -5,7 +5,15 @@ or leaves environment variables or signal handlers changed: what libraries print
 log. Only where a function says so KeyboardInterrupt has a meaning beyond Python's.
 """
 
-from ltm_platform.api.cluster import plan_there
+from ltm_platform.api.clusters import (
+    LocalRay,
+    cluster_down,
+    cluster_status,
+    cluster_up,
+    local_ray,
+    start_local_ray,
+    stop_local_ray,
+)
 from ltm_platform.api.jobs import address_of, goes_to_cluster, plan, validate
 from ltm_platform.api.networks import evaluate, export, pareto, predict
 from ltm_platform.api.records import (
@@ -20,6 +28,7 @@ from ltm_platform.api.records import (
     status,
     stop,
 )
+from ltm_platform.api.sending import plan_there
 from ltm_platform.api.sweeps import resume_sweep, tune
 from ltm_platform.api.training import resume, submit
 from ltm_platform.api.values import (
@@ -49,6 +58,7 @@ __all__ = [
     "Evaluated",
     "Exported",
     "JobSpec",
+    "LocalRay",
     "Located",
     "Predicted",
     "RunBegins",
@@ -63,10 +73,14 @@ __all__ = [
     "TrialResult",
     "UserError",
     "address_of",
+    "cluster_down",
+    "cluster_status",
+    "cluster_up",
     "compare",
     "evaluate",
     "export",
     "goes_to_cluster",
+    "local_ray",
     "locate",
     "logs",
     "overview",
@@ -79,8 +93,10 @@ __all__ = [
     "resume",
     "resume_sweep",
     "runs",
+    "start_local_ray",
     "status",
     "stop",
+    "stop_local_ray",
     "submit",
     "tune",
     "validate",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform import tracking
-from ltm_platform.api.cluster import send_stop
 from ltm_platform.api.jobs import address_of
 from ltm_platform.api.process import restored_process
+from ltm_platform.api.sending import send_stop
 from ltm_platform.api.sweeps import sweep_folder
 from ltm_platform.api.values import Located, Status, Stopped
 from ltm_platform.errors import UserError

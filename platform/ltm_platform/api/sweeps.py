@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from ltm_platform import tracking
-from ltm_platform.api.cluster import send_resume, send_tune
 from ltm_platform.api.jobs import address_of, load
 from ltm_platform.api.output import captured_output, shown
 from ltm_platform.api.process import restored_process
+from ltm_platform.api.sending import send_resume, send_tune
 from ltm_platform.api.training import NOT_SENT
 from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
 from ltm_platform.errors import UserError

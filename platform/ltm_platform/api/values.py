@@ -66,7 +66,7 @@ class RunResult:
 
     name: str
     metrics: Mapping[str, float]
-    """The latest of each, as in MLflow."""
+    """The latest of each, by its name in MLflow."""
     best: Checkpoint
     """Of the highest validation top-1."""
     last: Checkpoint

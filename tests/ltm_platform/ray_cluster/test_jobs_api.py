@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from ltm_platform.api.cluster import options_of
+from ltm_platform.api.sending import options_of
 from ltm_platform.cli.commands import tune
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec

@@ -40,13 +40,13 @@ def command(
       ltm-platform submit jobs/ltm_vit_b.yaml --address http://127.0.0.1:8265 --detach
     """
     from ltm_platform import api
-    from ltm_platform.cli.program import program
+    from ltm_platform.cli.program import program, typed
     from ltm_platform.cli.screen.console import dimmed, uncaptured
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
 
     spec = JobSpec.load(job, overrides)
-    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
+    words = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
     if api.goes_to_cluster(spec, address):
         from ltm_platform.cli.screen.cluster import follow_run
 
@@ -56,7 +56,7 @@ def command(
             address=address,
             wait=False,
             variables=variables,
-            typed=typed,
+            typed=words,
             force=force,
             verbose=verbose,
         )
@@ -69,7 +69,6 @@ def command(
             f"keeps a Ray on this machine that outlives the terminal"
         )
     from ltm_platform.cli.screen.run import Screen
-    from ltm_platform.ray_cluster.jobs_api import Request
 
     with uncaptured() as console:
         screen = Screen(console)
@@ -82,5 +81,4 @@ def command(
                 listener=screen,
                 printed=dimmed(console, verbose=verbose),
             )
-        request = Request.here()
-        screen.result(result, request.typed if request else typed)
+        screen.result(result, typed(words))
