@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ltm_platform.cli.screen.capture import captured_output
+from ltm_platform.api.output import captured_output
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 
@@ -117,7 +117,7 @@ def main() -> None:
     machine = this_machine()
     with (
         tempfile.TemporaryDirectory(prefix="ltm-checkpoint-") as storage,
-        captured_output(Path(storage) / "ray.log", echo=args.verbose),
+        captured_output(Path(storage) / "ray.log", print if args.verbose else None),
         embedded_ray(machine),
     ):
         import ray.train

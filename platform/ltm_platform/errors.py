@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 class UserError(ValueError):
@@ -27,3 +28,6 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
 
 class RunError(RuntimeError):
     """A run that started and broke; the message says which rank and why."""
+
+    log: Path | None = None
+    """What was printed meanwhile, if that is kept."""

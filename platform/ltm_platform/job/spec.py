@@ -11,8 +11,8 @@ from ltm_platform.errors import UserError, nearest
 from ltm_platform.job.batch import BatchPlan, plan_batch, plan_batches
 from ltm_platform.job.explain import Explainer, show
 from ltm_platform.job.fields import RunName, Section, conflict
-from ltm_platform.job.layer import Origins
-from ltm_platform.job.load import read_job
+from ltm_platform.job.layer import Layer, Origins
+from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.yaml_text import dump_yaml
@@ -119,6 +119,18 @@ class JobSpec(Section):
             return plan_batch(self.recipe.global_batch, self._micro_batch, workers)
         except ValueError as error:
             raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error)) from None
+
+    def overridden(self, overrides: Iterable[str]) -> JobSpec:
+        """The job with ``section.key=value`` overrides, as of `load`.
+
+        Raises:
+            UserError: with one sentence a line for everything that is wrong.
+        """
+        layer = Layer(self.to_dict(), dict(self._origins.of_key))
+        for override in overrides:
+            layer = layer.under(read_override(override, layer))
+        origins = Origins(self._origins.source, layer.origins)
+        return self._build(layer.values, origins, layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
         """The job with one field changed and checked again; `where` still tells what was said."""

@@ -89,6 +89,11 @@ class Sweep:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
 
 
+def named_as_sweep(job: JobSpec) -> JobSpec:
+    """The job with the name that sweeps of it begin with."""
+    return job.replace("name", f"{job.name[:50]}-sweep")
+
+
 def read_stages(sweep: Sweep) -> tuple[Stage, ...]:
     """What is searched one after another; a stage takes what the one before it found best.
 

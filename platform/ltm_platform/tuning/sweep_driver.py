@@ -15,7 +15,7 @@ from ltm_platform.runs.driver import where_it_runs
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import best as best_checkpoint
 from ltm_platform.storage.checkpoints import stored
-from ltm_platform.storage.files import SWEEP_FILE
+from ltm_platform.storage.files import BEST_FILE, PICTURE_FILE, SWEEP_FILE
 from ltm_platform.storage.manifest import job_of
 from ltm_platform.storage.path import is_address
 from ltm_platform.storage.run_folder import RunFolder
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 ACCURACY = Objective("val/top1", "max")
 COSTS = (Objective("model/gmacs", "min"), Objective("bench/latency_ms", "min"))
-BEST_FILE = "best.yaml"
-PICTURE_FILE = "pareto.png"
 TABLE_FILE = "trials.csv"
 
 

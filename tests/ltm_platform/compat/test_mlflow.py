@@ -8,7 +8,7 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient, environment_variables
-from mlflow.entities import Metric, Run, RunData, RunInfo
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID

@@ -47,19 +47,9 @@ def command(form: str, tracking_uri: str | None) -> None:
     Example:
       ltm-platform table --format markdown > results.md
     """
-    from ltm_platform import tracking
-    from ltm_platform.report.comparison import CURVES, Tracked
-    from ltm_platform.report.paper_table import results
-    from ltm_platform.report.published import published
+    from ltm_platform import api
 
-    uri = tracking.tracking_uri(tracking_uri)
-    runs = [
-        Tracked(record, tracking.read_curves(uri, record.run_id, CURVES))
-        for record in tracking.list_runs(uri)
-        if record.status == "FINISHED"
-    ]
-    table = published()
-    found = results(table, runs)
+    found, table = api.results_table(tracking_uri=tracking_uri)
     if form == "json":
         click.echo(
             json.dumps({"source": table.source, "regime": table.regime, **asdict(found)}, indent=2)
