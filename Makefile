@@ -1,32 +1,43 @@
 PYTHON ?= python3
-VENV := .venv
+# One environment for each version of Python; empty where there is no such interpreter.
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help quickstart test lint format
+.PHONY: help venv quickstart test test-all lint format
 
 help:
+	@echo "make venv         set up .venv with PYTHON=... (python3)"
 	@echo "make quickstart   set up .venv and train the quickstart job"
-	@echo "make test         set up .venv and run all tests"
+	@echo "make test         set up .venv and run the tests"
+	@echo "make test-all     set up .venv and run every test"
 	@echo "make lint         format, lint, type and import checks"
 	@echo "make format       format and fix what can be fixed"
 
-quickstart: $(INSTALLED)
+quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
-test: $(INSTALLED)
+test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
 	$(BIN)/python -m pytest tests/e2e --numprocesses 2
 
-lint: $(INSTALLED)
+test-all: test
+
+lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)
+format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# .venv is the environment used last: a link, unless a folder of that name is there already.
+venv: $(INSTALLED)
+	@if [ -d .venv ] && [ ! -h .venv ]; then \
+	  echo "using $(VENV); .venv is a folder of its own: remove it to have it linked to $(VENV)" >&2; \
+	elif [ "$$(readlink .venv)" != $(VENV) ]; then ln -sfn $(VENV) .venv; fi
 
 # Stale as soon as what is to be installed changes.
 $(INSTALLED): pyproject.toml constraints.txt
