@@ -4,24 +4,32 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv quickstart test test-all lint format
+.PHONY: help venv quickstart test test-all coverage lint format
 
 help:
 	@echo "make venv         set up .venv with PYTHON=... (python3)"
 	@echo "make quickstart   set up .venv and train the quickstart job"
-	@echo "make test         set up .venv and run the tests"
-	@echo "make test-all     set up .venv and run every test"
+	@echo "make test         set up .venv and run what every commit must pass, in ten minutes"
+	@echo "make test-all     run the tests that make test leaves out: faults, nodes, cluster, browser"
+	@echo "make coverage     measure what the unit tests run, line and branch, into coverage/"
 	@echo "make lint         format, lint, type and import checks"
 	@echo "make format       format and fix what can be fixed"
 
 quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
-test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest tests/e2e --numprocesses 2
+UNIT := tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
+E2E := tests/e2e --numprocesses 2
 
-test-all: test
+test: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow"
+	$(BIN)/python -m pytest $(E2E) -m "not slow"
+
+test-all: venv
+	$(BIN)/python -m pytest $(E2E) -m slow
+
+coverage: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --cov --cov-report=xml --cov-report=html --cov-report=term
 
 lint: venv
 	$(BIN)/ruff format --check .

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ltm_platform.data.image_set import ImageSet
 
 SIZE = 224
-IMAGENET_IMAGES = 1_281_167
 IMAGENET_IMAGES_A_GROUP = 9  # 110 KB each in groups of 1 MiB
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 AUGMENTS = {
@@ -191,14 +190,14 @@ def memory(root: Path, args: argparse.Namespace) -> None:
     """Print what a decode process holds with an index of ImageNet's size."""
     folder = open_dataset(str(root), cache=root, val_fraction=0.001).train
     assert isinstance(folder, FolderImages)
-    images = np.arange(IMAGENET_IMAGES) % len(folder)
+    images = np.arange(args.index) % len(folder)
     paths = [f"./././././././././././{folder.locate(i).split(chr(39))[1]}" for i in images]
-    labels = np.arange(IMAGENET_IMAGES) % 10
+    labels = np.arange(args.index) % 10
     huge = FolderImages(folder.root, paths, labels, folder.classes)
     dots = root.parent / "dots"
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1)).save(buffer, "JPEG")
-    records = (Record(buffer.getvalue(), 0, f"{n:024d}") for n in range(IMAGENET_IMAGES))
+    records = (Record(buffer.getvalue(), 0, f"{n:024d}") for n in range(args.index))
     write_shards(
         *(dots, "train", records, ["dot"]),
         shard_bytes=len(buffer.getvalue()) * 600,  # as many shards as ImageNet has
@@ -241,6 +240,7 @@ def main() -> None:
     parser.add_argument("--resize", choices=["torch", "pillow"], default="torch")
     parser.add_argument("--model", default="vit_tiny_patch16_224")
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--index", type=int, default=1_281_167, help="ImageNet's images")
     parser.add_argument("--only", choices=["speed", "training", "memory"])
     args = parser.parse_args()
     parts = {"speed": compare, "training": share_of_training, "memory": memory}
