@@ -16,9 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ltm.errors import PluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 GROUPS = ("ltm.methods", "ltm.backbones")
 
@@ -34,9 +39,9 @@ class Plugin:
     package: str
 
 
-def plugins() -> list[Plugin]:
-    """All entry points of our groups. Nothing of them is imported."""
-    return [find(group, name) for group in GROUPS for name in names(group)]
+def plugins(groups: Iterable[str] = GROUPS) -> list[Plugin]:
+    """All entry points of these groups. Nothing of them is imported."""
+    return [find(group, name) for group in groups for name in names(group)]
 
 
 def find(group: str, name: str) -> Plugin:
@@ -45,12 +50,22 @@ def find(group: str, name: str) -> Plugin:
     return Plugin(group, name, *_distribution(point), point.module.partition(".")[0])
 
 
-def packages() -> list[str]:
-    """Top-level packages that have a method or a backbone for us.
+def packages(groups: Iterable[str] = GROUPS) -> list[str]:
+    """Top-level packages that have something in these groups.
 
     Whoever runs a network elsewhere has to bring them along.
     """
-    return sorted({plugin.package for plugin in plugins()})
+    return sorted({plugin.package for plugin in plugins(groups)})
+
+
+def code_of(package: str) -> Path:
+    """The folder of an importable package, or the file of one that is a single module."""
+    spec = find_spec(package)
+    assert spec, f"{package} cannot be imported"
+    if spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0])
+    assert spec.origin
+    return Path(spec.origin)
 
 
 def names(group: str) -> list[str]:

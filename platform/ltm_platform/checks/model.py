@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ltm_platform.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,10 +32,12 @@ def check_names(job: JobSpec) -> None:
 @contextmanager
 def _located(job: JobSpec) -> Iterator[None]:
     """The model library's complaints as errors of the job."""
-    from ltm.errors import FieldError
+    from ltm.errors import FieldError, PluginError
 
     try:
         yield
+    except PluginError as error:
+        raise UserError(str(error)) from None
     except FieldError as error:
         key = _key_of(job, error.field)
         said = error.sentence(key) if key != "model" else f"model: {error}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from ltm.errors import PluginError
 from ltm_platform import __version__
 from ltm_platform.cli.group import Group
 from ltm_platform.errors import RunError, UserError
@@ -72,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     try:
         code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
-    except UserError as error:
+    except (UserError, PluginError) as error:
         _fail(str(error), 2)
     except RunError as error:
         _fail(_failure(error), 1)

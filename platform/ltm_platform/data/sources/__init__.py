@@ -5,10 +5,10 @@ Another package adds a source by an entry point of the group `ENTRY_POINTS`.
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from ltm import plugins
+from ltm.errors import PluginError
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.sources.digits import Digits
 from ltm_platform.data.sources.folder import Folder
@@ -19,7 +19,6 @@ from ltm_platform.storage.path import is_address
 ENTRY_POINTS = "ltm_platform.sources"
 
 
-@cache
 def list_sources() -> tuple[type[DataSource], ...]:
     """All sources, in the order in which they are asked whether a path is theirs.
 
@@ -42,23 +41,15 @@ def find_source(path: str, cache: Path) -> DataSource:
 
 
 def _installed() -> list[type[DataSource]]:
-    sources = []
-    for point in entry_points(group=ENTRY_POINTS):
-        package = point.dist.name if point.dist else point.module
-        try:
-            source = point.load()
-        except Exception as error:  # whatever another package's import raises
-            raise UserError(
-                f"the source {point.name!r} of the package {package} cannot be loaded: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not (isinstance(source, type) and issubclass(source, DataSource)):
-            raise UserError(
-                f"the source {point.name!r} of the package {package} is {source!r}, "
-                f"but must be a class of ltm_platform.data.source.DataSource"
-            )
-        sources.append(source)
-    return sources
+    try:
+        found = {name: plugins.load(ENTRY_POINTS, name) for name in plugins.names(ENTRY_POINTS)}
+        for name, source in found.items():
+            if not (isinstance(source, type) and issubclass(source, DataSource)):
+                wanted = f"{DataSource.__module__}.{DataSource.__name__}"
+                raise plugins.broken(ENTRY_POINTS, name, f"is {source!r}, which is no {wanted}")
+    except PluginError as error:
+        raise UserError(str(error)) from error
+    return list(found.values())
 
 
 def _missing(path: str) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ltm import plugins
 from ltm_platform.data import open_dataset
-from ltm_platform.data.sources import find_source, list_sources
+from ltm_platform.data.sources import find_source
 from ltm_platform.data.sources.digits import Digits
 from ltm_platform.data.sources.folder import Folder
 from ltm_platform.data.sources.shards import Record, Shards, write_shards
@@ -58,10 +59,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[ltm_platform.sources]\ncolours = colours:Colours\n")
     monkeypatch.syspath_prepend(str(root))
-    list_sources.cache_clear()
+    plugins._points.cache_clear()
     yield about
     sys.modules.pop("colours", None)
-    list_sources.cache_clear()
+    plugins._points.cache_clear()
 
 
 def shards(folder: Path) -> Path:
@@ -132,12 +133,12 @@ def test_a_word_that_is_nearly_that_of_another_packages_source_is_named(tmp_path
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [("colours:Missing", "AttributeError"), ("colours:Images", "must be a class of")],
+    [("colours:Missing", "AttributeError"), ("colours:Images", "is no ltm_platform.data.source")],
 )
 def test_a_source_that_cannot_be_loaded_names_its_package(
     package: Path, tmp_path: Path, value: str, reason: str
 ) -> None:
     (package / "entry_points.txt").write_text(f"[ltm_platform.sources]\ncolours = {value}\n")
 
-    with pytest.raises(UserError, match=f"'colours' of the package colours .*{reason}"):
+    with pytest.raises(UserError, match=f"package 'colours' .*{reason}"):
         find_source("colours", tmp_path)
