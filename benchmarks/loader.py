@@ -36,7 +36,7 @@ from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import Loader
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
-from ltm_platform.data.transforms import Augment, allow_black_posters, train_transform
+from ltm_platform.data.transforms import Augmentation, allow_black_posters, train_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,8 +47,8 @@ SIZE = 224
 IMAGENET_IMAGES_A_GROUP = 9  # 110 KB each in groups of 1 MiB
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 AUGMENTS = {
-    "crop": Augment(),
-    "published": Augment(auto_augment="rand-m9-mstd0.5", random_erasing=0.2),
+    "crop": Augmentation(),
+    "published": Augmentation(auto_augment="rand-m9-mstd0.5", random_erasing=0.2),
 }
 
 
@@ -68,7 +68,7 @@ def write_photographs(root: Path, count: int) -> None:
         photo.save(path, quality=92)
 
 
-def ours(source: ImageSet, augment: Augment, args: argparse.Namespace) -> Loader:
+def ours(source: ImageSet, augment: Augmentation, args: argparse.Namespace) -> Loader:
     return Loader(
         source,
         train_transform(augment, SIZE, MEAN, STD, resize=args.resize),
@@ -82,7 +82,7 @@ def ours(source: ImageSet, augment: Augment, args: argparse.Namespace) -> Loader
 
 
 def timms(
-    root: Path, augment: Augment, args: argparse.Namespace, *, prefetcher: bool
+    root: Path, augment: Augmentation, args: argparse.Namespace, *, prefetcher: bool
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     dataset = ImageDataset(str(root))
     loader = create_loader(
@@ -208,7 +208,7 @@ def memory(root: Path, args: argparse.Namespace) -> None:
         *(("folder", folder), ("folder", huge)),
         *(("shards", shards(folder, root)), ("shards", ShardImages(dots / "train"))),
     ):
-        with closing(ours(source, Augment(), args)) as loader:
+        with closing(ours(source, Augmentation(), args)) as loader:
             batches = loader.epoch(0)
             for _ in range(min(20, loader.steps(1))):
                 batch, _ = next(batches)

@@ -20,7 +20,7 @@ from ltm_platform.cli import app
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import Loader
 from ltm_platform.data.sources import find_source, list_sources
-from ltm_platform.data.transforms import Augment, train_transform
+from ltm_platform.data.transforms import Augmentation, train_transform
 from ltm_platform.job import JobSpec
 
 from .pages import ROOT, block
@@ -103,7 +103,7 @@ def test_a_source_of_another_package_is_read_by_the_loader(tmp_path: Path) -> No
 
     loader = Loader(
         dataset.val,
-        train_transform(Augment(), 32, (0.0,) * 3, (1.0,) * 3),
+        train_transform(Augmentation(), 32, (0.0,) * 3, (1.0,) * 3),
         micro_batch=15,
         accumulation=1,
         rank=0,

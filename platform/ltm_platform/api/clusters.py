@@ -47,12 +47,12 @@ def local_ray() -> LocalRay | None:
         UserError: it does not answer.
     """
     from ltm_platform.ray_cluster import local_ray
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     running = local_ray.running()
     if running is None:
         return None
-    sent = Cluster(running.address).sent()
+    sent = JobsClient(running.address).sent()
     return LocalRay(running.address, tuple(one for one in sent if not one.ended))
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ltm_platform.report.comparison import Column, Tracked
     from ltm_platform.report.paper_table import Results
-    from ltm_platform.report.published import Published
-    from ltm_platform.runs.lookup import Summary
+    from ltm_platform.report.published import PublishedFigures
+    from ltm_platform.runs.lookup import RunSummary
     from ltm_platform.runs.reconcile import Verdict
     from ltm_platform.tracking import RunRecord
 
@@ -65,7 +65,7 @@ def runs(
 
 
 @restored_process()
-def overview(*, address: str | None = None, tracking_uri: str | None = None) -> list[Summary]:
+def overview(*, address: str | None = None, tracking_uri: str | None = None) -> list[RunSummary]:
     """How all runs stand, the newest first; before them what a cluster has not begun.
 
     Raises:
@@ -107,14 +107,14 @@ def status(name: str, *, address: str | None = None, tracking_uri: str | None = 
 
 def _sent(found: lookup.FoundRun) -> Status:
     """Of a run that a cluster was sent and that nothing is recorded of."""
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     assert found.address
     assert found.submission
-    sent = Cluster(found.address).look(found.submission)
+    sent = JobsClient(found.address).look(found.submission)
     error = sent.message if sent.status == "FAILED" else ""
     none = (None, None, None)
-    summary = lookup.Summary(found.name, sent.status, "", *none, 0, 0, found.address, error)
+    summary = lookup.RunSummary(found.name, sent.status, "", *none, 0, 0, found.address, error)
     return Status(summary, "", "", begun=False)
 
 
@@ -131,7 +131,7 @@ def logs(
     Raises:
         UserError: there is no such run, or no log of it.
     """
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
     from ltm_platform.runs.logs import read
 
     found = lookup.locate(name, tracking_uri, address)
@@ -140,7 +140,7 @@ def logs(
             raise UserError(f"the run {name!r} has no log at {found.folder.log}")
         return read(found.folder, follow=follow)
     if found.address and found.submission:
-        cluster = Cluster(found.address)
+        cluster = JobsClient(found.address)
         return cluster.follow(found.submission) if follow else iter([cluster.log(found.submission)])
     raise lookup.no_cluster(found)
 
@@ -184,9 +184,9 @@ def stop(
 
 
 def _withdraw(name: str, address: str) -> None:
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
-    cluster = Cluster(address)
+    cluster = JobsClient(address)
     sent = cluster.training(name)
     if sent is None:
         raise UserError(f"the run {name!r} is not going on: there is nothing to stop")
@@ -225,7 +225,7 @@ def compare(names: Sequence[str], *, tracking_uri: str | None = None) -> Compare
 
 
 @restored_process()
-def results_table(*, tracking_uri: str | None = None) -> tuple[Results, Published]:
+def results_table(*, tracking_uri: str | None = None) -> tuple[Results, PublishedFigures]:
     """Our finished runs beside the published results, and these.
 
     Raises:

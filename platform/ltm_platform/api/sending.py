@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_platform.job import JobSpec
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
     from ltm_platform.tuning.spec import Sweep
 
 ON_THE_HEAD = ("--address", JOINED)
@@ -41,14 +41,14 @@ def send_submit(
         UserError: it would be refused there, or the cluster does not take it.
     """
     from ltm_platform import checks
-    from ltm_platform.ray_cluster.jobs_api import Cluster, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
 
     environment = passed_on(variables, os.environ)
     store = tracking.tracking_uri(job.tracking.uri)
     if not force:
         check_store(store, address, job)
     checks.check_names(job)
-    cluster = Cluster(address)
+    cluster = JobsClient(address)
     run = _free_name(cluster, job, store, name)
     words = ["submit", "--name", run, *ON_THE_HEAD, *_switches(force=force, verbose=verbose)]
     return _send(cluster, words, run, _as_sent(job, store), environment, typed)
@@ -56,13 +56,13 @@ def send_submit(
 
 def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> SentCommand:
     """Have a sweep of the job carried out there. UserError as of `send_submit`."""
-    from ltm_platform.ray_cluster.jobs_api import Cluster, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
     from ltm_platform.tuning.spec import named_as_sweep, read_stages
 
     store = tracking.tracking_uri(job.tracking.uri)
     check_store(store, address, job)
     read_stages(sweep)
-    cluster = Cluster(address)
+    cluster = JobsClient(address)
     run = _free_name(cluster, named_as_sweep(job), store, sweep.name or None)
     words = ["tune", "--name", run, *ON_THE_HEAD, *options_of(sweep, job)]
     words += _switches(verbose=verbose)
@@ -84,9 +84,9 @@ def send_resume(
     Raises:
         UserError: it is going on, or the cluster does not take it.
     """
-    from ltm_platform.ray_cluster.jobs_api import Cluster, check_no_password, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password, passed_on
 
-    cluster = Cluster(address)
+    cluster = JobsClient(address)
     if cluster.training(run):
         raise UserError(f"the run {run!r} is being trained on {address}")
     store = tracking.tracking_uri(uri)
@@ -112,10 +112,10 @@ def plan_there(
     Raises:
         UserError: as of `submit`, or the address is no cluster's.
     """
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     spec = load(job, overrides)
-    cluster = Cluster(address_of(spec, address))
+    cluster = JobsClient(address_of(spec, address))
     words = ["plan", *ON_THE_HEAD]
     words += ["--images-per-s", str(images_per_s)] if images_per_s else []
     sent = _as_sent(spec, tracking.tracking_uri(spec.tracking.uri))
@@ -124,15 +124,15 @@ def plan_there(
 
 def send_stop(run: str, address: str, *, now: bool, uri: str | None) -> SentCommand:
     """Have the head stop a run that it carries out."""
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     words = ["stop", run, "--tracking-uri", tracking.tracking_uri(uri)]
     words += ["--now"] if now else []
-    return _send(Cluster(address), words, run, None, {})
+    return _send(JobsClient(address), words, run, None, {})
 
 
 def _send(
-    cluster: Cluster,
+    cluster: JobsClient,
     words: Sequence[str],
     run: str,
     job: JobSpec | None,
@@ -173,7 +173,7 @@ def _as_sent(job: JobSpec, store: str) -> JobSpec:
     return job.replace("cluster.address", EMBEDDED)
 
 
-def _free_name(cluster: Cluster, job: JobSpec, store: str, name: str | None) -> str:
+def _free_name(cluster: JobsClient, job: JobSpec, store: str, name: str | None) -> str:
     """``name``, or the next free ``<job name>-<number>``.
 
     Raises:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.api.values import Printed, SweepListener
     from ltm_platform.job import JobSpec
-    from ltm_platform.tuning.sweep_driver import Plan, Summary
+    from ltm_platform.tuning.sweep_driver import Plan, SweepSummary
 
 
 @overload
@@ -50,7 +50,7 @@ def tune(
     wait: Literal[True] = True,
     listener: SweepListener | None = None,
     printed: Printed | None = None,
-) -> Summary: ...
+) -> SweepSummary: ...
 
 
 @overload
@@ -92,7 +92,7 @@ def tune(
     listener: SweepListener | None = None,
     printed: Printed | None = None,
     verbose: bool = False,
-) -> Summary | SentCommand:
+) -> SweepSummary | SentCommand:
     """Find the best values of fields of a job, in trials that run side by side.
 
     A trial has one worker, whatever the job says, unless an override says otherwise.
@@ -180,7 +180,7 @@ def resume_sweep(
     tracking_uri: str | None = None,
     listener: SweepListener | None = None,
     printed: Printed | None = None,
-) -> Summary: ...
+) -> SweepSummary: ...
 
 
 @overload
@@ -204,7 +204,7 @@ def resume_sweep(
     listener: SweepListener | None = None,
     printed: Printed | None = None,
     verbose: bool = False,
-) -> Summary | SentCommand:
+) -> SweepSummary | SentCommand:
     """Carry out the trials of a sweep that are left, where it was begun.
 
     Raises:
@@ -235,7 +235,7 @@ def _start(
     address: str,
     listener: SweepListener | None,
     printed: Printed | None,
-) -> Summary:
+) -> SweepSummary:
     """Check the sweep, give it a name and carry it out."""
     from ltm_platform.checks import with_absolute_paths
 
@@ -283,7 +283,7 @@ def _carry_out(
     ray: Session,
     listener: SweepListener | None,
     printed: Printed | None,
-) -> Summary:
+) -> SweepSummary:
     """What is printed meanwhile goes to the sweep's log."""
     from ltm_platform.tuning.sweep_driver import carry_out
 

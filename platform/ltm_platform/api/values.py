@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ltm_platform.inference.evaluate import Score
     from ltm_platform.inference.predict import Drawn, Prediction
     from ltm_platform.report.pareto import Measurement
-    from ltm_platform.runs.lookup import Summary
+    from ltm_platform.runs.lookup import RunSummary
     from ltm_platform.storage.run_folder import RunFolder
     from ltm_platform.tuning.sweep_driver import Plan
 
@@ -95,15 +95,15 @@ class SentCommand:
         Raises:
             UserError: the cluster is away for too long.
         """
-        from ltm_platform.ray_cluster.jobs_api import Cluster
+        from ltm_platform.ray_cluster.jobs_api import JobsClient
 
-        yield from Cluster(self.address).follow(self.submission)
+        yield from JobsClient(self.address).follow(self.submission)
 
     def ending(self) -> Ending:
         """How it ended, or stands."""
-        from ltm_platform.ray_cluster.jobs_api import Cluster, exit_code
+        from ltm_platform.ray_cluster.jobs_api import JobsClient, exit_code
 
-        sent = Cluster(self.address).look(self.submission)
+        sent = JobsClient(self.address).look(self.submission)
         unexplained = sent.status != "SUCCEEDED" and sent.exit_code is None
         return Ending(sent.status, exit_code(sent), sent.message if unexplained else "")
 
@@ -216,7 +216,7 @@ class Exported:
 class Status:
     """How a run stands."""
 
-    summary: Summary
+    summary: RunSummary
     waits_for: str
     """What its workers lack on a cluster that others use, too; else empty."""
     folder: str

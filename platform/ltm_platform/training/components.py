@@ -11,7 +11,7 @@ import torch
 
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
@@ -111,7 +111,7 @@ def build_components(
 def _build_loaders(
     job: JobSpec, dataset: Dataset, batch: BatchPlan, context: WorkerContext, pixels: Pixels
 ) -> tuple[Loader, EvalLoader]:
-    augment = Augment(**job.recipe.augment.model_dump())
+    augment = Augmentation(**job.recipe.augment.model_dump())
     train = Loader(
         dataset.train,
         train_transform(augment, pixels.size, pixels.mean, pixels.std),

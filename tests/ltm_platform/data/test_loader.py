@@ -22,7 +22,7 @@ from ltm_platform.data import Dataset, open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HALF = (0.5, 0.5, 0.5)
 # Draws from Python's, numpy's and torch's generator.
 STRONG = train_transform(
-    Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
+    Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
 )
 PLAIN = eval_transform(8, HALF, HALF)
 GLOBAL_BATCH = 32

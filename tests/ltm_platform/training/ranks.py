@@ -27,7 +27,7 @@ from groups import run
 
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
@@ -130,7 +130,7 @@ class Plain:
         torch.manual_seed(job.recipe.seed)
         self.model = build_network(job, CLASSES).model
         pixels = input_pixels(self.model)
-        augment = Augment(**job.recipe.augment.model_dump())
+        augment = Augmentation(**job.recipe.augment.model_dump())
         whole = open_dataset("digits", cache=locations.cache(), val_fraction=0.2)
         self.train_loader = Loader(
             First(whole.train, TRAIN_IMAGES),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.api import SweepEvent
     from ltm_platform.storage.run_folder import RunFolder
-    from ltm_platform.tuning.sweep_driver import Plan, Summary
+    from ltm_platform.tuning.sweep_driver import Plan, SweepSummary
 
 COLUMNS = {
     "top-1 %": ("val/top1", "{:.2f}"),
@@ -74,7 +74,7 @@ class SweepListener:
                 self._screen.stopped(self._folder)
                 raise click.exceptions.Exit(130) from None
 
-    def result(self, summary: Summary) -> None:
+    def result(self, summary: SweepSummary) -> None:
         """What the sweep shows; exit code 1 if no trial finished."""
         self.screen.result(summary)
         if summary.best is None:
@@ -200,7 +200,7 @@ class SweepScreen:
             )
         return table
 
-    def result(self, summary: Summary) -> None:
+    def result(self, summary: SweepSummary) -> None:
         """What the sweep shows, and what to type next."""
         self._console.print()
         self._console.print(self._table(summary.trials))
@@ -233,7 +233,7 @@ class SweepScreen:
             line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
             self._console.print(line, soft_wrap=True)
 
-    def _importance(self, summary: Summary) -> None:
+    def _importance(self, summary: SweepSummary) -> None:
         reasons = {found.missing for found in summary.importance if found.missing}
         for reason in sorted(reasons):
             metrics = [o.objective.metric for o in summary.importance if o.missing == reason]
@@ -246,7 +246,7 @@ class SweepScreen:
             for field, share in found.shares.items():
                 self._console.print(f"{field:<{width}} {100 * share:6.1f} %")
 
-    def _failures(self, summary: Summary) -> None:
+    def _failures(self, summary: SweepSummary) -> None:
         failed = sum(map(len, summary.failures.values()))
         if failed:
             self._console.print(f"\n{failed} of {len(summary.trials)} trials failed")
