@@ -105,7 +105,7 @@ class StreamingBottleneck(nn.Module):
     depend on the order of samples or on the rank that saw them.
 
         bound = bottleneck(features, labels, images)   # every micro-batch
-        bottleneck.share()                             # before the last one's backward, at will
+        bottleneck.share()                             # before the last one's backward, optional
         bottleneck.sync()                              # every optimizer step, on every rank
 
     Features, inputs and centroids are L2-normalised; inputs are compared at 32 x 32 pixels. All

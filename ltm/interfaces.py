@@ -179,10 +179,10 @@ class Method(Hooks):
     `Merge.keeps_mass`.
     """
 
-    acts_on: ClassVar[ActsOn] = "attended"
-    wants: ClassVar[frozenset[Evidence]] = NOTHING
-    needs: ClassVar[frozenset[Evidence]] = NOTHING
-    varies: ClassVar[bool] = False
+    acts_on: ActsOn = "attended"
+    wants: frozenset[Evidence] = NOTHING
+    needs: frozenset[Evidence] = NOTHING
+    varies: bool = False
     keeps_grid: bool = False
     proportional: bool = True
     spread: Spread = "once"

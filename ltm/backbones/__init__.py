@@ -7,16 +7,19 @@ from ltm.backbones import efficientvit, mobilevit, swin, vit
 from ltm.backbones._base import Choose, MergingModel
 from ltm.backbones._merging import Merging
 from ltm.backbones._registry import find_backbone, list_backbones, register_family
-from ltm.backbones._staged import StagedModel
+from ltm.backbones._staged import StagedModel, check_size, halved, merged_map
 
 __all__ = [
     "Choose",
     "Merging",
     "MergingModel",
     "StagedModel",
+    "check_size",
     "efficientvit",
     "find_backbone",
+    "halved",
     "list_backbones",
+    "merged_map",
     "mobilevit",
     "register_family",
     "swin",

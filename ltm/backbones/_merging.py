@@ -77,8 +77,8 @@ def attention_mask(method: Method, state: TokenState, prefix: int) -> Tensor | N
     soft = method.training and method.learns_mass
     log = None
     if state.mass is not None and (method.proportional or soft):
-        heeded = state.mass if method.proportional else presence(state.mass)
-        log = (heeded if state.present is None else heeded.where(state.present, 1.0)).log()
+        sizes = state.mass if method.proportional else presence(state.mass)
+        log = (sizes if state.present is None else sizes.where(state.present, 1.0)).log()
     if state.present is not None:
         log = torch.zeros_like(state.present, dtype=torch.float32) if log is None else log
         log = log.masked_fill(~state.present, -torch.inf)
@@ -93,7 +93,7 @@ class Merging:
     prefix: how many tokens before the first one of the image pass by.
     class_token: the first of them is a class token.
     offers: what the block can show.
-    masks: attention of the network heeds sizes and padding.
+    masks: attention of the network takes sizes and padding into account.
     """
 
     merge: Merge

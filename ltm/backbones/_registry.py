@@ -41,10 +41,12 @@ def register_family(
     def register(cls: type[MergingModel]) -> type[MergingModel]:
         for module in timm_modules:
             if module in _FAMILIES:
-                raise ValueError(f"models of {module} are those of {_LABELS[module]} already")
+                problem = f"names {module}, whose networks are those of {_LABELS[module]} already"
+                raise FieldError("timm_modules", module, problem=problem)
         for alias in aliases:
             if alias in _ALIASES:
-                raise ValueError(f"backbone {alias} is {_ALIASES[alias]} already")
+                problem = f"has {alias!r}, which is {_ALIASES[alias]} already"
+                raise FieldError("aliases", alias, problem=problem)
         for module in timm_modules:
             _FAMILIES[module] = cls
             _LABELS[module] = label

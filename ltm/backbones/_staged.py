@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import timm
 from timm.models import checkpoint
 from torch.nn import functional as F
 
@@ -29,6 +30,14 @@ class StagedModel(MergingModel):
 
     tap_includes_end: ClassVar[bool] = False
 
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        if image_size is not None:
+            check_size(name, image_size)
+            overlay = options.get("pretrained_cfg_overlay", {})
+            options["pretrained_cfg_overlay"] = {**overlay, "input_size": (3, *image_size)}
+        return timm.create_model(name, **options)
+
     @abstractmethod
     def stage_modules(self) -> list[nn.Module]:
         """timm's stages in order."""
@@ -49,9 +58,11 @@ class StagedModel(MergingModel):
     def site_of_stage(self, i: int) -> str:
         """The name of the site in stage i."""
 
-    @abstractmethod
     def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
         """What `run_stage` gave, [B, C, height, width], brought back to the places of sources."""
+        assert merging.site.grid is not None
+        tokens = merging.unmerge(x.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.grid)
 
     def tap_stages(self) -> list[int]:
         """How many stages have run at each feature of timm's `feature_info`."""
@@ -121,6 +132,13 @@ class StagedModel(MergingModel):
             out: Tensor = checkpoint(self.run_stage, i, x, merging)
             return out
         return self.run_stage(i, x, merging)
+
+
+def merged_map(x: Tensor, merging: Merging) -> Tensor:
+    """Merge the cells of a map: [B, C, height, width] -> [B, C, *kept grid]."""
+    assert not isinstance(merging.site.kept, int)
+    tokens = merging(x.flatten(2).transpose(1, 2))
+    return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.kept)
 
 
 def halved(size: Grid) -> Grid:

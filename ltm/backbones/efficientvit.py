@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import timm
 from timm.models.efficientvit_mit import EfficientVit, EfficientVitBlock
 
 from ltm.adopt import adopt
 from ltm.backbones._registry import register_family
-from ltm.backbones._staged import StagedModel, check_size, halved
+from ltm.backbones._staged import StagedModel, halved, merged_map
 from ltm.errors import FieldError
 from ltm.interfaces import Grid, Plan, Site
 
@@ -36,16 +35,9 @@ class MergingEfficientVitBlock(EfficientVitBlock):
     def forward(self, x: Tensor, merging: Merging | None = None) -> Tensor:
         """x [B, C, height, width] -> the same, or the kept grid's size when merging."""
         if merging is not None and merging.acts_on_input:
-            x, merging = _merged(x, merging), None
+            x, merging = merged_map(x, merging), None
         x = self.context_module(x)
-        return self.local_module(x if merging is None else _merged(x, merging))
-
-
-def _merged(x: Tensor, merging: Merging) -> Tensor:
-    """[B, C, height, width] -> [B, C, *kept grid]."""
-    assert not isinstance(merging.site.kept, int)
-    tokens = merging(x.flatten(2).transpose(1, 2))
-    return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.kept)
+        return self.local_module(x if merging is None else merged_map(x, merging))
 
 
 @register_family(
@@ -67,11 +59,7 @@ class MergingEfficientViT(StagedModel, EfficientVit):
         drop_path = options.pop("drop_path_rate", 0)
         if drop_path:  # timm's EfficientViT has no stochastic depth
             raise FieldError("drop_path", drop_path, f"only 0 for {name}")
-        if image_size is not None:
-            check_size(name, image_size)
-            overlay = options.get("pretrained_cfg_overlay", {})
-            options["pretrained_cfg_overlay"] = {**overlay, "input_size": (3, *image_size)}
-        return timm.create_model(name, **options)
+        return super().build(name, image_size, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingEfficientViT:
@@ -104,11 +92,6 @@ class MergingEfficientViT(StagedModel, EfficientVit):
 
     def run_end(self, x: Tensor) -> Tensor:
         return x
-
-    def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
-        assert merging.site.grid is not None
-        tokens = merging.unmerge(x.flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.grid)
 
     def widths(self) -> dict[str, int]:
         return {

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import timm
 import torch
 from timm.models.byobnet import ByobNet
 from timm.models.mobilevit import MobileVitBlock
@@ -23,7 +22,7 @@ from ltm.adopt import adopt
 from ltm.backbones._attention import adopt_block
 from ltm.backbones._merging import Merging
 from ltm.backbones._registry import register_family
-from ltm.backbones._staged import StagedModel, check_size, halved
+from ltm.backbones._staged import StagedModel, halved
 from ltm.errors import FieldError
 from ltm.interfaces import Evidence, Grid, Plan, Site
 
@@ -94,10 +93,7 @@ class MergingMobileViT(StagedModel, ByobNet):
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        size = image_size or DEFAULT_SIZE
-        check_size(name, size)
-        overlay = {**options.pop("pretrained_cfg_overlay", {}), "input_size": (3, *size)}
-        return timm.create_model(name, pretrained_cfg_overlay=overlay, **options)
+        return super().build(name, image_size or DEFAULT_SIZE, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingMobileViT:

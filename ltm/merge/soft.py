@@ -18,8 +18,8 @@ class Soft(Merge):
     """A merge in training that removes nothing: tokens stay in place and lose their mass.
 
     What a hard merge decides by comparing has no gradient. Here slot s is token s, which takes in
-    others in part; `mass` says how much of it is left, for attention and pooling to heed. Slots
-    beyond the tokens are new ones.
+    others in part; `mass` says how much of it is left, for attention and pooling. Slots beyond the
+    tokens are new ones.
 
     own: [B, S], weight of each slot's own token, 0 for a new slot.
     incoming: [B, N, S], weight of each token in the slots of others.

@@ -14,7 +14,7 @@ from ltm.methods._options import check_number, check_switch, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import merge_pairs, reduce_site
-from ltm.methods.relaxed import let_go
+from ltm.methods.relaxed import partial_merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ def merge_softly(embedding: Tensor, mass: Tensor, leave: int, tau: float) -> Sof
     goes = ((score - bound[:, None]) / tau).sigmoid()
     rows = torch.zeros(*cosine.shape[:2], mass.shape[1], device=mass.device)
     rows[:, :, 1::2] = (mass[:, ::2] * goes)[..., None] * target
-    return let_go(mass, goes, rows)
+    return partial_merge(mass, goes, rows)
 
 
 @register_method("dtem")

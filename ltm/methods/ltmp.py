@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ltm.methods._options import check_number, check_switch
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import join, pairs, reduce_site
-from ltm.methods.relaxed import Threshold, let_go
+from ltm.methods.relaxed import Threshold, partial_merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ class LearnedThresholds(Method):
     freeze: only thresholds learn, as published; false trains everything.
     """
 
-    wants: ClassVar[frozenset[Evidence]] = frozenset({"keys", "received"})
+    wants: frozenset[Evidence] = frozenset({"keys", "received"})
     spread = "even"
     learns_mass = True
     adds_to_loss = True
@@ -142,7 +142,7 @@ def threshold_softly(
     merges = thresholds.merge(likeness) * here[:, ::2]
     moved = mass[:, ::2] * merges
     rows = mass.new_zeros(B, merges.shape[1], N).scatter(2, partner[..., None], moved[..., None])
-    return let_go(mass, merges, rows, thresholds.prune(received))
+    return partial_merge(mass, merges, rows, thresholds.prune(received))
 
 
 def threshold_to(

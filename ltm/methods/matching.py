@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -124,7 +124,7 @@ class MatchingMethod(Method):
     themselves are compared.
     """
 
-    wants: ClassVar[frozenset[Evidence]] = frozenset({"keys"})
+    wants: frozenset[Evidence] = frozenset({"keys"})
     spread: Spread = "even"
 
     @abstractmethod

@@ -67,7 +67,7 @@ class PairsOnInput(Toy):
 class ByClassAttention(Toy):
     """Keeps what the class token attends to (mean over heads)."""
 
-    needs: ClassVar[frozenset[Evidence]] = frozenset({"class_attention", "value_norms"})
+    needs: frozenset[Evidence] = frozenset({"class_attention", "value_norms"})
 
     def decide(self, given: SiteInput) -> Merge:
         assert given.class_attention is not None
@@ -78,7 +78,7 @@ class ByReceivedBefore(Toy):
     """Keeps what was attended to in the block before; tokens are dropped before the attention."""
 
     acts_on = "input"
-    needs: ClassVar[frozenset[Evidence]] = frozenset({"received_before"})
+    needs: frozenset[Evidence] = frozenset({"received_before"})
 
     def decide(self, given: SiteInput) -> Merge:
         assert given.received_before is not None
@@ -99,7 +99,7 @@ class PairsByReceivedBefore(ByReceivedBefore):
 class Everything(Toy):
     """Looks at all there is."""
 
-    needs: ClassVar[frozenset[Evidence]] = frozenset(
+    needs: frozenset[Evidence] = frozenset(
         {"normed_input", "keys", "value_norms", "received", "class_attention", "attention"}
     )
 
@@ -115,7 +115,7 @@ class HandsMap(Toy):
     """
 
     acts_on = "input"
-    needs: ClassVar[frozenset[Evidence]] = frozenset({"attention"})
+    needs: frozenset[Evidence] = frozenset({"attention"})
 
     def decide(self, given: SiteInput) -> Merge:
         assert given.attention is not None
@@ -164,9 +164,7 @@ class Varies(Toy):
     """Keeps the tokens whose first channel is above 0, at least one: a number for each image."""
 
     varies = True
-    wants: ClassVar[frozenset[Evidence]] = frozenset(
-        {"received", "received_before", "class_attention"}
-    )
+    wants: frozenset[Evidence] = frozenset({"received", "received_before", "class_attention"})
     static: ClassVar[bool] = False
     """Padded to the plan's number, and not to the largest of the batch."""
 
