@@ -19,13 +19,12 @@ from ltm_platform.compat import deepspeed_engine as compat
 from ltm_platform.compat.deepspeed import import_deepspeed
 from ltm_platform.training.worker_context import SINGLE_PROCESS
 
-import_deepspeed()
-import deepspeed
-
 BATCH = 2
 
 
 def build(stage: int, *, half: bool = False) -> Any:
+    import deepspeed
+
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
     config: dict[str, Any] = {
@@ -49,6 +48,8 @@ def step(engine: Any, images: torch.Tensor) -> None:
 
 def fragments(engine: Any) -> list[dict[str, Any]]:
     """Of every parameter: what it is as a whole, and what compat finds of it in the shards."""
+    from deepspeed import zero
+
     found = []
     for parameter in engine.module.parameters():
         fragment = compat.own_fragment(engine, parameter)
@@ -57,7 +58,7 @@ def fragments(engine: Any) -> list[dict[str, Any]]:
         kept = fragment.flat.detach().view(-1)[fragment.inside].clone()
         shard = compat.own_shard(parameter).float().clone()
         shape = compat.full_shape(parameter)
-        with deepspeed.zero.GatheredParameters([parameter], enabled=parameter.numel() == 0):
+        with zero.GatheredParameters([parameter], enabled=parameter.numel() == 0):
             found.append(
                 {
                     "whole": parameter.detach().flatten()[fragment.part].float().clone(),
@@ -91,7 +92,7 @@ def at_stage(stage: int) -> dict[str, Any]:
         )
     scale = compat.loss_scale(engine)
     step(engine, torch.ones(BATCH, 3))
-    seen = {
+    seen: dict[str, Any] = {
         "exchanged": exchanged,
         "scale": scale,
         "fragments": fragments(engine),
@@ -121,6 +122,7 @@ def in_half_precision() -> dict[str, Any]:
 
 
 def main() -> None:
+    import_deepspeed()
     os.environ.update(SINGLE_PROCESS)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     seen: dict[Any, Any] = {stage: at_stage(stage) for stage in range(4)}

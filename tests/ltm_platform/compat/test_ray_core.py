@@ -27,7 +27,7 @@ SETTINGS_OF_PYTHON = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS | EMBEDDED_SETTINGS))
+@pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
 def test_ray_reads_the_setting(name: str) -> None:
     if name in SETTINGS_OF_PYTHON:
         return

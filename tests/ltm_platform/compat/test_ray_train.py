@@ -24,9 +24,12 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision
 from ray.train.v2._internal.execution.storage import StorageContext
+from ray.train.v2._internal.execution.train_fn_utils import (
+    DistributedTrainFnUtils,
+    set_train_fn_utils,
+)
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState
 from ray.train.v2._internal.util import date_str
-from ray.train.v2.api.context import DistributedTrainContext
 
 from ltm_platform.compat import ray_checkpoints, ray_train
 from ltm_platform.compat.ray_train import CheckpointKeeper, PlacementCallback, StopCallback
@@ -105,10 +108,11 @@ def test_a_worker_knows_where_the_run_is_stored(tmp_path: Path) -> None:
             return storage
 
     set_train_context(Context())
+    set_train_fn_utils(DistributedTrainFnUtils())
     try:
-        assert DistributedTrainContext().get_storage() is storage
         filesystem, path = ray_train.run_storage()
     finally:
+        set_train_fn_utils(None)
         set_train_context(None)
     assert (filesystem.type_name, path) == ("local", str(tmp_path / "run"))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ POLICIES = ["rand-m10-n9", "augmix-m5-w2", "original", "v0"]
 
 def posterising(transform: object) -> list[auto_augment.AugmentOp]:
     """The operations of a transform that take bits away."""
-    listed = [*getattr(transform, "ops", []), *sum(getattr(transform, "policy", []), [])]
+    listed = [*getattr(transform, "ops", []), *chain(*getattr(transform, "policy", []))]
     return [one for one in listed if one.name.startswith("Posterize")]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from deepspeed.zero import GatheredParameters
+from deepspeed import zero
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -29,7 +29,7 @@ def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     model = engine.module.model
     weights = {}
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], enabled=sharded):
+        with zero.GatheredParameters([parameter], enabled=sharded):
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     if keep:
@@ -46,7 +46,7 @@ def load_weights(engine: DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
     sharded = engine.zero_optimization_stage() == 3
     model = engine.module.model
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
+        with zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
             parameter.copy_(weights[name])
     for name, buffer in model.named_buffers():
         if name in weights:
