@@ -14,7 +14,7 @@ import ray
 from PIL import Image
 
 from ltm_platform import api, tracking
-from ltm_platform.events import EpochEnded, Started
+from ltm_platform.events import EpochEnded
 
 from .conftest import ROOT
 
@@ -90,12 +90,13 @@ def test_the_example_of_the_documentation(
 def test_a_rank_that_fails_is_a_run_error_and_the_run_has_failed(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    pets = tmp_path / "pets"
     for label in ("cat", "dog"):
-        (tmp_path / label).mkdir()
+        (pets / label).mkdir(parents=True)
         for number in range(8):
-            Image.new("RGB", (32, 32), (number * 30, 0, 0)).save(tmp_path / label / f"{number}.png")
-    (tmp_path / "dog" / "5.png").write_bytes(b"no image")
-    settings = (f"data.path={tmp_path}", "recipe.global_batch=4", "cluster.max_failures=0")
+            Image.new("RGB", (32, 32), (number * 30, 0, 0)).save(pets / label / f"{number}.png")
+    (pets / "dog" / "5.png").write_bytes(b"no image")
+    settings = (f"data.path={pets}", "recipe.global_batch=4", "cluster.max_failures=0")
     with nothing_is_left(capfd), pytest.raises(api.RunError, match=r"dog/5\.png") as error:
         # Checks look at some of the images, and may find it.
         api.submit("quickstart", name="broken", overrides=(*TINY, *settings), force=True)
@@ -125,6 +126,7 @@ def test_a_ray_of_the_caller_is_used_and_left_as_it_is(capfd: pytest.CaptureFixt
             api.submit("quickstart", name="mine", overrides=long, listener=interrupt)
         shown = capfd.readouterr().out.splitlines()
         assert shown == [type(event).__name__ for event in seen]
+        assert shown[:2] == ["RunBegins", "Started"]
         assert ray.is_initialized()
         assert ray.get_runtime_context().gcs_address == cluster
         assert api.status("mine").summary.state == "KILLED"
@@ -160,10 +162,23 @@ def test_a_sweep_returns_what_its_trials_show(capfd: pytest.CaptureFixture[str])
     assert api.status(summary.folder.name).summary.state == "FINISHED"
 
 
-def test_started_is_heard_of_every_start() -> None:
-    """What the caller's listener hears first and last, of a run that goes as it should."""
-    seen: list[RunEvent] = []
-    api.submit("quickstart", overrides=TINY, listener=seen.append)
-    assert isinstance(seen[0], api.RunBegins)
-    assert isinstance(seen[1], Started)
-    assert sum(isinstance(event, EpochEnded) for event in seen) == 1
+def test_a_run_on_a_cluster_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+    address = api.start_local_ray()[0].address
+    try:
+        printed: list[str] = []
+        with nothing_is_left(capfd):
+            assert api.goes_to_cluster(api.validate("quickstart"))
+            run = api.submit("quickstart", name="sent", overrides=TINY, printed=printed.append)
+            with pytest.raises(api.UserError, match=r"^.*cluster\.workers is 64, .*only"):
+                batch = "recipe.global_batch=64"
+                api.submit("quickstart", overrides=(*TINY, batch, "cluster.workers=64"))
+            assert api.local_ray() == api.LocalRay(address, ())
+        assert any(line.startswith("epoch 1/1 ") for line in printed)
+        record = tracking.find_run(run.tracking_uri, "sent")
+        assert (record.status, record.run_id) == ("FINISHED", run.run_id)
+        assert run.best.top1 == run.metrics["val/top1"] == record.metrics["val/top1"]
+        assert Path(run.best.location, "model.safetensors").is_file()
+        assert "epoch 1/1 " in "".join(api.logs("sent"))
+    finally:
+        api.stop_local_ray()
+    assert api.local_ray() is None
