@@ -32,15 +32,15 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.storage import locations
-from ltm_platform.training import method_hooks
 from ltm_platform.training.engine.build import Classifier, build_engine, deepspeed_config
 from ltm_platform.training.engine.sync_bn import synchronise
 from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
-from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
-from ltm_platform.training.mixing import Mixer
-from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.optimization import build_optimizer, build_schedule
+from ltm_platform.training.measurement.evaluation import evaluate
+from ltm_platform.training.measurement.micro_batch import candidates, find_micro_batch, largest
+from ltm_platform.training.recipe import method_hooks
+from ltm_platform.training.recipe.mixing import Mixer
+from ltm_platform.training.recipe.network import build_network, build_objective
+from ltm_platform.training.recipe.optimization import build_optimizer, build_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

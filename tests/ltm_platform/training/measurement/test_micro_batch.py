@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltm_platform.job import JobSpec
-from ltm_platform.training.micro_batch import (
+from ltm_platform.training.measurement.micro_batch import (
     activation_bytes,
     candidates,
     fits_gpu,
