@@ -5,13 +5,13 @@ python benchmarks/cli_startup.py
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-RUNS = 10
 COMMAND = [str(Path(sys.executable).with_name("ltm-platform")), "--help"]
 
 
@@ -22,11 +22,14 @@ def seconds() -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10)
+    args = parser.parse_args()
     seconds()  # writes bytecode, fills the file cache
-    times = [seconds() for _ in range(RUNS)]
+    times = [seconds() for _ in range(args.runs)]
     print(
         f"ltm-platform --help: {statistics.median(times):.3f} s "
-        f"(median of {RUNS}, {min(times):.3f} to {max(times):.3f} s)"
+        f"(median of {args.runs}, {min(times):.3f} to {max(times):.3f} s)"
     )
 
 

@@ -21,18 +21,21 @@ import argparse
 import math
 import time
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ltm
-import ltm.plan
+
+if TYPE_CHECKING:
+    from ltm.interfaces import Kept
 
 BACKBONE = "vit_nano_patch4_32"
-STEPS, BATCH, RATE, PAD = 600, 32, 2e-3, 3
+BATCH, RATE, PAD = 32, 2e-3, 3
 
-MASKS: dict[str, tuple[ltm.plan.Kept, bool]] = {
+MASKS: dict[str, tuple[Kept, bool]] = {
     "grid, frozen": ((4, 4), True),
     "grid": ((4, 4), False),
     "content, frozen": (16, True),
@@ -71,8 +74,10 @@ def crop(images: Tensor) -> Tensor:
     return torch.stack([image[:, t : t + 32, s : s + 32] for image, t, s in moved])
 
 
-def train(mask: str, images: Tensor, labels: Tensor, seed: int) -> tuple[nn.Module, nn.Module]:
-    """The trained model and its bottleneck."""
+def train(
+    mask: str, images: Tensor, labels: Tensor, seed: int, steps: int
+) -> tuple[nn.Module, nn.Module]:
+    """The trained model and its bottleneck, both in evaluation mode."""
     torch.manual_seed(seed)
     kept, frozen = MASKS[mask]
     model = ltm.create_model(BACKBONE, plan={"blocks.0": kept}, num_classes=10)
@@ -83,25 +88,25 @@ def train(mask: str, images: Tensor, labels: Tensor, seed: int) -> tuple[nn.Modu
         model.method.requires_grad_(False)
     bottleneck = ltm.StreamingBottleneck(10, model.num_features)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.99), weight_decay=0.05)
-    for step in range(STEPS):
-        warm, cool = 10 * (step + 1) / STEPS, 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    for step in range(steps):
+        warm, cool = 10 * (step + 1) / steps, 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, warm) * cool
         batch = torch.randint(len(labels), (BATCH,))
         x, y = crop(images[batch]), labels[batch]
         feature = model.forward_head(model.forward_features(x), pre_logits=True)
         logits = model.get_classifier()(feature)
-        if step < 0.3 * STEPS:
+        bound = bottleneck(feature, y, x)  # collects its statistics from the first step on
+        if step < 0.3 * steps:
             loss = F.cross_entropy(logits, y, label_smoothing=0.1)
         else:
-            loss = F.cross_entropy(logits, y) + 0.1 * bottleneck(feature, y, x)
+            loss = F.cross_entropy(logits, y) + 0.1 * bound
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        bottleneck.update(feature.detach(), y, x)
         bottleneck.sync()
-    return model.eval(), bottleneck
+    return model.eval(), bottleneck.eval()
 
 
 @torch.no_grad()
@@ -126,6 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--masks", nargs="+", default=list(MASKS), choices=list(MASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=600, help="of every net")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'data':<8}{'mask':<17}{'top-1 %':>14}{'IBB':>9}{'without step':>14}{'images/s':>10}")
@@ -133,7 +139,7 @@ def main() -> None:
         images, labels, test_images, test_labels = load(data)
         for mask in args.masks:
             rows = [
-                measure(*train(mask, images, labels, seed), test_images, test_labels)
+                measure(*train(mask, images, labels, seed, args.steps), test_images, test_labels)
                 for seed in args.seeds
             ]
             top1, ibb, without, speed = (list(column) for column in zip(*rows, strict=True))

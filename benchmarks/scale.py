@@ -51,7 +51,8 @@ def work(config: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     send = Sender(config["events"])
     if rank == 0:
-        send(Started(config["reports"], STEPS, 0, "cpu", workers))
+        steps = config["reports"] * STEPS
+        send(Started(config["reports"], 0, steps, 0, device="cpu", workers=workers))
         send.flush()
     seconds = []
     for epoch in range(config["reports"]):

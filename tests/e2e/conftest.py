@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import pexpect
 import pytest
+from mlflow import MlflowClient
 from xdist.scheduler import LoadScopeScheduling
 
 from ltm_platform import tracking
+from ltm_platform.errors import UserError
+from ltm_platform.storage.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
@@ -99,6 +102,46 @@ def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], 
         time.sleep(POLL_S)
 
 
+def submitted(
+    environment: dict[str, str], job: Path, name: str, *overrides: str
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A run in the background."""
+    return in_background(environment, "submit", str(job), "--name", name, *settings(*overrides))
+
+
+def settings(*overrides: str) -> list[str]:
+    """Overrides as words of a command."""
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run in a folder has written a checkpoint of that step or a later one."""
+    wait_until(lambda: _steps_done(run) >= step, process, run)
+
+
+def _steps_done(run: Path) -> int:
+    done = 0
+    for folder in run.glob("checkpoint_*/"):
+        with suppress(UserError):  # it is written or removed just now
+            done = max(done, read_manifest(folder).steps_done)
+    return done
+
+
+def resume(cli: Cli, store: str, name: str) -> None:
+    """To the end of the run."""
+    done = cli("resume", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
+    assert tracking.find_run(store, name).status == "FINISHED"
+
+
+def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
+    """What is recorded of a metric, step by step."""
+    run = tracking.find_run(store, name)
+    found = MlflowClient(tracking_uri=store).get_metric_history(run.run_id, key)
+    return [(metric.step, metric.value) for metric in found]
+
+
 def ended(child: pexpect.spawn) -> int:
     """Wait for the end; the exit code."""
     child.expect(pexpect.EOF)
@@ -142,8 +185,7 @@ def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunR
     @cache
     def train(stage: int, *overrides: str) -> tracking.RunRecord:
         name = f"zero-{stage}"
-        settings = [f"engine.zero_stage={stage}", *overrides]
-        words = [word for setting in settings for word in ("--set", setting)]
+        words = settings(f"engine.zero_stage={stage}", *overrides)
         done = cli("submit", str(tiny_job), "--name", name, *words)
         assert done.returncode == 0, done.stdout + done.stderr
         run = tracking.find_run(store, name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DIFFERENCE = "engine.zero_stage"
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")

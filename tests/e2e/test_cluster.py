@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def user(

@@ -7,17 +7,18 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
 
-from .conftest import ended, in_terminal
+from .conftest import ended, history, in_terminal, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .conftest import Cli
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_exception_in_a_rank_fails_the_run(
@@ -35,9 +36,8 @@ def test_an_exception_in_a_rank_fails_the_run(
         "recipe.epochs=8",
         "cluster.max_failures=0",
     )
-    settings = [word for override in overrides for word in ("--set", override)]
     # Preflight looks at some of the images, and may find it.
-    done = cli("submit", str(tiny_job), "--name", "broken", "--force", *settings)
+    done = cli("submit", str(tiny_job), "--name", "broken", "--force", *settings(*overrides))
     assert done.returncode == 1
     assert "dog/5.png" in done.stdout
     assert "run.log" in done.stdout
@@ -48,7 +48,7 @@ def test_an_exception_in_a_rank_fails_the_run(
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
-    environment: dict[str, str], store: str, home: Path, tiny_job: Path
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
     # a method whose network changes in training, and has to go on from where it was
     overrides = (
@@ -57,8 +57,8 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
         "model.method=s2vite",
         "model.options={update_every: 10}",
     )
-    words = [word for override in overrides for word in ("--set", override)]
-    child = in_terminal(environment, "submit", str(tiny_job), "--name", "stopped", *words)
+    words = ["submit", str(tiny_job), "--name", "stopped", *settings(*overrides)]
+    child = in_terminal(environment, *words)
     # the live line: epoch, step, loss and its parts, top-1, images/s, time left
     child.expect(r"epoch   2/200  step \d+.*loss \d.*ce \d.*ib .*top-1 .*images/s.*\d:\d\d")
     child.expect("epoch   2/200  loss")
@@ -67,7 +67,7 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     assert ended(child) == 130
     run = tracking.find_run(store, "stopped")
     assert run.status == "KILLED"
-    steps = finished_epochs(store, run.run_id)
+    steps = finished_epochs(store)
     assert len(steps) >= 2
 
     child = in_terminal(environment, "resume", "stopped", "-v")
@@ -81,29 +81,16 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     child.expect("ltm-platform resume stopped")
     assert ended(child) == 130
     assert tracking.find_run(store, "stopped").status == "KILLED"
-    resumed = finished_epochs(store, run.run_id)
+    resumed = finished_epochs(store)
     assert resumed[: len(steps)] == steps
     assert len(set(resumed)) > len(set(steps))
     log = (home / "runs" / "stopped" / "run.log").read_text()
     assert log.count("Started a local Ray instance") == 2
+    taken = cli("submit", str(tiny_job), "--name", "stopped")
+    assert taken.returncode == 2
+    assert "ltm-platform resume stopped" in taken.stderr
 
 
-def finished_epochs(store: str, run_id: str) -> list[int]:
-    """The steps at which validation was recorded."""
-    history = MlflowClient(tracking_uri=store).get_metric_history(run_id, "val/top1")
-    return [metric.step for metric in history]
-
-
-def test_a_name_is_taken_once(cli: Cli, tiny_job: Path, store: str) -> None:
-    name = tracking.list_runs(store)[0].name
-    refused = cli("submit", str(tiny_job), "--name", name)
-    assert refused.returncode == 2
-    assert f"ltm-platform resume {name}" in refused.stderr
-
-
-@pytest.mark.parametrize("name", ["../../x", "a b", "$(touch x)", ""])
-def test_a_name_stays_in_its_folder(cli: Cli, tiny_job: Path, home: Path, name: str) -> None:
-    before = sorted(home.rglob("*"))
-    refused = cli("submit", str(tiny_job), "--name", name)
-    assert refused.returncode == 2
-    assert sorted(home.rglob("*")) == before
+def finished_epochs(store: str) -> list[int]:
+    """The steps at which validation of the run "stopped" was recorded."""
+    return [step for step, _ in history(store, "stopped", "val/top1")]

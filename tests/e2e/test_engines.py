@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Trained = Callable[..., RunRecord]
 
+pytestmark = pytest.mark.slow
+
 GUESSING = math.log(10)  # the cross-entropy of ten equally likely digits
 
 

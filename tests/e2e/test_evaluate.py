@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Trained = Callable[..., RunRecord]
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_worker_finds_what_two_found_and_other_ratios_come_with_it(
     cli: Cli, trained: Trained

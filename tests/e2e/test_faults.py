@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
-from mlflow import MlflowClient
+import pytest
 
 from ltm_platform import tracking
-from ltm_platform.errors import UserError
-from ltm_platform.storage.manifest import read_manifest
 
-from .conftest import ELASTIC, in_background, wait_until
+from .conftest import ELASTIC, await_step, history, resume, settings, submitted
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from .conftest import Cli
 
     Trained = Callable[..., tracking.RunRecord]
-    Curve = dict[int, float]
+
+pytestmark = pytest.mark.slow
 
 KEYS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
-
-
-def history(store: str, name: str, key: str) -> list[tuple[int, float]]:
-    """What is recorded, step by step."""
-    run = tracking.find_run(store, name)
-    found = MlflowClient(tracking_uri=store).get_metric_history(run.run_id, key)
-    return [(metric.step, metric.value) for metric in found]
-
-
-def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the run in a folder has written a checkpoint of that step or a later one."""
-    wait_until(lambda: _steps_done(run) >= step, process, run)
-
-
-def _steps_done(run: Path) -> int:
-    done = 0
-    for folder in run.glob("checkpoint_*/"):
-        with suppress(UserError):  # it is written or removed just now
-            done = max(done, read_manifest(folder).steps_done)
-    return done
-
-
-def submitted(
-    environment: dict[str, str], job: Path, name: str, *overrides: str
-) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    words = [word for override in overrides for word in ("--set", override)]
-    return in_background(environment, "submit", str(job), "--name", name, *words)
 
 
 def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:
@@ -115,13 +85,6 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
     assert_same_curve(store, "hit", undisturbed)
 
 
-def resume(cli: Cli, store: str, name: str) -> None:
-    done = cli("resume", name)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after epoch" in done.stdout
-    assert tracking.find_run(store, name).status == "FINISHED"
-
-
 def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
     cli: Cli, store: str, tiny_job: Path, home: Path
 ) -> None:
@@ -137,8 +100,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
         "recipe.warmup_epochs=2",
         "checkpoint.every_steps=2",
     )
-    words = [word for override in overrides for word in ("--set", override)]
-    done = cli("submit", str(tiny_job), "--name", "diverged", *words)
+    done = cli("submit", str(tiny_job), "--name", "diverged", *settings(*overrides))
     assert done.returncode == 1, done.stdout
     assert "is not finite" in done.stdout
     assert "step" in done.stdout
@@ -154,7 +116,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(
     refused = cli("resume", "diverged", "--set", "model.compression_ratio=0.5")
     assert refused.returncode == 2
     assert "model.compression_ratio" in refused.stderr
-    lower = ["--set", "recipe.lr=1e-7", "--set", "recipe.min_lr=0", "--set", "recipe.clip_grad=1"]
+    lower = settings("recipe.lr=1e-7", "recipe.min_lr=0", "recipe.clip_grad=1")
     done = cli("resume", "diverged", "--from", earliest, *lower)
     assert done.returncode == 0, done.stdout + done.stderr
     run = tracking.find_run(store, "diverged")

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ltm_platform.data.order import Order
 
 from .conftest import ROOT, TIMEOUT_S
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("nodes.py")
 EPOCHS, BATCH = 500, 48

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Trained = Callable[..., RunRecord]
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_curve_over_ratios_is_logged_to_its_run(
     cli: Cli, trained: Trained, store: str, tmp_path: Path

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 GOOD, WEAK, WEAKER = "0.002", "1.0e-06", "2.0e-06"
 
 

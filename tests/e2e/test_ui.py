@@ -15,6 +15,8 @@ from .conftest import ended, free_port, in_terminal
 if TYPE_CHECKING:
     from .conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_ui_serves_the_runs_on_the_loopback_address(
     environment: dict[str, str], cli: Cli

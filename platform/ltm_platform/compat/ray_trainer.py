@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ray.train.v2._internal.execution.context import TrainRunContext
 
 
+ABORT_TIMEOUT_S = 30.0
+
+
 class LeanTrainer(TorchTrainer):
     """Starts up to three processes fewer, each of which costs seconds of imports.
 
@@ -26,6 +30,8 @@ class LeanTrainer(TorchTrainer):
     driver, whose end frees all that it placed; after a trial, which is an actor, somebody has to.
     Where nodes do not come by themselves, nobody coordinates who asks for them.
     """
+
+    _controller: Any = None
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         unused: tuple[type, ...] = (DatasetsCallback,)
@@ -39,11 +45,18 @@ class LeanTrainer(TorchTrainer):
         return super()._initialize_and_run_controller(**options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Interrupts stay Python's, and the workers end with their driver.
+        """Interrupts stay Python's, and the workers end with their driver, or by `abort`.
 
         Ray's own handler would first ask the workers to end. What ends a batch job or a service
         signals all of its processes, Ray's too, and then it waits for an answer that never comes.
         """
+        self._controller = controller
+
+    def abort(self) -> None:
+        """Stop the workers that `fit`, interrupted, has left behind in a Ray that runs on."""
+        if self._controller is not None:
+            with suppress(ray.exceptions.RayError):  # it ends the process that would answer
+                ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
 
 
 class _AsksNobody(FixedScalingPolicy):

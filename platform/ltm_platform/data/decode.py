@@ -21,8 +21,8 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.order import Batch
-    from ltm_platform.data.source import Source
     from ltm_platform.data.transforms import Transform
 
 
@@ -43,7 +43,7 @@ class Decoder:
     that decodes nor what it decoded before can change a sample.
     """
 
-    def __init__(self, source: Source, transform: Transform, seed: int) -> None:
+    def __init__(self, source: ImageSet, transform: Transform, seed: int) -> None:
         self._source = source
         self._transform = transform
         self._seed = seed

@@ -33,7 +33,7 @@ _INTERPOLATION = "bicubic"
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augmentation:
     """How training images are varied.
 
     ``crop_scale`` is the range of the random crop's area over the image's; ``hflip`` and
@@ -50,7 +50,7 @@ class Augment:
 
 
 def train_transform(
-    augment: Augment,
+    augment: Augmentation,
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],

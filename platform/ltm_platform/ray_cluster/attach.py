@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,6 +46,12 @@ def join(address: str) -> None:
         where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
         raise UserError(f"there is no Ray {where}: {reason}") from None
+
+
+def is_joined() -> bool:
+    """Whether this process is a driver of some Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
     )(submit)
 
 
-class Cluster:
+class JobsClient:
     """A Ray cluster at the address of its dashboard."""
 
     def __init__(self, address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ltm import plugins
 from ltm_platform import compat
 from ltm_platform.compat.mlflow import (
     CODE_FOLDER,
@@ -60,15 +60,12 @@ def save_model(
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    package = importlib.util.find_spec("ltm")
-    assert package
-    assert package.submodule_search_locations
     model = Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
     mlflow.pytorch.save_model(
         network,
         str(folder),
         mlflow_model=model,
-        code_paths=[package.submodule_search_locations[0]],
+        code_paths=[str(plugins.code_of(package)) for package in _packages(network)],
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED],
         serialization_format="pickle",
     )
@@ -84,6 +81,12 @@ def save_model(
         model_config={"device": None},
     )
     model.save(str(folder / "MLmodel"))
+
+
+def _packages(network: nn.Module) -> list[str]:
+    """Ours, and those of other packages' methods and backbones that the network is made of."""
+    used = {type(module).__module__.partition(".")[0] for module in network.modules()}
+    return ["ltm", *(name for name in plugins.packages() if name in used)]
 
 
 def log_model(

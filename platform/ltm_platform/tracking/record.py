@@ -6,13 +6,25 @@ import json
 import logging
 import platform
 import signal
+import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_away, is_image
 from ltm_platform.errors import RunError
-from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started, Waiting
+from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
+    Event,
+    GaveUp,
+    Measured,
+    Progress,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
 from ltm_platform.storage import locations
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
@@ -76,28 +88,40 @@ class TrackedRun:
         self.next_system_step = 0
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._starts += 1
-            self._before = dict(self._recorded)
-            if self._starts > 1:
-                self.tag(RESTARTS_TAG, str(self._starts - 1))
-            self.tag(WORKERS_TAG, str(event.workers))
-            if self._waits:
-                self.tag(WAITS_TAG, "")
-                self._waits = False
-            self.tag(EPOCH_TAG, f"{event.epochs_done}/{event.epochs}")
-            self._epochs = event.epochs
-        if isinstance(event, Waiting):
-            self.tag(WAITS_TAG, event.lacks)
-            self._waits = True
-        if isinstance(event, EpochEnded):
-            self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
-        if isinstance(event, Decided):
-            self.tag(f"ltm.{event.name}", event.value)
-        if isinstance(event, Progress):
-            self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
-        if isinstance(event, (Started, Waiting)):
-            self._outbox.hurry()  # others look at the state of the run
+        match event:
+            case Started():
+                self._start(event)
+                self._outbox.hurry()  # others look at the state of the run
+            case Waiting():
+                self.tag(WAITS_TAG, event.lacks)
+                self._waits = True
+                self._outbox.hurry()
+            case EpochEnded():
+                self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
+                self._log_progress(event)
+            case Progress() | Measured():
+                self._log_progress(event)
+            case Decided():
+                self.tag(f"ltm.{event.name}", event.value)
+            case GaveUp() | StoppedOnRequest() | ControllerStarted():
+                pass  # the run's status at its end has it
+            case _:
+                assert_never(event)
+
+    def _start(self, event: Started) -> None:
+        self._starts += 1
+        self._before = dict(self._recorded)
+        if self._starts > 1:
+            self.tag(RESTARTS_TAG, str(self._starts - 1))
+        self.tag(WORKERS_TAG, str(event.workers))
+        if self._waits:
+            self.tag(WAITS_TAG, "")
+            self._waits = False
+        self.tag(EPOCH_TAG, f"{event.epochs_done}/{event.epochs}")
+        self._epochs = event.epochs
+
+    def _log_progress(self, event: Progress) -> None:
+        self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:
         """Record what is new: a run that goes on tells the steps after its checkpoint again."""
@@ -305,6 +329,9 @@ def create_run(
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C must not cut off the writing of the final status."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt the main thread alone
+        return
     held = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from ltm_platform.compat.ray_core import remove_reservation
 from ltm_platform.compat.ray_train import StopCallback, abort
 from ltm_platform.errors import RunError
-from ltm_platform.events import EpochEnded
+from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
+    GaveUp,
+    Measured,
+    Progress,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
 from ltm_platform.runs.driver import fit
 
 if TYPE_CHECKING:
@@ -25,13 +34,6 @@ _RESERVED_FILE = "placement_group"
 ABORT_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _ControllerStarted:
-    """The actor that starts the workers, and again after a fault."""
-
-    handle: Any
-
-
 class _Reveal(StopCallback):
     """Tells the trial what it takes to stop its workers."""
 
@@ -40,7 +42,7 @@ class _Reveal(StopCallback):
         self._folder = folder
 
     def on_controller(self, handle: Any) -> None:
-        self._events.put_nowait([_ControllerStarted(handle)])
+        self._events.put_nowait([ControllerStarted(handle)])
 
     def on_reservation(self, identity: str) -> None:
         (self._folder / _RESERVED_FILE).write_text(identity)
@@ -54,10 +56,17 @@ class Workers:
         self._controller: Any = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            self._heard.put(event)
-        elif isinstance(event, _ControllerStarted):
-            self._controller = event.handle
+        match event:
+            case EpochEnded():
+                self._heard.put(event)
+            case ControllerStarted():
+                self._controller = event.handle
+            case Progress() | Measured() | Started() | Waiting() | Decided():
+                pass
+            case GaveUp() | StoppedOnRequest():
+                pass  # `recording` raises what they mean
+            case _:
+                assert_never(event)
 
     def epochs(
         self, ready: Ready, folder: RunFolder, events: EventQueue

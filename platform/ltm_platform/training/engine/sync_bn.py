@@ -14,7 +14,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from ltm.backbones import adopt
+from ltm.adopt import adopt
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """All of torch's, and so all of timm's."""

@@ -1,0 +1,77 @@
+"""Every benchmark runs, at its smallest size; what it measures there means nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from .conftest import ROOT, TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+pytestmark = pytest.mark.slow
+
+
+class Smoke(NamedTuple):
+    """How the smallest run of a benchmark is started, and a line that it prints."""
+
+    options: str
+    line: str
+
+
+TINY, SMALL = "vit_nano_patch4_32", "vit_tiny_patch16_224"
+NUMBER = r"\d[\d.,]*"
+
+SMOKES: Mapping[str, Smoke] = {
+    "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
+    "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
+    "ib_overhead": Smoke(
+        f"--backbone {SMALL} --batch 2 --classes 4 --runs 1", r"streaming statistics +{N} ms"
+    ),
+    "inference": Smoke(
+        f"--backbones {SMALL} --methods ltm --batch 1 --runs 1", rf"{SMALL} +ltm +plan +{{N}}"
+    ),
+    "loader": Smoke(
+        "--images 32 --batch 8 --workers 1 --rounds 1 --steps 1 --index 100", r"shards +100 +{N}"
+    ),
+    "mask_learning": Smoke("--data digits --seeds 0 --steps 8", r"digits +content +{N} ±"),
+    "methods": Smoke(
+        "--methods ltm tome --seeds 0 --steps 4 --finetune 4 --runs 1", r"tome +{N} +{N} ±"
+    ),
+    "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
+    "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),
+    "startup": Smoke("--cold --rounds 1", r"best +{N} +{N} +{N}"),
+    "tome": Smoke(
+        f"--backbone {SMALL} --r 8 --batch 1 --runs 1 --processes 1", r" 8 +{N} +{N} +{N}"
+    ),
+    "tracking": Smoke("--trials 1 --steps 2", r"arrived +8 of 8 values"),
+    "training": Smoke(
+        f"--backbone {TINY} --image-size 32 --images 32 --batch 8 --workers 1 --turns 1"
+        " --seconds 5",
+        r" 1 +{N} +{N} +{N}",
+    ),
+    "tune_overhead": Smoke("--trials 2 --epochs 1", r"after the first: {N} s"),
+}
+PARTS = {"first_step": "startup", "timm_loop": "training"}
+"""Programs that a benchmark starts."""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
+    if name in PARTS:
+        assert f"{name}.py" in (ROOT / "benchmarks" / f"{PARTS[name]}.py").read_text()
+        return
+    assert name in SMOKES, "give its smallest size above"
+    smoke = SMOKES[name]
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *smoke.options.split()]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(smoke.line.replace("{N}", NUMBER), done.stdout), done.stdout

@@ -1,0 +1,35 @@
+"""Two workers at ZeRO 1 whose run is killed, and goes on where it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.manifest import check
+from ltm_platform.storage.run_folder import RunFolder
+
+from .conftest import await_step, history, resume, submitted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Cli
+
+STEPS = 90
+"""Of the tiny job's two epochs."""
+
+
+def test_a_killed_run_of_two_workers_goes_on_to_its_end(
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+) -> None:
+    run = home / "runs/cut-off"
+    overrides = ("engine.zero_stage=1", "cluster.workers=2", "checkpoint.every_steps=10")
+    with submitted(environment, tiny_job, "cut-off", *overrides) as process:
+        await_step(run, 20, process)
+        process.kill()
+    resume(cli, store, "cut-off")
+    for key in ("train/loss", "train/lr"):
+        steps = [step for step, _ in history(store, "cut-off", key)]
+        assert steps == list(range(1, STEPS + 1)), key
+    last = check(stored(RunFolder(run))[-1].fetch())
+    assert (last.world_size, last.steps_done) == (2, STEPS)
