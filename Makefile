@@ -1,11 +1,13 @@
 PYTHON ?= python3
-VENV := .venv
+# One environment for each version of Python; empty where there is no such interpreter.
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help quickstart test test-all coverage lint format
+.PHONY: help venv quickstart test test-all coverage lint format
 
 help:
+	@echo "make venv         set up .venv with PYTHON=... (python3)"
 	@echo "make quickstart   set up .venv and train the quickstart job"
 	@echo "make test         set up .venv and run what every commit must pass, in ten minutes"
 	@echo "make test-all     run the tests that make test leaves out: faults, nodes, cluster, browser"
@@ -13,31 +15,37 @@ help:
 	@echo "make lint         format, lint, type and import checks"
 	@echo "make format       format and fix what can be fixed"
 
-quickstart: $(INSTALLED)
+quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
 UNIT := tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
 E2E := tests/e2e --numprocesses 2
 
-test: $(INSTALLED)
+test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow"
 	$(BIN)/python -m pytest $(E2E) -m "not slow"
 
-test-all: $(INSTALLED)
+test-all: venv
 	$(BIN)/python -m pytest $(E2E) -m slow
 
-coverage: $(INSTALLED)
+coverage: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --cov --cov-report=xml --cov-report=html --cov-report=term
 
-lint: $(INSTALLED)
+lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)
+format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# .venv is the environment used last: a link, unless a folder of that name is there already.
+venv: $(INSTALLED)
+	@if [ -d .venv ] && [ ! -h .venv ]; then \
+	  echo "using $(VENV); .venv is a folder of its own: remove it to have it linked to $(VENV)" >&2; \
+	elif [ "$$(readlink .venv)" != $(VENV) ]; then ln -sfn $(VENV) .venv; fi
 
 # Stale as soon as what is to be installed changes.
 $(INSTALLED): pyproject.toml constraints.txt

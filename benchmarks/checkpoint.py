@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ltm_platform.cli.screen.capture import captured_output
+from ltm_platform.api.output import captured_output
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 
@@ -43,8 +43,8 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     from ltm_platform.training import checkpoint
     from ltm_platform.training.engine.build import build_engine, deepspeed_config
     from ltm_platform.training.engine.weights import ShardedEma, average_buffers, weights_are_finite
-    from ltm_platform.training.network import build_network, build_objective
-    from ltm_platform.training.optimization import build_optimizer
+    from ltm_platform.training.recipe.network import build_network, build_objective
+    from ltm_platform.training.recipe.optimization import build_optimizer
     from ltm_platform.training.worker_context import RayWorker
 
     place, job = RayWorker(), JobSpec.from_dict(config["job"])
@@ -117,7 +117,7 @@ def main() -> None:
     machine = this_machine()
     with (
         tempfile.TemporaryDirectory(prefix="ltm-checkpoint-") as storage,
-        captured_output(Path(storage) / "ray.log", echo=args.verbose),
+        captured_output(Path(storage) / "ray.log", print if args.verbose else None),
         embedded_ray(machine),
     ):
         import ray.train

@@ -34,21 +34,21 @@ from timm.data import ImageDataset, create_loader
 
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import Loader
-from ltm_platform.data.sources.folder import FolderSource
-from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
-from ltm_platform.data.transforms import Augment, allow_black_posters, train_transform
+from ltm_platform.data.sources.folder import FolderImages
+from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
+from ltm_platform.data.transforms import Augmentation, allow_black_posters, train_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ltm_platform.data.source import Source
+    from ltm_platform.data.image_set import ImageSet
 
 SIZE = 224
 IMAGENET_IMAGES_A_GROUP = 9  # 110 KB each in groups of 1 MiB
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 AUGMENTS = {
-    "crop": Augment(),
-    "published": Augment(auto_augment="rand-m9-mstd0.5", random_erasing=0.2),
+    "crop": Augmentation(),
+    "published": Augmentation(auto_augment="rand-m9-mstd0.5", random_erasing=0.2),
 }
 
 
@@ -68,7 +68,7 @@ def write_photographs(root: Path, count: int) -> None:
         photo.save(path, quality=92)
 
 
-def ours(source: Source, augment: Augment, args: argparse.Namespace) -> Loader:
+def ours(source: ImageSet, augment: Augmentation, args: argparse.Namespace) -> Loader:
     return Loader(
         source,
         train_transform(augment, SIZE, MEAN, STD, resize=args.resize),
@@ -82,7 +82,7 @@ def ours(source: Source, augment: Augment, args: argparse.Namespace) -> Loader:
 
 
 def timms(
-    root: Path, augment: Augment, args: argparse.Namespace, *, prefetcher: bool
+    root: Path, augment: Augmentation, args: argparse.Namespace, *, prefetcher: bool
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     dataset = ImageDataset(str(root))
     loader = create_loader(
@@ -154,13 +154,13 @@ def compare(root: Path, args: argparse.Namespace) -> None:
         print(f"{name:<22}{rate:>9.0f}{ratio:>9.2f}{cpu:>8.2f}{1 / cpu_ratio:>9.2f}")
 
 
-def shards(folder: Source, root: Path) -> ParquetSource:
+def shards(folder: ImageSet, root: Path) -> ShardImages:
     """The images of ``folder`` as our shards."""
     records = (
         Record(data, label, str(index))
         for index, (data, label) in enumerate(folder.read(range(len(folder))))
     )
-    return ParquetSource(write_shards(root.parent / "shards", "train", records, folder.classes))
+    return ShardImages(write_shards(root.parent / "shards", "train", records, folder.classes))
 
 
 def share_of_training(root: Path, args: argparse.Namespace) -> None:
@@ -189,11 +189,11 @@ def share_of_training(root: Path, args: argparse.Namespace) -> None:
 def memory(root: Path, args: argparse.Namespace) -> None:
     """Print what a decode process holds with an index of ImageNet's size."""
     folder = open_dataset(str(root), cache=root, val_fraction=0.001).train
-    assert isinstance(folder, FolderSource)
+    assert isinstance(folder, FolderImages)
     images = np.arange(args.index) % len(folder)
     paths = [f"./././././././././././{folder.locate(i).split(chr(39))[1]}" for i in images]
     labels = np.arange(args.index) % 10
-    huge = FolderSource(folder.root, paths, labels, folder.classes)
+    huge = FolderImages(folder.root, paths, labels, folder.classes)
     dots = root.parent / "dots"
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1)).save(buffer, "JPEG")
@@ -206,9 +206,9 @@ def memory(root: Path, args: argparse.Namespace) -> None:
     print(f"{'source':<10}{'images':>10}{'resident MiB':>14}{'of it private':>15}{'a batch':>9}")
     for name, source in (
         *(("folder", folder), ("folder", huge)),
-        *(("shards", shards(folder, root)), ("shards", ParquetSource(dots / "train"))),
+        *(("shards", shards(folder, root)), ("shards", ShardImages(dots / "train"))),
     ):
-        with closing(ours(source, Augment(), args)) as loader:
+        with closing(ours(source, Augmentation(), args)) as loader:
             batches = loader.epoch(0)
             for _ in range(min(20, loader.steps(1))):
                 batch, _ = next(batches)

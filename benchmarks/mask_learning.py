@@ -21,18 +21,21 @@ import argparse
 import math
 import time
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ltm
-import ltm.plan
+
+if TYPE_CHECKING:
+    from ltm.interfaces import Kept
 
 BACKBONE = "vit_nano_patch4_32"
 BATCH, RATE, PAD = 32, 2e-3, 3
 
-MASKS: dict[str, tuple[ltm.plan.Kept, bool]] = {
+MASKS: dict[str, tuple[Kept, bool]] = {
     "grid, frozen": ((4, 4), True),
     "grid": ((4, 4), False),
     "content, frozen": (16, True),

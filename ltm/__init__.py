@@ -3,29 +3,67 @@
 >>> import ltm
 >>> model = ltm.create_model("vit_s", method="ltm", compression_ratio=0.8)
 >>> ltm.count(model).gmacs  # doctest: +SKIP
+
+torch and timm are loaded when one of these names is first used. For names of ours in timm's own
+registry, `timm.create_model("ltm_vit_small_patch16_224")`, `import ltm.timm_models` first.
 """
 
-from ltm import timm_models
-from ltm.backbones import list_backbones
-from ltm.bottleneck import StreamingBottleneck
-from ltm.create import create_model
-from ltm.flops import Count, count
-from ltm.heatmap import Heatmap, beside, heatmap
-from ltm.merge import Merge
-from ltm.methods import Method, list_methods, list_token_methods, register_method
-from ltm.plan import elastic_ratio
-from ltm.structure import compacted
-from ltm.table import Published, table
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltm import plugins, timm_models
+    from ltm.backbones import list_backbones, register_family
+    from ltm.bottleneck import StreamingBottleneck
+    from ltm.create import compacted, create_model
+    from ltm.errors import FieldError, PluginError
+    from ltm.flops import Count, count
+    from ltm.heatmaps import Heatmap, beside, heatmap
+    from ltm.interfaces import Method, SiteInput, compressible
+    from ltm.merge import Merge
+    from ltm.methods import list_methods, list_token_methods, register_method
+    from ltm.plan import elastic_ratio
+    from ltm.published import Published, table
+
+_MODULE_OF = {
+    "Count": "flops",
+    "FieldError": "errors",
+    "Heatmap": "heatmaps",
+    "Merge": "merge",
+    "Method": "interfaces",
+    "PluginError": "errors",
+    "Published": "published",
+    "SiteInput": "interfaces",
+    "StreamingBottleneck": "bottleneck",
+    "beside": "heatmaps",
+    "compacted": "create",
+    "compressible": "interfaces",
+    "count": "flops",
+    "create_model": "create",
+    "elastic_ratio": "plan",
+    "heatmap": "heatmaps",
+    "list_backbones": "backbones",
+    "list_methods": "methods",
+    "list_token_methods": "methods",
+    "register_family": "backbones",
+    "register_method": "methods",
+    "table": "published",
+}
+_MODULES = ("plugins", "timm_models")
 
 __all__ = [
     "Count",
+    "FieldError",
     "Heatmap",
     "Merge",
     "Method",
+    "PluginError",
     "Published",
+    "SiteInput",
     "StreamingBottleneck",
     "beside",
     "compacted",
+    "compressible",
     "count",
     "create_model",
     "elastic_ratio",
@@ -33,7 +71,21 @@ __all__ = [
     "list_backbones",
     "list_methods",
     "list_token_methods",
+    "plugins",
+    "register_family",
     "register_method",
     "table",
     "timm_models",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"ltm.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ltm' has no attribute {name!r}")
+    return getattr(import_module(f"ltm.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

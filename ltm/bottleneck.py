@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
+
 _INPUT_SIDE = 32  # pixels: inputs are compared at this size
 _INPUT_DIM = 3 * _INPUT_SIDE**2
 _EPS = 1e-6
@@ -103,7 +105,7 @@ class StreamingBottleneck(nn.Module):
     depend on the order of samples or on the rank that saw them.
 
         bound = bottleneck(features, labels, images)   # every micro-batch
-        bottleneck.share()                             # before the last one's backward, at will
+        bottleneck.share()                             # before the last one's backward, optional
         bottleneck.sync()                              # every optimizer step, on every rank
 
     Features, inputs and centroids are L2-normalised; inputs are compared at 32 x 32 pixels. All
@@ -133,7 +135,7 @@ class StreamingBottleneck(nn.Module):
         named |= {"clusters": clusters, "beta": beta, "window": window, "smoothing": smoothing}
         for name, value in named.items():
             if not value > 0:
-                raise ValueError(f"{name} is {value!r}, allowed is a number above 0")
+                raise FieldError(name, value, "a number above 0")
         self.num_classes, self.clusters, self.beta = num_classes, clusters, beta
         self.window, self.smoothing = window, smoothing
         K, C, D = clusters, num_classes, feature_dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ltm.errors import FieldError
 from ltm.flops import count
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def fit_budget(model: MergingModel, target_gmacs: float) -> None:
     """Compress a model to at most `target_gmacs` (1e9 MACs an image, attention included).
 
     Searches the ratios that give different plans, by bisection: more tokens never cost less. The
-    choice is logged, and stands in `model.plan`. ValueError, with the range that is possible, for
+    choice is logged, and stands in `model.plan`. FieldError, with the range that is possible, for
     a target below the cost of the smallest plan.
     """
     least_ratio = max(model.least_ratio, _SMALLEST)
@@ -37,10 +38,11 @@ def fit_budget(model: MergingModel, target_gmacs: float) -> None:
     most, least = cost(steps), cost(1)
     if not target_gmacs >= least:
         model.set_compression()
-        raise ValueError(
-            f"target_gmacs is {target_gmacs}, allowed for this model at "
-            f"{model.image_size[0]} x {model.image_size[1]} pixels is {least:.4g} or more; "
-            f"without merging it takes {most:.4g}"
+        raise FieldError(
+            "target_gmacs",
+            target_gmacs,
+            f"{least:.4g} or more for this model at {model.image_size[0]} x "
+            f"{model.image_size[1]} pixels; without merging it takes {most:.4g}",
         )
     low, high = 1, steps + 1  # low fits, high does not
     while high - low > 1:

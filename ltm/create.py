@@ -10,9 +10,11 @@ from timm.models import load_state_dict
 
 from ltm.backbones import find_backbone
 from ltm.budget import fit_budget
+from ltm.errors import FieldError
 from ltm.flops import image_size_of
-from ltm.methods import build_method, check_method, removes_structure
-from ltm.structure import PrunableModel, prunable
+from ltm.interfaces import compressible
+from ltm.methods import build_method, check_method, reduces
+from ltm.structure import prunable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ltm.backbones import MergingModel
-    from ltm.plan import Plan
+    from ltm.interfaces import Plan
+    from ltm.structure import PrunableModel
 
 
 def create_model(
@@ -55,12 +58,12 @@ def create_model(
     drop_path: stochastic depth rate of the last block, in [0, 1).
     method_options: what the method takes, such as `rank=16` of ltm.
 
-    ValueError for a name, number or option that is not possible, with those that are.
+    FieldError for a name, number or option that is not possible, with those that are.
     """
     name, family = find_backbone(backbone)
     check_method(method)
     if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path is {drop_path}, allowed is a number in [0, 1)")
+        raise FieldError("drop_path", drop_path, "a number in [0, 1)")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     model = family.build(
         name, size, num_classes=num_classes, pretrained=pretrained, drop_path_rate=drop_path
@@ -86,22 +89,27 @@ def merged(
     """
     given = {wish: value for wish, value in wishes.items() if value is not None}
     if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are given, allowed is one of them")
+        first, *others = given
+        problem = f"is given beside {' and '.join(others)}"
+        raise FieldError(first, given[first], "one of them", problem)
     if method == "none":
         if method_options or (given and given != {"compression_ratio": 1}):
-            refused = ", ".join([*given, *method_options])
-            raise ValueError(f"method is 'none', which merges nothing: {refused} are not allowed")
+            refused = [*given, *(f"options.{option}" for option in method_options)][0]
+            value = {**given, **{f"options.{k}": v for k, v in method_options.items()}}[refused]
+            problem = "is given to method 'none', which merges nothing"
+            raise FieldError(refused, value, "a method that merges", problem)
         return model
-    if removes_structure(method):
+    if reduces(method) == "structure":
         return _pruned(name, model, method, given, method_options)
     merging = family.from_timm(model)
     merging.timm_name = name
     merging.image_size = image_size_of(model)
     to = given.get("plan", given.get("compression_ratio"))
-    merging.attach(lambda places: build_method(method, places, method_options), to)
+    merging.attach(lambda sites: build_method(method, sites, method_options), to)
     if "target_gmacs" in given:
-        if merging.method.removes is not None:
-            raise ValueError("option 'r' is given beside target_gmacs, allowed is one of them")
+        removes = merging.method.removes
+        if removes is not None:
+            raise FieldError("options.r", removes, "one of them", "is given beside target_gmacs")
         fit_budget(merging, given["target_gmacs"])
     return merging
 
@@ -128,35 +136,32 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
 
     Those of the method may be absent: then it starts as it was. Position embeddings of another
     image size are interpolated as timm does. A model from which heads and units may leave takes the
-    shape of the weights, and what they had closed is removed. ValueError names other keys that are
+    shape of the weights, and what they had closed is removed. FieldError names other keys that are
     absent, unknown or of another shape; the model then keeps its weights, if not its shape changed.
 
     new_classifier: the model's own stays where the file's is for another number of classes.
     Returns whether it stayed.
     """
     if not Path(path).is_file():
-        raise ValueError(f"checkpoint is {str(path)!r}, which is not a file")
+        problem = f"is {str(path)!r}, which is not a file"
+        raise FieldError("checkpoint", str(path), problem=problem)
     loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
-    prunes = model if isinstance(model, PrunableModel) else None
-    if prunes:
-        prunes.take_shape(loaded)
+    compression = compressible(model)
+    compression.before_load(loaded)
     own = model.state_dict()
     for key in [k for k in own if k in loaded and loaded[k].shape != own[k].shape]:
         loaded = {**loaded, key: _resampled(model, key, loaded[key])}
     kept = _kept_classifier(model, loaded) if new_classifier else set()
     loaded = {**loaded, **{key: own[key] for key in kept}}
-    missing = [k for k in own if k not in loaded and not k.startswith("method.")]
-    if prunes:
-        missing = [k for k in missing if not prunes.may_lack(k)]
+    missing = [k for k in own if k not in loaded and not compression.may_lack(k)]
     unknown = [k for k in loaded if k not in own]
     shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
     for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
         if keys:
             shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"checkpoint {str(path)!r} {problem} {shown}")
+            raise FieldError("checkpoint", str(path), problem=f"{str(path)!r} {problem} {shown}")
     model.load_state_dict({**own, **loaded})
-    if prunes:
-        prunes.loaded(loaded)
+    compression.after_load(loaded)
     return bool(kept)
 
 
@@ -181,3 +186,8 @@ def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:
     own = {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
     other = [k for k in own if k in loaded and loaded[k].shape != own[k].shape]
     return set(own) if other else set()
+
+
+def compacted(model: nn.Module) -> nn.Module:
+    """Any model as it is used after training: itself, or a smaller copy that computes the same."""
+    return compressible(model).compacted()

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from ltm._compat import (
+    EMBEDDING_BAGS,
+    FUSED_ATTENTION,
+    FUSED_ATTENTION_ON_CPU,
+    FlopCounterMode,
+    sdpa_flop_count,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -26,10 +33,7 @@ _ATTENTION = re.compile("attention|attn|mla", re.IGNORECASE)
 _MATMULS = {
     aten.bmm,
     aten.baddbmm,
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_efficient_attention,
-    aten._scaled_dot_product_cudnn_attention,
+    *FUSED_ATTENTION,
 }
 
 
@@ -138,8 +142,7 @@ def _bag(_weight: Any, indices: Any, *_: Any, out_shape: Any = None, **__: Any) 
 
 
 _FORMULAS: dict[Any, Callable[..., Any]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
-    aten._embedding_bag_forward_only: _bag,
-    aten._embedding_bag: _bag,
+    FUSED_ATTENTION_ON_CPU: _sdpa,
+    **dict.fromkeys(EMBEDDING_BAGS, _bag),
     aten.scatter_add: _added(3),
 }

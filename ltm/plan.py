@@ -12,52 +12,21 @@ The compression ratio is the kept fraction P/N (arXiv 2407.15219, section 3); 1 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
 from random import Random
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-Grid = tuple[int, int]
-Kept = int | Grid
-Plan = Mapping[str, Kept]
+from ltm.errors import FieldError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-class Place(NamedTuple):
-    """Where a network may merge: the channels of a token there, and whether a grid must stay."""
-
-    dim: int
-    needs_grid: bool
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place where tokens merge, as one model with one plan has it.
-
-    name: timm's name of the module that merges, as in the plan.
-    dim: channels of a token.
-    grid: height and width of the tokens that arrive; None after a merge that keeps no grid.
-    tokens: how many tokens arrive.
-    kept: how many stay, or the grid that stays.
-    tiles: rows and columns of such grids in an image; each merges on its own.
-    """
-
-    name: str
-    dim: int
-    grid: Grid | None
-    tokens: int
-    kept: Kept
-    tiles: Grid = (1, 1)
-
-    @property
-    def slots(self) -> int:
-        return self.kept if isinstance(self.kept, int) else math.prod(self.kept)
+    from ltm.interfaces import Grid, Plan, Spread
 
 
 def check_ratio(ratio: float) -> float:
-    """The ratio itself, or ValueError when it is not in (0, 1]."""
+    """The ratio itself, or FieldError when it is not in (0, 1]."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise ValueError(f"compression_ratio is {ratio!r}, allowed is a number in (0, 1]")
+        raise FieldError("compression_ratio", ratio, "a number in (0, 1]")
     return float(ratio)
 
 
@@ -71,28 +40,24 @@ def elastic_ratio(bounds: tuple[float, float], step: int, seed: int = 0) -> floa
     """
     low, high = (check_ratio(bound) for bound in bounds)
     if low > high:
-        raise ValueError(f"elastic is {low} to {high}, allowed is a range from low to high")
+        raise FieldError("elastic", bounds, "a range from low to high", f"is {low} to {high}")
     return low + (high - low) * Random(f"{seed}-{step}").random()
 
 
 def check_names(plan: Plan, allowed: Iterable[str]) -> None:
-    """ValueError when a plan names a site that the network does not have."""
+    """FieldError when a plan names a site that the network does not have."""
     allowed = list(allowed)
     for name in plan:
         if name not in allowed:
-            near = get_close_matches(str(name), allowed, n=1) or allowed[:1]
-            raise ValueError(
-                f"plan names site {name!r}, sites are {allowed[0]} to {allowed[-1]}: "
-                f"did you mean {near[0]!r}?"
-            )
+            problem = f"names site {name!r}"
+            raise FieldError("plan", name, f"{allowed[0]} to {allowed[-1]}", problem, (), allowed)
 
 
 def kept_tokens(name: str, kept: object, tokens: int) -> int:
     """An entry of a plan for a site without a grid: a whole number in [1, tokens]."""
     if type(kept) is not int or not 1 <= kept <= tokens:
-        raise ValueError(
-            f"plan keeps {kept!r} tokens at {name}, allowed is a whole number from 1 to {tokens}"
-        )
+        problem = f"keeps {kept!r} tokens at {name}"
+        raise FieldError("plan", kept, f"a whole number from 1 to {tokens}", problem)
     return kept
 
 
@@ -102,30 +67,32 @@ def kept_grid(name: str, kept: object, grid: Grid, smallest: Grid = (1, 1)) -> G
         case [rows, columns] if type(rows) is int and type(columns) is int:
             if smallest[0] <= rows <= grid[0] and smallest[1] <= columns <= grid[1]:
                 return rows, columns
-    raise ValueError(
-        f"plan keeps {kept!r} at {name}, allowed is a grid of rows and columns "
-        f"from {smallest[0]} x {smallest[1]} to {grid[0]} x {grid[1]}"
+    raise FieldError(
+        "plan",
+        kept,
+        f"a grid of rows and columns from {smallest[0]} x {smallest[1]} to {grid[0]} x {grid[1]}",
+        f"keeps {kept!r} at {name}",
     )
 
 
-def quarters(places: int) -> set[int]:
-    """The numbers of the places at a quarter, a half and three quarters of the depth."""
-    return {places // 4, places // 2, 3 * places // 4}
+def quarters(sites: int) -> set[int]:
+    """The numbers of the sites at a quarter, a half and three quarters of the depth."""
+    return {sites // 4, sites // 2, 3 * sites // 4}
 
 
-def lost_by_place(spread: str, places: int) -> list[float]:
-    """What part of all tokens that leave has left after each place, from above 0 to 1.
+def lost_by_site(spread: Spread, sites: int) -> list[float]:
+    """What part of all tokens that leave has left after each site, from above 0 to 1.
 
-    even: the same number at every place. decreasing: linearly less, to none at the last.
+    even: the same number at every site. decreasing: linearly less, to none at the last.
     quarters: a third each at a quarter, a half and three quarters of the depth.
     """
     if spread == "quarters":
-        shares = [1.0 * (place in quarters(places)) for place in range(places)]
-    elif spread == "decreasing" and places > 1:
-        shares = [1 - place / (places - 1) for place in range(places)]
+        shares = [1.0 * (site in quarters(sites)) for site in range(sites)]
+    elif spread == "decreasing" and sites > 1:
+        shares = [1 - site / (sites - 1) for site in range(sites)]
     else:
-        shares = [1.0] * places
-    return [sum(shares[: place + 1]) / sum(shares) for place in range(places)]
+        shares = [1.0] * sites
+    return [sum(shares[: site + 1]) / sum(shares) for site in range(sites)]
 
 
 def tokens_for_ratio(ratio: float, tokens: int) -> int:

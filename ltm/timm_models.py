@@ -1,6 +1,7 @@
 """The published networks under timm's registry: `timm.create_model("ltm_vit_small_patch16_224")`.
 
-Keyword arguments of timm's models (num_classes, img_size, in_chans, drop_path_rate, features_only)
+They are there once this module has been imported: `import ltm` alone does not load timm. Keyword
+arguments of timm's models (num_classes, img_size, in_chans, drop_path_rate, features_only)
 and of `ltm.create_model` (method, compression_ratio, plan, target_gmacs, options of a method) may
 be mixed.
 """
@@ -10,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from timm.models import register_model
-from timm.models._features import FeatureGetterNet
 
+from ltm._compat import FeatureGetterNet
 from ltm.backbones import find_backbone
 from ltm.create import merged
 from ltm.methods import check_method, list_options
-from ltm.table import PUBLISHED
+from ltm.published import PUBLISHED
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,16 +1,27 @@
-"""Backbone families. A new one is one file with `@register_family` and one line here."""
+"""Backbone families. A new one is one file with `@register_family` and one line here.
+
+A family of another package is an entry point of the group `ltm.backbones`, see docs/extending.md.
+"""
 
 from ltm.backbones import efficientvit, mobilevit, swin, vit
-from ltm.backbones._base import MergingModel, adopt
-from ltm.backbones._registry import find_backbone, list_backbones
+from ltm.backbones._base import Choose, MergingModel
+from ltm.backbones._merging import Merging
+from ltm.backbones._registry import find_backbone, list_backbones, register_family
+from ltm.backbones._staged import StagedModel, check_size, halved, merged_map
 
 __all__ = [
+    "Choose",
+    "Merging",
     "MergingModel",
-    "adopt",
+    "StagedModel",
+    "check_size",
     "efficientvit",
     "find_backbone",
+    "halved",
     "list_backbones",
+    "merged_map",
     "mobilevit",
+    "register_family",
     "swin",
     "vit",
 ]

@@ -1,128 +1,53 @@
-"""What every backbone family shares: adopting a timm model, sites, and where a ratio goes."""
+"""What every backbone family shares: sites, what a method is offered, and where a ratio goes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-
+from ltm.backbones._merging import Merging
+from ltm.errors import FieldError
+from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.plan import (
-    Grid,
-    Kept,
-    Place,
-    Plan,
-    Site,
     check_names,
     check_ratio,
     grid_for_ratio,
     kept_grid,
     kept_tokens,
-    lost_by_place,
+    lost_by_site,
     tokens_for_ratio,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ltm.merge import Merge
-    from ltm.methods import Method
+    from ltm.interfaces import Method, Site
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-# what to keep at a place: its name, its grid (None when there is none any more), its tokens
+# what to keep at a site: its name, its grid (None when there is none any more), its tokens
 Choose = Callable[[str, Grid | None, int], Kept | None]
 
 DEFAULT_RATIO = 0.8  # the published command's
 _LEAST = 1e-6  # a kept fraction above 0
 
 
-def adopt(cls: type[ModuleT], module: nn.Module) -> ModuleT:
-    """A `cls` that owns all that `module`, of a parent class, owned: children, parameters, names.
-
-    timm builds and loads a network, a subclass of ours takes it over; keys of the state dict stay.
-    """
-    assert issubclass(cls, type(module)), f"{cls.__name__} cannot adopt {type(module).__name__}"
-    new = cls.__new__(cls)
-    nn.Module.__init__(new)
-    new.__dict__.update(module.__dict__)
-    return new
-
-
-class Merging:
-    """One site in one forward pass: makes the merge, applies it, and remembers it.
-
-    mass: [B, N], how many image tokens each token stands for; None for one each.
-    pixels: tokens come as [B x pixels, N, D], and all pixels of a token share its fate.
-    prefix: how many tokens before the first one of the image pass by.
-    """
-
-    merge: Merge
-    _each: Merge
-
-    def __init__(
-        self,
-        method: Method,
-        site: Site,
-        mass: Tensor | None = None,
-        pixels: int = 1,
-        prefix: int = 0,
-    ) -> None:
-        self.method = method
-        self.site = site
-        self.mass = mass
-        self.pixels = pixels
-        self.prefix = prefix
-
-    def __call__(
-        self, tokens: Tensor, keys: Tensor | None = None, received: Tensor | None = None
-    ) -> Tensor:
-        """Decide on tokens [B x pixels, prefix + N, D] and merge them: [B x pixels, prefix + P, D].
-
-        keys [B x pixels, prefix + N, d] and received [B x pixels, prefix + N] as `Method.forward`
-        takes them.
-        """
-        keys = self._seen(keys) if self.method.needs_keys and keys is not None else None
-        received = None if received is None else self._seen(received)
-        self.merge = self.method(self._seen(tokens), self.site, self.mass, keys, received)
-        self._each = self.merge if self.pixels == 1 else self.merge.repeated(self.pixels)
-        return self.apply(tokens)
-
-    def apply(self, tokens: Tensor) -> Tensor:
-        """Merge other tokens of the same places in the same way."""
-        return self._each.after(self.prefix, tokens)
-
-    def unmerge(self, tokens: Tensor) -> Tensor:
-        """[B x pixels, P, D] -> [B x pixels, N, D]."""
-        return self._each.unmerge(tokens)
-
-    def merged_mass(self) -> Tensor:
-        """[B, P], after the merge."""
-        sizes = self.merge.sizes(self.mass)
-        return sizes if self.method.learns_mass else sizes.detach()
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """What the method sees of tokens: those of the image, the mean over pixels."""
-        x = x[:, self.prefix :]
-        return x if self.pixels == 1 else x.view(-1, self.pixels, *x.shape[1:]).mean(1)
-
-
-class MergingModel(nn.Module):
+class MergingModel(Compressible):
     """Mixin for the model of a family: it has a method, and sites where the method merges.
 
     default_plans: (timm name, image size) -> plan, when the user names none.
     needs_grid: what follows a merge needs tokens on a grid, of `smallest_grid` at least.
+    offers: what its blocks can show a method at a site.
     """
 
     default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {}
     needs_grid: ClassVar[bool] = True
     smallest_grid: ClassVar[Grid] = (1, 1)
+    offers: ClassVar[frozenset[Evidence]] = NOTHING
 
     timm_name: str
     image_size: Grid
     method: Method
-    method_places: dict[str, Place]
+    site_kinds: dict[str, SiteKind]
     sites: dict[str, Site]
     _wish: float | Plan | None
 
@@ -134,15 +59,15 @@ class MergingModel(nn.Module):
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        """timm's own model. ValueError when it cannot take the image size."""
+        """timm's own model. FieldError when it cannot take the image size."""
         raise NotImplementedError
 
     @classmethod
     @abstractmethod
     def from_timm(cls, model: Any) -> MergingModel:
-        """Adopt a timm model of this family. ValueError when it is a variant that cannot merge."""
+        """Adopt a timm model of this family. FieldError when it is a variant that cannot merge."""
 
-    def places(self) -> list[str]:
+    def site_names(self) -> list[str]:
         """Names of all sites that a plan may use, in the order of the forward pass."""
         return list(self.widths())
 
@@ -152,37 +77,64 @@ class MergingModel(nn.Module):
 
     @abstractmethod
     def walk(self, choose: Choose) -> Iterator[Site]:
-        """Follow the tokens through the network, asking at every place what to keep."""
+        """Follow the tokens through the network, asking at every site what to keep."""
 
     @abstractmethod
     def widths(self) -> dict[str, int]:
-        """Every place, in the order of `places`, with the channels of its tokens."""
+        """Every site, in the order of `site_names`, with the channels of its tokens."""
 
-    def attach(self, build: Callable[[dict[str, Place]], Method], to: float | Plan | None) -> None:
-        """Give the model a method, made for the places that it may use, and set the compression.
+    def attach(
+        self, build: Callable[[dict[str, SiteKind]], Method], to: float | Plan | None
+    ) -> None:
+        """Give the model a method, made for the sites that it may use, and set the compression.
 
-        Those are the places of the plan or the default ones, and all others of the same widths.
+        Those are the sites of the plan or the default ones, and all others of the same widths.
+        FieldError for a method that needs what this network has not.
         """
         default = self.default_plan()
         names: set[str] = {*self.default_sites()}
         for plan in (to, default):
             if isinstance(plan, Mapping):
-                check_names(plan, self.places())
+                check_names(plan, self.site_names())
                 names |= plan.keys()
         widths = self.widths()
         used = {widths[name] for name in names}
-        self.method_places = {
-            name: Place(dim, self.needs_grid) for name, dim in widths.items() if dim in used
+        self.site_kinds = {
+            name: SiteKind(dim, self.needs_grid) for name, dim in widths.items() if dim in used
         }
-        self.method = build(self.method_places)
-        if self.method.removes is not None and (self.needs_grid or to is not None):
-            raise ValueError(
-                f"option 'r' says how many tokens merge in a block, but {self.timm_name} keeps a "
-                f"grid: allowed are compression_ratio, plan and target_gmacs"
-                if self.needs_grid
-                else "option 'r' is given beside compression_ratio or plan, allowed is one of them"
-            )
+        self.method = build(self.site_kinds)
+        self.check_method()
+        if self.method.removes is not None and to is not None:
+            problem = "is given beside compression_ratio or plan"
+            raise FieldError("options.r", self.method.removes, "one of them", problem)
         self.set_compression(to)
+
+    def check_method(self) -> None:
+        """FieldError when the method needs what this network has not."""
+        method, name = self.method, self.timm_name
+        lacking = method.needs - self.offers
+        if lacking:
+            offered = ", ".join(sorted(self.offers)) or "nothing of its attention"
+            raise FieldError(
+                "method",
+                method.name,
+                f"a method that needs no more than {name} shows: {offered}",
+                f"is {method.name!r}, which needs {', '.join(sorted(lacking))}",
+            )
+        if method.varies and (self.needs_grid or method.keeps_grid):
+            raise FieldError(
+                "method",
+                method.name,
+                f"a method that keeps as many tokens of every image, for {name} needs a grid",
+                f"is {method.name!r}, which keeps a number that differs",
+            )
+        if method.removes is not None and self.needs_grid:
+            raise FieldError(
+                "options.r",
+                method.removes,
+                "compression_ratio, plan or target_gmacs",
+                f"says how many tokens merge in a block, but {name} keeps a grid",
+            )
 
     def default_plan(self) -> float | Plan:
         """What to keep when the user names nothing: a ratio, or a plan."""
@@ -196,7 +148,7 @@ class MergingModel(nn.Module):
     def set_compression(self, to: float | Plan | None = None) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.
 
-        ValueError, and no change, when the ratio or plan is not possible here.
+        FieldError, and no change, when the ratio or plan is not possible here.
         """
         removes = self.method.removes if to is None else None
         wish = self.default_plan() if to is None else to
@@ -206,8 +158,17 @@ class MergingModel(nn.Module):
             choose = self._choose_plan(wish)
         else:
             choose = self._choose_ratio(wish)
-        self.sites = {site.name: site for site in self.walk(choose)}
+        sites = {site.name: site for site in self.walk(choose)}
+        first = self.site_names()[0]
+        if first in sites and "received_before" in self.method.needs:
+            problem = f"merges at {first}, before which there is no attention to look at"
+            raise FieldError("plan", [*sites], "every site but the first", problem)
+        self.sites = sites
         self._wish = to
+
+    @property
+    def compression(self) -> float | Plan | None:
+        return self._wish
 
     def set_input_size(self, img_size: int | Grid, **options: Any) -> None:
         """Take images of another size from now on; compression is what was set, where it fits.
@@ -224,16 +185,19 @@ class MergingModel(nn.Module):
         """Change what depends on the image size, except for the plan."""
 
     def merging(self, name: str) -> Merging | None:
-        """What happens at a place in this forward pass: None where nothing merges."""
+        """What happens at a site in this forward pass: None where nothing merges."""
         site = self.sites.get(name)
-        return None if site is None else Merging(self.method, site)
+        return None if site is None else Merging(self.method, site, offers=self.offers)
 
     def check_images(self, x: Tensor) -> None:
-        """ValueError for images of another size than the plan was made for."""
+        """FieldError for images of another size than the plan was made for."""
         if tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(
-                f"images are {x.shape[-2]} x {x.shape[-1]} pixels, the plan of this model is for "
-                f"{self.image_size[0]} x {self.image_size[1]}: call set_input_size first"
+            raise FieldError(
+                "images",
+                tuple(x.shape),
+                f"{self.image_size[0]} x {self.image_size[1]}, which the plan of this model is "
+                f"for; set_input_size changes it",
+                f"are {x.shape[-2]} x {x.shape[-1]} pixels",
             )
 
     @property
@@ -245,7 +209,7 @@ class MergingModel(nn.Module):
         return self.method.spread != "once" and not self.needs_grid
 
     def _lost(self) -> list[float]:
-        return lost_by_place(self.method.spread, len(self.places()))
+        return lost_by_site(self.method.spread, len(self.site_names()))
 
     @property
     def least_ratio(self) -> float:
@@ -254,16 +218,16 @@ class MergingModel(nn.Module):
         return 1 - sum(lost) / len(lost) if self._spreads else 0.0
 
     def _choose_removals(self, removes: Sequence[int]) -> Choose:
-        places = self.places()
+        names = self.site_names()
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:  # noqa: ARG001
             # a matching merges half of the tokens at most
-            return max(tokens - removes[places.index(name)], tokens - tokens // 2)
+            return max(tokens - removes[names.index(name)], tokens - tokens // 2)
 
         return choose
 
     def _choose_plan(self, plan: Plan) -> Choose:
-        check_names(plan, self.method_places)
+        check_names(plan, self.site_kinds)
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
             if name not in plan:
@@ -272,10 +236,8 @@ class MergingModel(nn.Module):
             if not self._on_grid and not isinstance(kept, tuple | list):
                 return kept_tokens(name, kept, tokens)
             if grid is None:
-                raise ValueError(
-                    f"plan keeps grid {kept!r} at {name}, but a merge before it keeps no grid; "
-                    f"allowed is a number from 1 to {tokens}"
-                )
+                problem = f"keeps grid {kept!r} at {name}, but a merge before it keeps no grid"
+                raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)
             return kept_grid(name, kept, grid, self.smallest_grid)
 
         return choose
@@ -283,18 +245,20 @@ class MergingModel(nn.Module):
     def _choose_ratio(self, ratio: float) -> Choose:
         ratio = check_ratio(ratio)
         if ratio < self.least_ratio:
-            raise ValueError(
-                f"compression_ratio is {ratio}, allowed for a method that merges in all "
-                f"{len(self.places())} blocks is {self.least_ratio:.3f} to 1"
+            raise FieldError(
+                "compression_ratio",
+                ratio,
+                f"{self.least_ratio:.3f} to 1, for a method that merges in all "
+                f"{len(self.site_names())} blocks",
             )
-        places, defaults, lost = self.places(), self.default_sites(), self._lost()
+        names, defaults, lost = self.site_names(), self.default_sites(), self._lost()
         first: list[tuple[int, Grid | None]] = []
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
             first.append((tokens, grid))
             if self._spreads:
-                # the mean of what is kept over the places is ratio x tokens
-                kept = 1 - (1 - ratio) * lost[places.index(name)] * len(lost) / sum(lost)
+                # the mean of what is kept over the sites is ratio x tokens
+                kept = 1 - (1 - ratio) * lost[names.index(name)] * len(lost) / sum(lost)
                 if not self._on_grid:
                     return max(1, round(first[0][0] * kept))
                 assert grid is not None

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.models import is_model, model_entrypoint
+
+from ltm import plugins
+from ltm.errors import FieldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ltm.backbones._base import MergingModel
 
+_GROUP = "ltm.backbones"
+
 _FAMILIES: dict[str, type[MergingModel]] = {}
+_LABELS: dict[str, str] = {}
 _ALIASES: dict[str, str] = {}
 _REFUSED: list[str] = []
 
 
 def register_family(
-    *timm_modules: str, aliases: Mapping[str, str], refuses: str = "(?!)"
+    *timm_modules: str,
+    label: str,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+    refuses: str = "(?!)",
 ) -> Callable[[type[MergingModel]], type[MergingModel]]:
     """Register the model class for timm models defined in these modules, and short names.
 
+    label: what people call the family.
     refuses: a regular expression for names in those modules that `from_timm` refuses; they are
         not listed.
     """
 
     def register(cls: type[MergingModel]) -> type[MergingModel]:
         for module in timm_modules:
-            assert module not in _FAMILIES, f"family of {module} is registered twice"
+            if module in _FAMILIES:
+                problem = f"names {module}, whose networks are those of {_LABELS[module]} already"
+                raise FieldError("timm_modules", module, problem=problem)
+        for alias in aliases:
+            if alias in _ALIASES:
+                problem = f"has {alias!r}, which is {_ALIASES[alias]} already"
+                raise FieldError("aliases", alias, problem=problem)
+        for module in timm_modules:
             _FAMILIES[module] = cls
+            _LABELS[module] = label
         _ALIASES.update(aliases)
         _REFUSED.append(refuses)
         return cls
@@ -41,6 +59,7 @@ def register_family(
 
 def list_backbones() -> list[str]:
     """Names of every timm model of a known family, for `create_model`; short names first."""
+    plugins.load_all(_GROUP)
     refused = re.compile("|".join(_REFUSED))
     known = (n for n in timm.list_models() if model_entrypoint(n).__module__ in _FAMILIES)
     return [*sorted(_ALIASES), *(name for name in known if not refused.search(name))]
@@ -49,19 +68,38 @@ def list_backbones() -> list[str]:
 def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
     """timm's name, and the family, of a backbone by timm's, a short, or the paper's name.
 
-    ValueError with the nearest names when it is unknown, or not of a family that can merge.
+    FieldError with the nearest name when it is unknown, or not of a family that can merge.
     """
-    plain = str(name).removeprefix("ltm_")
-    plain = _ALIASES.get(plain, plain)
+    found = _look_up(name)
+    if found is None:  # other packages are loaded only for what we do not have
+        plugins.load_all(_GROUP)
+        found = _look_up(name)
+    if found is not None:
+        return found
+    plain = _plain(name)
     if not is_model(plain):
-        near = get_close_matches(plain, list_backbones(), n=3)
-        hint = f": did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"backbone is {name!r}, which timm does not have{hint}")
+        problem = f"is {name!r}, which timm does not have"
+        raise FieldError("backbone", name, problem=problem, similar=list_backbones())
+    families = sorted({*_LABELS.values()})
     module = model_entrypoint(plain).__module__
-    if module not in _FAMILIES:
-        families = ", ".join(sorted({m.rpartition(".")[2] for m in _FAMILIES}))
-        raise ValueError(f"backbone is {name!r} of {module}, allowed families are {families}")
-    return plain, _FAMILIES[module]
+    raise FieldError(
+        "backbone",
+        name,
+        f"the families {', '.join(families[:-1])} and {families[-1]}",
+        f"is {name!r} of {module}",
+        families,
+    )
+
+
+def _plain(name: str) -> str:
+    plain = str(name).removeprefix("ltm_")
+    return _ALIASES.get(plain, plain)
+
+
+def _look_up(name: str) -> tuple[str, type[MergingModel]] | None:
+    plain = _plain(name)
+    family = _FAMILIES.get(model_entrypoint(plain).__module__) if is_model(plain) else None
+    return None if family is None else (plain, family)
 
 
 def small_cfg(classifier: str) -> dict[str, Any]:

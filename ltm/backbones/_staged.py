@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import timm
 from timm.models import checkpoint
-from timm.models._features import feature_take_indices
 from torch.nn import functional as F
 
+from ltm._compat import feature_take_indices
 from ltm.backbones._base import MergingModel
+from ltm.errors import FieldError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ltm.backbones._base import Merging
-    from ltm.plan import Grid
+    from ltm.backbones._merging import Merging
+    from ltm.interfaces import Grid
 
 
 class StagedModel(MergingModel):
@@ -27,6 +29,14 @@ class StagedModel(MergingModel):
     """
 
     tap_includes_end: ClassVar[bool] = False
+
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        if image_size is not None:
+            check_size(name, image_size)
+            overlay = options.get("pretrained_cfg_overlay", {})
+            options["pretrained_cfg_overlay"] = {**overlay, "input_size": (3, *image_size)}
+        return timm.create_model(name, **options)
 
     @abstractmethod
     def stage_modules(self) -> list[nn.Module]:
@@ -46,11 +56,13 @@ class StagedModel(MergingModel):
 
     @abstractmethod
     def site_of_stage(self, i: int) -> str:
-        """The name of the place in stage i."""
+        """The name of the site in stage i."""
 
-    @abstractmethod
     def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
         """What `run_stage` gave, [B, C, height, width], brought back to the places of sources."""
+        assert merging.site.grid is not None
+        tokens = merging.unmerge(x.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.grid)
 
     def tap_stages(self) -> list[int]:
         """How many stages have run at each feature of timm's `feature_info`."""
@@ -122,14 +134,20 @@ class StagedModel(MergingModel):
         return self.run_stage(i, x, merging)
 
 
+def merged_map(x: Tensor, merging: Merging) -> Tensor:
+    """Merge the cells of a map: [B, C, height, width] -> [B, C, *kept grid]."""
+    assert not isinstance(merging.site.kept, int)
+    tokens = merging(x.flatten(2).transpose(1, 2))
+    return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.kept)
+
+
 def halved(size: Grid) -> Grid:
     """The map after a 3 x 3 convolution of stride 2 and padding 1."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
 def check_size(name: str, size: Grid) -> None:
-    """ValueError for images smaller than one cell of a map of stride 32."""
+    """FieldError for images smaller than one cell of a map of stride 32."""
     if min(size) < 32:
-        raise ValueError(
-            f"image_size is {size[0]} x {size[1]}, allowed for {name} is 32 x 32 or more"
-        )
+        problem = f"is {size[0]} x {size[1]}"
+        raise FieldError("image_size", size, f"32 x 32 or more for {name}", problem)

@@ -1,7 +1,8 @@
 """EfficientViT of MIT: tokens merge between the linear attention and the MBConv of a block.
 
 The tokens that stay are laid out on the kept grid, so linear attention and depth-wise convolutions
-run on the smaller map unchanged. The first attention of stage 3 or 4 is a place.
+run on the smaller map unchanged. The first block of stage 3 or 4 is a site; a method that acts on
+the input merges before its linear attention, which has no map that could be shown.
 
 Legend: B images, N tokens, P slots, C channels.
 """
@@ -11,35 +12,37 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import timm
 from timm.models.efficientvit_mit import EfficientVit, EfficientVitBlock
 
-from ltm.backbones._base import Choose, Merging, adopt
+from ltm.adopt import adopt
 from ltm.backbones._registry import register_family
-from ltm.backbones._staged import StagedModel, check_size, halved
-from ltm.plan import Grid, Plan, Site
+from ltm.backbones._staged import StagedModel, halved, merged_map
+from ltm.errors import FieldError
+from ltm.interfaces import Grid, Plan, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
+    from ltm.backbones._base import Choose
+    from ltm.backbones._merging import Merging
+
 
 class MergingEfficientVitBlock(EfficientVitBlock):
-    """timm's block. Modifications: tokens may merge between its two halves."""
+    """timm's block. Modifications: tokens may merge before its first half, or between the two."""
 
     def forward(self, x: Tensor, merging: Merging | None = None) -> Tensor:
         """x [B, C, height, width] -> the same, or the kept grid's size when merging."""
+        if merging is not None and merging.acts_on_input:
+            x, merging = merged_map(x, merging), None
         x = self.context_module(x)
-        if merging is not None:
-            assert not isinstance(merging.site.kept, int)
-            tokens = merging(x.flatten(2).transpose(1, 2))
-            x = tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.kept)
-        return self.local_module(x)
+        return self.local_module(x if merging is None else merged_map(x, merging))
 
 
 @register_family(
     "timm.models.efficientvit_mit",
+    label="EfficientViT",
     aliases={"efficientvit": "efficientvit_b1"},
     refuses="^efficientvit_l",
 )
@@ -53,21 +56,16 @@ class MergingEfficientViT(StagedModel, EfficientVit):
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        # timm's EfficientViT has no stochastic depth
-        if options.pop("drop_path_rate", 0):
-            raise ValueError(f"drop_path is not 0, allowed for {name} is only 0")
-        if image_size is not None:
-            check_size(name, image_size)
-            overlay = options.get("pretrained_cfg_overlay", {})
-            options["pretrained_cfg_overlay"] = {**overlay, "input_size": (3, *image_size)}
-        return timm.create_model(name, **options)
+        drop_path = options.pop("drop_path_rate", 0)
+        if drop_path:  # timm's EfficientViT has no stochastic depth
+            raise FieldError("drop_path", drop_path, f"only 0 for {name}")
+        return super().build(name, image_size, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingEfficientViT:
         if type(model) is not EfficientVit:
-            raise ValueError(
-                f"backbone is a {type(model).__name__}, allowed are efficientvit_b0 to b3"
-            )
+            problem = f"is a {type(model).__name__}"
+            raise FieldError("backbone", type(model).__name__, "efficientvit_b0 to b3", problem)
         for stage in model.stages:
             for i, block in enumerate(stage.blocks):
                 if type(block) is EfficientVitBlock:
@@ -95,11 +93,6 @@ class MergingEfficientViT(StagedModel, EfficientVit):
     def run_end(self, x: Tensor) -> Tensor:
         return x
 
-    def unmerged(self, x: Tensor, merging: Merging) -> Tensor:
-        assert merging.site.grid is not None
-        tokens = merging.unmerge(x.flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *merging.site.grid)
-
     def widths(self) -> dict[str, int]:
         return {
             f"stages.{i}": info["num_chs"]
@@ -108,7 +101,7 @@ class MergingEfficientViT(StagedModel, EfficientVit):
         }
 
     def default_sites(self) -> list[str]:
-        return self.places()[:1]
+        return self.site_names()[:1]
 
     def walk(self, choose: Choose) -> Iterator[Site]:
         size = halved(self.image_size)  # the stem

@@ -2,7 +2,8 @@
 
 timm lays out 2 x 2 pixels a token, as [B x 4, N, D]: attention runs between tokens, separately for
 each pixel. One mask an image, from the mean over its pixels, merges all four, so that the tokens
-that stay fold to a map again; the shortcut around the block merges in the same way.
+that stay fold to a map again; the shortcut around the block merges in the same way. What a method
+is shown of attention is the mean over the pixels, too.
 
 Legend: B images, N tokens, P slots, C channels of the map, D of the transformer.
 """
@@ -12,22 +13,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import timm
 import torch
 from timm.models.byobnet import ByobNet
 from timm.models.mobilevit import MobileVitBlock
 from torch.nn import functional as F
 
-from ltm.backbones._base import Choose, Merging, adopt
+from ltm.adopt import adopt
+from ltm.backbones._attention import adopt_block
+from ltm.backbones._merging import Merging
 from ltm.backbones._registry import register_family
-from ltm.backbones._staged import StagedModel, check_size, halved
-from ltm.backbones.vit import adopt_block
-from ltm.plan import Grid, Plan, Site
+from ltm.backbones._staged import StagedModel, halved
+from ltm.errors import FieldError
+from ltm.interfaces import Evidence, Grid, Plan, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
+
+    from ltm.backbones._base import Choose
 
 DEFAULT_SIZE = (224, 224)  # the published table's; timm's own is 256
 
@@ -71,6 +75,7 @@ class MergingMobileVitBlock(MobileVitBlock):
 
 @register_family(
     "timm.models.mobilevit",
+    label="MobileViT",
     aliases={"mobilevit": "mobilevit_s"},
     refuses="^mobilevitv2",
 )
@@ -78,6 +83,9 @@ class MergingMobileViT(StagedModel, ByobNet):
     """timm's MobileViT, a ByobNet. Modifications: MobileViT blocks may merge."""
 
     tap_includes_end = True
+    offers: ClassVar[frozenset[Evidence]] = frozenset(
+        {"normed_input", "keys", "value_norms", "received", "class_attention"}
+    )
     default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {
         ("mobilevit_xs", (224, 224)): {"stages.2.1": (11, 11), "stages.3.1": (4, 4)},
         ("mobilevit_s", (224, 224)): {"stages.2.1": (12, 12)},
@@ -85,18 +93,16 @@ class MergingMobileViT(StagedModel, ByobNet):
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        size = image_size or DEFAULT_SIZE
-        check_size(name, size)
-        overlay = {**options.pop("pretrained_cfg_overlay", {}), "input_size": (3, *size)}
-        return timm.create_model(name, pretrained_cfg_overlay=overlay, **options)
+        return super().build(name, image_size or DEFAULT_SIZE, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingMobileViT:
         blocks = [block for stage in model.stages for block in stage]
         if type(model) is not ByobNet or not any(type(b) is MobileVitBlock for b in blocks):
-            raise ValueError(
-                f"backbone is {model.pretrained_cfg['architecture']}, allowed are MobileViT "
-                "models of the first version: mobilevit_xxs, mobilevit_xs, mobilevit_s"
+            raise FieldError(
+                "backbone",
+                model.pretrained_cfg["architecture"],
+                "a MobileViT of the first version: mobilevit_xxs, mobilevit_xs or mobilevit_s",
             )
         for stage in model.stages:
             for i, block in enumerate(stage):
@@ -138,7 +144,8 @@ class MergingMobileViT(StagedModel, ByobNet):
         site = self.sites.get(name)
         if site is None:
             return None
-        return Merging(self.method, site, pixels=self.get_submodule(name).patch_area)
+        pixels = self.get_submodule(name).patch_area
+        return Merging(self.method, site, pixels=pixels, offers=self.offers)
 
     def widths(self) -> dict[str, int]:
         ends = {self.site_of_stage(i): stage[-1] for i, stage in enumerate(self.stages)}
@@ -149,7 +156,7 @@ class MergingMobileViT(StagedModel, ByobNet):
         }
 
     def default_sites(self) -> list[str]:
-        return self.places()[:1]
+        return self.site_names()[:1]
 
     def walk(self, choose: Choose) -> Iterator[Site]:
         widths = self.widths()

@@ -3,7 +3,9 @@
 All windows keep the same grid, so that tokens still lie on one: 14 x 14 tokens in 7 x 7 windows
 become 12 x 12 in 6 x 6. Later windows have the smaller size, their shift is half of it, and the
 relative position bias, learned for the larger window, is read at the distances between merged
-tokens (bilinear): weights keep timm's shapes whatever the plan.
+tokens (bilinear): weights keep timm's shapes whatever the plan. The entry of a stage is the only
+site, for methods that act on the input and for those that act after attention; the attention before
+it was among other tokens, so that a method is shown nothing of it.
 
 Legend: B images, W windows, H heads, C channels, (h, w) a window, N = h w.
 """
@@ -25,15 +27,20 @@ from timm.models.swin_transformer import (
 )
 from torch.nn import functional as F
 
-from ltm.backbones._base import Choose, Merging, adopt
+from ltm._compat import window_sizes
+from ltm.adopt import adopt
 from ltm.backbones._registry import register_family, small_cfg
 from ltm.backbones._staged import StagedModel, halved
-from ltm.plan import Grid, Plan, Site
+from ltm.errors import FieldError
+from ltm.interfaces import Grid, Plan, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+    from ltm.backbones._base import Choose
+    from ltm.backbones._merging import Merging
 
 _ELSEWHERE = -100.0  # timm's logit between tokens that shifting put side by side
 
@@ -128,6 +135,7 @@ def shift_mask(grid: Grid, window: Grid, shift: tuple[int, ...], like: Tensor) -
 @register_family(
     "timm.models.swin_transformer",
     __name__,
+    label="Swin",
     aliases={
         "swin_tiny": "swin_tiny_patch4_window7_224",
         "swin_t": "swin_tiny_patch4_window7_224",
@@ -215,7 +223,7 @@ class MergingSwin(StagedModel, SwinTransformer):
 
     def resize(self, image_size: Grid, **options: Any) -> None:
         # windows keep their size, as when timm builds for an image size
-        options.setdefault("window_size", self._ref_window_sizes)
+        options.setdefault("window_size", window_sizes(self))
         SwinTransformer.set_input_size(self, image_size, **options)
 
     def default_sites(self) -> list[str]:
@@ -233,11 +241,13 @@ class MergingSwin(StagedModel, SwinTransformer):
                 continue
             assert not isinstance(kept, int)
             if size[0] % window[0] or size[1] % window[1]:
-                raise ValueError(
-                    f"plan merges at {name}, where windows of {window[0]} x {window[1]} do not "
-                    f"divide the {size[0]} x {size[1]} tokens of images of {self.image_size[0]} x "
-                    f"{self.image_size[1]}: allowed are multiples of "
-                    f"{self.feature_info[i]['reduction'] * window[0]} pixels"
+                multiple = self.feature_info[i]["reduction"] * window[0]
+                raise FieldError(
+                    "image_size",
+                    self.image_size,
+                    f"multiples of {multiple} pixels",
+                    f"is {self.image_size[0]} x {self.image_size[1]}, whose {size[0]} x {size[1]} "
+                    f"tokens at {name} windows of {window[0]} x {window[1]} do not divide",
                 )
             tiles = size[0] // window[0], size[1] // window[1]
             yield Site(name, dim, window, math.prod(window), kept, tiles)

@@ -1,119 +1,55 @@
-"""Plain vision transformers: tokens merge between the attention and the MLP of a block.
+"""Plain vision transformers: tokens merge in a block, at its input or after its attention.
 
-The place is the paper's (arXiv 2407.15219, figure 1). Class and register tokens pass by. After a
-merge, attention knows how many tokens each one stands for (proportional attention, ToMe,
-arXiv 2210.09461, section 3) when the method asks for it.
+After the attention, before the MLP, is where the paper merges (arXiv 2407.15219, figure 1). Class
+and register tokens pass by. After a merge, attention knows how many tokens each one stands for
+(proportional attention, ToMe, arXiv 2210.09461, section 3) when the method asks for it. Where the
+number of tokens differs between images, attention and pooling leave out the padding.
 
 Legend: B images, T all tokens, N image tokens, D channels, H heads.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import timm
-from timm.layers import Attention, PatchEmbed
+from timm.layers import PatchEmbed
 from timm.models import (
     build_model_with_cfg,
     checkpoint,
     register_model,
 )
-from timm.models._features import feature_take_indices
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.backbones._base import DEFAULT_RATIO, Choose, Merging, MergingModel, adopt
+from ltm._compat import embedded_patches, feature_take_indices
+from ltm.adopt import adopt
+from ltm.backbones._attention import adopt_block
+from ltm.backbones._base import DEFAULT_RATIO, MergingModel
+from ltm.backbones._merging import Look, Merging, TokenState, Watch, attention_mask
 from ltm.backbones._registry import register_family, small_cfg
+from ltm.errors import FieldError
+from ltm.interfaces import Evidence, Grid, Kept, Plan, Site
 from ltm.merge import presence
-from ltm.plan import Grid, Kept, Plan, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm.backbones._base import Choose
     from ltm.merge import Merge
 
 
-class KeyAttention(Attention):
-    """timm's attention. Modifications: also returns keys, and attention received, if asked for."""
-
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        needs_received: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> x [B, T, D], and of the same tokens
-        the keys averaged over heads [B, T, D / H], and the attention received averaged over heads
-        and queries [B, T].
-        """
-        B, T, _ = x.shape
-        qkv = self.qkv(x).reshape(B, T, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
-        mask = None if attn_mask is None else attn_mask.to(q.dtype)
-        received = None
-        if needs_received:
-            logits = (q * self.scale) @ k.transpose(-2, -1)
-            attention = (logits if mask is None else logits + mask).softmax(-1)
-            received = attention.mean((1, 2))
-            y = self.attn_drop(attention) @ v
-        else:
-            y = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                dropout_p=self.attn_drop.p if self.training else 0.0,
-                is_causal=is_causal,
-            )
-        y = self.norm(y.transpose(1, 2).reshape(B, T, self.attn_dim))
-        if self.gate is not None:
-            y = y * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(y)), k.mean(1), received
-
-
-class MergingBlock(Block):
-    """timm's block. Modifications: tokens may merge between attention and MLP."""
-
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        merging: Merging | None = None,
-    ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P."""
-        x = self._attended(x, attn_mask, is_causal, merging)
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-    def _attended(
-        self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, merging: Merging | None
-    ) -> Tensor:
-        """Before the MLP. Its own method, so that what it holds is free when the MLP begins."""
-        asks = merging is not None and merging.method.needs_received
-        y, keys, received = self.attn(self.norm1(x), attn_mask, is_causal, asks)
-        x = x + self.drop_path1(self.ls1(y))
-        return x if merging is None else merging(x, keys, received)
-
-
-def adopt_block(block: Any) -> MergingBlock:
-    """A block that can merge, from timm's. ValueError when it is of another kind."""
-    attention: Any = getattr(block, "attn", None)
-    if type(block) is not Block or type(attention) is not Attention:
-        raise ValueError(
-            f"backbone has blocks {type(block).__name__} with {type(attention).__name__}, "
-            "allowed are timm's plain Block with Attention"
-        )
-    block.attn = adopt(KeyAttention, attention)
-    return adopt(MergingBlock, block)
+_RECEIVED: frozenset[Evidence] = frozenset({"received"})
+_POOLS_OF_SOME = ("", "token", "avg")  # that can leave out padding
 
 
 @register_family(
     "timm.models.vision_transformer",
     "timm.models.deit",
     __name__,
+    label="plain ViT",
     aliases={
         "vit_ti": "vit_tiny_patch16_224",
         "vit_s": "vit_small_patch16_224",
@@ -126,6 +62,7 @@ class MergingViT(MergingModel, VisionTransformer):
     """timm's VisionTransformer. Modifications: blocks may merge; attention knows sizes."""
 
     needs_grid = False
+    offers: ClassVar[frozenset[Evidence]] = frozenset(get_args(Evidence))
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
@@ -139,9 +76,9 @@ class MergingViT(MergingModel, VisionTransformer):
     @classmethod
     def from_timm(cls, model: Any) -> MergingViT:
         if type(model) is not VisionTransformer:
-            raise ValueError(
-                f"backbone is a {type(model).__name__}, allowed is timm's plain VisionTransformer"
-            )
+            kind = type(model).__name__
+            problem = f"is a {kind}"
+            raise FieldError("backbone", kind, "timm's plain VisionTransformer", problem)
         for i, block in enumerate(model.blocks):
             model.blocks[i] = adopt_block(block)
         return adopt(cls, model)
@@ -157,7 +94,7 @@ class MergingViT(MergingModel, VisionTransformer):
 
     def walk(self, choose: Choose) -> Iterator[Site]:
         grid, tokens = self.patch_embed.grid_size, self.patch_embed.num_patches
-        for name in self.places():
+        for name in self.site_names():
             kept: Kept | None = choose(name, grid, tokens)
             if kept is None or kept in (tokens, grid):
                 continue
@@ -171,12 +108,10 @@ class MergingViT(MergingModel, VisionTransformer):
         """Images [B, 3, height, width] -> normed tokens [B, T, D], fewer than patches."""
         _refuse_masks(attn_mask, is_causal)
         self.check_images(x)
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        mass = None
-        for name, block in zip(self.places(), self.blocks, strict=True):
-            x, mass, _ = self._block(name, block, x, mass)
-        x = self.norm(x)
-        return x if mass is None or not self._soft else self._pooled_by_mass(x, mass)
+        x, state = embedded_patches(self, x), TokenState()
+        for i in range(len(self.blocks)):
+            x, state, _ = self._block(i, x, state)
+        return self._ready_to_pool(self.norm(x), state)
 
     def forward_intermediates(
         self,
@@ -204,10 +139,9 @@ class MergingViT(MergingModel, VisionTransformer):
         features: list[Tensor] = []
         prefixes: list[Tensor] = []
 
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        mass = None
-        for i, name in enumerate(self.places()[: last + 1 if stop_early else None]):
-            x, mass, merging = self._block(name, self.blocks[i], x, mass)
+        x, state = embedded_patches(self, x), TokenState()
+        for i in range(last + 1 if stop_early else len(self.blocks)):
+            x, state, merging = self._block(i, x, state)
             if merging is not None:
                 merges.insert(0, merging.merge)
             if i in taps:
@@ -234,46 +168,92 @@ class MergingViT(MergingModel, VisionTransformer):
         _check_patches(self.timm_name, image_size, self.patch_embed.patch_size)
         VisionTransformer.set_input_size(self, image_size, **options)
 
-    @property
-    def _soft(self) -> bool:
-        """Tokens that leave stay in training, without their mass."""
-        return self.training and self.method.learns_mass
+    def check_method(self) -> None:
+        super().check_method()
+        if self.method.varies and self.global_pool not in _POOLS_OF_SOME:
+            raise FieldError(
+                "method",
+                self.method.name,
+                f"a method that keeps as many tokens of every image, for the pooling "
+                f"{self.global_pool!r} of {self.timm_name} takes in all",
+                f"is {self.method.name!r}, which keeps a number that differs",
+            )
 
-    def _pooled_by_mass(self, x: Tensor, mass: Tensor) -> Tensor:
-        """Tokens scaled so that their mean is one over those that are left, mass [B, N]."""
-        if self.global_pool != "avg":
-            return x
-        present = presence(mass)
-        share = present * (mass.shape[1] / present.sum(1, keepdim=True))
-        return x * F.pad(share, (self.num_prefix_tokens, 0), value=1.0)[..., None].to(x.dtype)
+    def merging(self, name: str) -> Merging | None:
+        site = self.sites.get(name)
+        return None if site is None else self._merging(site, TokenState())
+
+    def _merging(self, site: Site, state: TokenState) -> Merging:
+        return Merging(
+            self.method,
+            site,
+            state,
+            prefix=self.num_prefix_tokens,
+            class_token=self.has_class_token,
+            offers=self.offers,
+            masks=True,
+        )
 
     def _block(
-        self, name: str, block: nn.Module, x: Tensor, mass: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Merging | None]:
-        """One block, given the mass of image tokens [B, N] once they differ."""
-        mask, merging = None, self.merging(name)
-        if mass is not None and (self.method.proportional or self._soft):
-            heeded = mass if self.method.proportional else presence(mass)
-            mask = F.pad(heeded.log(), (self.num_prefix_tokens, 0))[:, None, None]
-        if merging is not None:
-            merging.mass, merging.prefix = mass, self.num_prefix_tokens
+        self, i: int, x: Tensor, state: TokenState
+    ) -> tuple[Tensor, TokenState, Merging | None]:
+        """Block i, given what is known of the image's tokens."""
+        names, prefix = self.site_names(), self.num_prefix_tokens
+        site, block = self.sites.get(names[i]), self.blocks[i]
+        merging = None if site is None else self._merging(site, state)
+        watch = None
+        if "received_before" in self.method.asks and self.sites.keys() & names[i + 1 : i + 2]:
+            watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, state.present))
+        mask = attention_mask(self.method, state, prefix)
         if self.grad_checkpointing and self.training:
-            x = checkpoint(block, x, mask, False, merging)
+            x = checkpoint(block, x, mask, False, merging, watch)
         else:
-            x = block(x, mask, False, merging)
-        return x, (mass if merging is None else merging.merged_mass()), merging
+            x = block(x, mask, False, merging, watch)
+        return x, self._state_after(state, merging, watch), merging
+
+    def _state_after(
+        self, state: TokenState, merging: Merging | None, watch: Watch | None
+    ) -> TokenState:
+        received = None if watch is None else watch.received
+        received = None if received is None else received[:, self.num_prefix_tokens :]
+        if merging is None:
+            return replace(state, received=received)
+        if received is not None and not merging.acts_on_input:
+            received = merging.merge.carried(received)
+        return TokenState(merging.merged_mass(), merging.merge.present, received)
+
+    def _ready_to_pool(self, x: Tensor, state: TokenState) -> Tensor:
+        """Tokens whose mean is that of those that are left: padding is 0, others are scaled."""
+        share = None
+        if self.training and self.method.learns_mass and state.mass is not None:
+            share = presence(state.mass)
+        if state.present is not None:
+            share = state.present.float() if share is None else share * state.present
+        if share is None:
+            return x
+        if self.global_pool == "avg":
+            first = self.num_prefix_tokens if self.pool_include_prefix else 0
+            count = share.sum(1, keepdim=True) + first
+            share = F.pad(share, (first, 0), value=1.0) * ((share.shape[1] + first) / count)
+        elif state.present is None:
+            return x
+        share = F.pad(share, (x.shape[1] - share.shape[1], 0), value=1.0)
+        return x * share[..., None].to(x.dtype)
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     if attn_mask is not None or is_causal:
-        raise ValueError("attn_mask and is_causal do not fit tokens that merge, allowed is None")
+        problem = "does not fit tokens that merge"
+        raise FieldError("attn_mask", attn_mask is not None, "none, and no is_causal", problem)
 
 
 def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
     if any(size % p for size, p in zip(image_size, patch, strict=True)):
-        raise ValueError(
-            f"image_size is {image_size[0]} x {image_size[1]}, allowed for {name} are "
-            f"multiples of its patches of {patch[0]} x {patch[1]} pixels"
+        raise FieldError(
+            "image_size",
+            image_size,
+            f"multiples of the {patch[0]} x {patch[1]} pixels of a patch of {name}",
+            f"is {image_size[0]} x {image_size[1]}",
         )
 
 

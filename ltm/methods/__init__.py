@@ -1,23 +1,23 @@
-"""Methods by name. A new one is one file with `@register_method` and one line here."""
+"""Methods by name. A new one is one file with `@register_method` and one line here.
 
+A method of another package is an entry point of the group `ltm.methods`, see docs/extending.md.
+"""
+
+from ltm.interfaces import Hooks, Method
 from ltm.methods import cubistmerge, dtem, ltm, ltmp, pitome, s2vite, savit, spvit, tofu, tome
-from ltm.methods._base import (
-    Method,
+from ltm.methods._registry import (
     build_method,
     check_method,
     list_methods,
     list_options,
     list_token_methods,
+    reduces,
     register_method,
-    removes_structure,
 )
-from ltm.methods._hooks import Hooks
-from ltm.methods._structure import Structure
 
 __all__ = [
     "Hooks",
     "Method",
-    "Structure",
     "build_method",
     "check_method",
     "cubistmerge",
@@ -28,8 +28,8 @@ __all__ = [
     "ltm",
     "ltmp",
     "pitome",
+    "reduces",
     "register_method",
-    "removes_structure",
     "s2vite",
     "savit",
     "spvit",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ltm.errors import FieldError
+
 
 def check_number(
     option: str,
@@ -13,24 +15,24 @@ def check_number(
     *,
     above: float = -math.inf,
 ) -> float:
-    """A number in [low, high], and larger than ``above``. ValueError for anything else."""
+    """A number in [low, high], and larger than `above`. FieldError for anything else."""
     number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
     if low <= number <= high and number > above:
         return float(number)
-    raise ValueError(f"option {option!r} is {value!r}, allowed is {_range(low, high, above)}")
+    raise FieldError(f"options.{option}", value, _range(low, high, above))
 
 
 def check_whole(option: str, value: object) -> int:
-    """A whole number from 1. ValueError for anything else."""
+    """A whole number from 1. FieldError for anything else."""
     if type(value) is not int or value < 1:
-        raise ValueError(f"option {option!r} is {value!r}, allowed is a whole number from 1")
+        raise FieldError(f"options.{option}", value, "a whole number from 1")
     return value
 
 
 def check_switch(option: str, value: object) -> bool:
-    """True or False. ValueError for anything else."""
+    """True or False. FieldError for anything else."""
     if not isinstance(value, bool):
-        raise ValueError(f"option {option!r} is {value!r}, allowed are true and false")
+        raise FieldError(f"options.{option}", value, "true or false")
     return value
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from ltm.merge import MaxMagnitude
-from ltm.methods._base import register_method
+from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import Site, SiteKind
 
 
 def merge_neighbours(metric: Tensor, mass: Tensor, slots: int) -> MaxMagnitude:
@@ -45,7 +45,7 @@ class CubistMerge(MatchingMethod):
 
     keeps_grid = True
 
-    def __init__(self, places: Mapping[str, Place]) -> None:  # noqa: ARG002
+    def __init__(self, sites: Mapping[str, SiteKind]) -> None:  # noqa: ARG002
         super().__init__()
 
     def step(self, site: Site) -> Step:  # noqa: ARG002

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.interfaces import Method
 from ltm.merge import Merge, Soft, presence
-from ltm.methods._base import Method, full_precision, register_method
 from ltm.methods._options import check_number, check_switch, check_whole
+from ltm.methods._precision import full_precision
+from ltm.methods._registry import register_method
 from ltm.methods.matching import merge_pairs, reduce_site
-from ltm.methods.relaxed import let_go
+from ltm.methods.relaxed import partial_merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import SiteInput, SiteKind
 
 TAU = 0.1
 
@@ -41,7 +43,7 @@ def merge_softly(embedding: Tensor, mass: Tensor, leave: int, tau: float) -> Sof
     goes = ((score - bound[:, None]) / tau).sigmoid()
     rows = torch.zeros(*cosine.shape[:2], mass.shape[1], device=mass.device)
     rows[:, :, 1::2] = (mass[:, ::2] * goes)[..., None] * target
-    return let_go(mass, goes, rows)
+    return partial_merge(mass, goes, rows)
 
 
 @register_method("dtem")
@@ -68,7 +70,7 @@ class DecoupledEmbedding(Method):
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        sites: Mapping[str, SiteKind],
         dim: int = 64,
         tau: float = TAU,
         modular: bool = False,
@@ -77,19 +79,11 @@ class DecoupledEmbedding(Method):
         dim = check_whole("dim", dim)
         self.tau = check_number("tau", tau, above=0)
         self.freezes_backbone = check_switch("modular", modular)
-        self.numbers = {name: i for i, name in enumerate(places)}
-        self.embed = nn.ModuleList(
-            nn.Linear(place.dim, dim, bias=False) for place in places.values()
-        )
+        self.numbers = {name: i for i, name in enumerate(sites)}
+        self.embed = nn.ModuleList(nn.Linear(site.dim, dim, bias=False) for site in sites.values())
 
-    def forward(
-        self,
-        tokens: Tensor,
-        site: Site,
-        mass: Tensor | None = None,
-        keys: Tensor | None = None,  # noqa: ARG002
-        received: Tensor | None = None,  # noqa: ARG002
-    ) -> Merge:
+    def forward(self, given: SiteInput) -> Merge:
+        tokens, site, mass = given.tokens, given.site, given.mass
         embed: Any = self.embed[self.numbers[site.name]]
         with full_precision(tokens):
             h = F.layer_norm(tokens.detach().float(), (site.dim,))

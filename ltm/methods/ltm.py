@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.interfaces import Method
 from ltm.merge import Assigned, Local, Merge
-from ltm.methods._base import Method, full_precision, register_method
+from ltm.methods._options import check_whole
+from ltm.methods._precision import full_precision
+from ltm.methods._registry import register_method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.plan import Grid, Place, Site
+    from ltm.interfaces import Grid, Site, SiteInput, SiteKind
 
 # within a slot, no source is lighter than e^-10 of the heaviest: all keep a gradient
 _MAX_LOGIT = 10.0
@@ -188,22 +191,13 @@ class LearnableTokenMerging(Method):
     rank, codes: size of the mask module, see `MaskModule`.
     """
 
-    def __init__(self, places: Mapping[str, Place], rank: int = 16, codes: int = 32) -> None:
+    def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
-        for name, value in {"rank": rank, "codes": codes}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}, allowed is a whole number from 1")
+        rank, codes = check_whole("rank", rank), check_whole("codes", codes)
         self.masks = nn.ModuleDict()
-        for dim, needs_grid in sorted(set(places.values())):
+        for dim, needs_grid in sorted(set(sites.values())):
             self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        site: Site,
-        mass: Tensor | None = None,  # noqa: ARG002
-        keys: Tensor | None = None,  # noqa: ARG002
-        received: Tensor | None = None,  # noqa: ARG002
-    ) -> Merge:
-        merge: Merge = self.masks[str(site.dim)](tokens, site)
+    def forward(self, given: SiteInput) -> Merge:
+        merge: Merge = self.masks[str(given.site.dim)](given.tokens, given.site)
         return merge

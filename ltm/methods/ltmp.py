@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.interfaces import Method
 from ltm.merge import Assigned, Merge, Soft, presence
-from ltm.methods._base import Method, full_precision, register_method
 from ltm.methods._options import check_number, check_switch
+from ltm.methods._precision import full_precision
+from ltm.methods._registry import register_method
 from ltm.methods.matching import join, pairs, reduce_site
-from ltm.methods.relaxed import Threshold, let_go
+from ltm.methods.relaxed import Threshold, partial_merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import Evidence, SiteInput, SiteKind
 
 TAU = 0.1
 
@@ -69,20 +71,19 @@ class LearnedThresholds(Method):
     freeze: only thresholds learn, as published; false trains everything.
     """
 
-    needs_keys = True
-    needs_received = True
+    wants: frozenset[Evidence] = frozenset({"keys", "received"})
     spread = "even"
     learns_mass = True
     adds_to_loss = True
 
     def __init__(
-        self, places: Mapping[str, Place], penalty: float = 10.0, freeze: bool = True
+        self, sites: Mapping[str, SiteKind], penalty: float = 10.0, freeze: bool = True
     ) -> None:
         super().__init__()
         self.penalty = check_number("penalty", penalty, 0)
         self.freezes_backbone = check_switch("freeze", freeze)
-        self.numbers = {name: i for i, name in enumerate(places)}
-        self.blocks = nn.ModuleList(Thresholds() for _ in places)
+        self.numbers = {name: i for i, name in enumerate(sites)}
+        self.blocks = nn.ModuleList(Thresholds() for _ in sites)
         self._kept: dict[str, Tensor] = {}
         self._planned: dict[str, float] = {}
         self._first: tuple[int, int] = (1, 1)
@@ -90,18 +91,13 @@ class LearnedThresholds(Method):
     def rates(self) -> Mapping[str, float]:
         return {".prune.": 1e-3}
 
-    def forward(
-        self,
-        tokens: Tensor,
-        site: Site,
-        mass: Tensor | None = None,
-        keys: Tensor | None = None,
-        received: Tensor | None = None,
-    ) -> Merge:
+    def forward(self, given: SiteInput) -> Merge:
+        tokens, site, mass = given.tokens, given.site, given.mass
         thresholds: Any = self.blocks[self.numbers[site.name]]
         with full_precision(tokens):
-            metric = (tokens if keys is None else keys).detach().float()
-            received = importance(metric) if received is None else received.detach().float()
+            metric = (tokens if given.keys is None else given.keys).detach().float()
+            seen = given.received
+            received = importance(metric) if seen is None else seen.detach().float()
             if mass is None:
                 mass = metric.new_ones(metric.shape[:2])
                 self._kept, self._planned, self._first = {}, {}, (site.tokens, site.dim)
@@ -146,7 +142,7 @@ def threshold_softly(
     merges = thresholds.merge(likeness) * here[:, ::2]
     moved = mass[:, ::2] * merges
     rows = mass.new_zeros(B, merges.shape[1], N).scatter(2, partner[..., None], moved[..., None])
-    return let_go(mass, merges, rows, thresholds.prune(received))
+    return partial_merge(mass, merges, rows, thresholds.prune(received))
 
 
 def threshold_to(

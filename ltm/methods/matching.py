@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from ltm.interfaces import Method
 from ltm.merge import Assigned
-from ltm.methods._base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ltm.interfaces import Evidence, Grid, Site, SiteInput, Spread
     from ltm.merge import Merge
-    from ltm.plan import Grid, Site
 
 Step = Callable[["Tensor", "Tensor", int], Assigned]
 """One reduction of tokens: metric [B, N, d], mass [B, N], slots -> who goes where.
@@ -124,21 +124,14 @@ class MatchingMethod(Method):
     themselves are compared.
     """
 
-    needs_keys = True
-    spread = "even"
+    wants: frozenset[Evidence] = frozenset({"keys"})
+    spread: Spread = "even"
 
     @abstractmethod
     def step(self, site: Site) -> Step:
         """How tokens of a site are reduced."""
 
-    def forward(
-        self,
-        tokens: Tensor,
-        site: Site,
-        mass: Tensor | None = None,
-        keys: Tensor | None = None,
-        received: Tensor | None = None,  # noqa: ARG002
-    ) -> Merge:
-        metric = (tokens if keys is None else keys).detach().float()
-        mass = metric.new_ones(metric.shape[:2]) if mass is None else mass
-        return reduce_site(metric, mass, site, self.step(site))
+    def forward(self, given: SiteInput) -> Merge:
+        metric = (given.tokens if given.keys is None else given.keys).detach().float()
+        mass = metric.new_ones(metric.shape[:2]) if given.mass is None else given.mass
+        return reduce_site(metric, mass, given.site, self.step(given.site))

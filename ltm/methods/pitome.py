@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from ltm.merge import Assigned
-from ltm.methods._base import register_method
 from ltm.methods._options import check_number
+from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step, join
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import Site, SiteKind
 
 
 def energy(unit: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
@@ -71,12 +71,12 @@ class ProtectInformativeTokens(MatchingMethod):
     """
 
     def __init__(
-        self, places: Mapping[str, Place], margin: float = 0.9, alpha: float = 1.0
+        self, sites: Mapping[str, SiteKind], margin: float = 0.9, alpha: float = 1.0
     ) -> None:
         super().__init__()
         margin = check_number("margin", margin, 0)
         self.alpha = check_number("alpha", alpha, 0)
-        self.margins = {name: margin * (1 - i / len(places)) for i, name in enumerate(places)}
+        self.margins = {name: margin * (1 - i / len(sites)) for i, name in enumerate(sites)}
 
     def step(self, site: Site) -> Step:
         return partial(merge_by_energy, margin=self.margins[site.name], alpha=self.alpha)

@@ -28,7 +28,7 @@ def masses(mass: Tensor, left: Tensor) -> Tensor:
     return (mass * left) * (1 - LEFT_OVER) + LEFT_OVER
 
 
-def let_go(mass: Tensor, goes: Tensor, rows: Tensor, stays: Tensor | None = None) -> Soft:
+def partial_merge(mass: Tensor, goes: Tensor, rows: Tensor, stays: Tensor | None = None) -> Soft:
     """Part of each A token, those with even numbers, joins other tokens; all stay.
 
     mass: [B, N]. goes: [B, N - N // 2], the part of each A token that goes. rows: [B, N - N // 2,

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ltm.methods._base import register_method
 from ltm.methods._options import check_number, check_whole
-from ltm.methods._structure import Structure, mean_over_ranks
+from ltm.methods._registry import register_method
+from ltm.structure.method import StructureMethod, mean_over_ranks
 from ltm.structure.select import swap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.plan import Place
+    from ltm.interfaces import SiteKind
     from ltm.structure import PrunableModel
 
 
 @register_method("s2vite")
-class DynamicStructure(Structure):
+class DynamicStructure(StructureMethod):
     """S2ViTE (arXiv 2106.04533): a sparse network from the first step, whose structure moves.
 
     Every `update_every` steps, a share of the components that are there gives way to as many that
@@ -43,7 +43,7 @@ class DynamicStructure(Structure):
 
     def __init__(
         self,
-        places: Mapping[str, Place],  # noqa: ARG002
+        sites: Mapping[str, SiteKind],  # noqa: ARG002
         update_every: int = 2000,
         share: float = 0.3,
         until: float = 0.75,

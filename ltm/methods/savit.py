@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltm.methods._base import register_method
 from ltm.methods._options import check_whole
-from ltm.methods._structure import Structure, all_rows
+from ltm.methods._registry import register_method
+from ltm.structure.method import StructureMethod, all_rows
 from ltm.structure.select import remove, taylor_cost
 
 if TYPE_CHECKING:
-    from ltm.plan import Place
+    from ltm.interfaces import SiteKind
     from ltm.structure import PrunableModel
 
 
 @register_method("savit")
-class CollaborativePruning(Structure):
+class CollaborativePruning(StructureMethod):
     """SAViT (NeurIPS 2022): heads and hidden units leave together, at the least cost of the loss.
 
     With s_i the first-order Taylor term of component i in one image, the sum of w * dL/dw over the
@@ -38,7 +38,7 @@ class CollaborativePruning(Structure):
     images: 512, how many training images are scored.
     """
 
-    def __init__(self, places: Mapping[str, Place], images: int = 512) -> None:  # noqa: ARG002
+    def __init__(self, sites: Mapping[str, SiteKind], images: int = 512) -> None:  # noqa: ARG002
         super().__init__()
         self.scoring_images = check_whole("images", images)
         self._samples: list[Tensor] = []

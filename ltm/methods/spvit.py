@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
+from ltm.interfaces import Method
 from ltm.merge import Assigned, Merge, Soft, presence
-from ltm.methods._base import Method, full_precision, register_method
 from ltm.methods._options import check_number, check_whole
+from ltm.methods._precision import full_precision
+from ltm.methods._registry import register_method
 from ltm.methods.matching import reduce_site
 from ltm.methods.relaxed import masses
 from ltm.plan import quarters
@@ -18,7 +21,7 @@ from ltm.plan import quarters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import SiteInput, SiteKind
 
 _LEAST_SCORE = 1e-6
 
@@ -95,36 +98,27 @@ class SoftPruning(Method):
     adds_to_loss = True
 
     def __init__(
-        self, places: Mapping[str, Place], heads: int | None = None, ratio_weight: float = 2.0
+        self, sites: Mapping[str, SiteKind], heads: int | None = None, ratio_weight: float = 2.0
     ) -> None:
         super().__init__()
         self.ratio_weight = check_number("ratio_weight", ratio_weight)
         heads = None if heads is None else check_whole("heads", heads)
-        for place in places.values():
-            if heads is not None and place.dim % heads:
-                raise ValueError(
-                    f"option 'heads' is {heads}, allowed is what divides {place.dim} channels"
-                )
-        on_grid = any(place.needs_grid for place in places.values())
-        chosen = [name for i, name in enumerate(places) if on_grid or i in quarters(len(places))]
+        for site in sites.values():
+            if heads is not None and site.dim % heads:
+                raise FieldError("options.heads", heads, f"what divides {site.dim} channels")
+        on_grid = any(site.needs_grid for site in sites.values())
+        chosen = [name for i, name in enumerate(sites) if on_grid or i in quarters(len(sites))]
         self.numbers = {name: i for i, name in enumerate(chosen)}
         self.selectors = nn.ModuleList(
-            Selector(places[name].dim, heads or _heads(places[name].dim)) for name in self.numbers
+            Selector(sites[name].dim, heads or _heads(sites[name].dim)) for name in self.numbers
         )
         self._ratios: dict[str, Tensor] = {}
 
-    def forward(
-        self,
-        tokens: Tensor,
-        site: Site,
-        mass: Tensor | None = None,
-        keys: Tensor | None = None,  # noqa: ARG002
-        received: Tensor | None = None,  # noqa: ARG002
-    ) -> Merge:
+    def forward(self, given: SiteInput) -> Merge:
+        tokens, site, mass = given.tokens, given.site, given.mass
         if site.name not in self.numbers:
-            raise ValueError(
-                f"plan merges at {site.name}, allowed for spvit are {', '.join(self.numbers)}"
-            )
+            problem = f"merges at {site.name}, where spvit has no selector"
+            raise FieldError("plan", site.name, ", ".join(self.numbers), problem)
         selector = self.selectors[self.numbers[site.name]]
         with full_precision(tokens):
             first = mass is None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ltm.errors import FieldError
 from ltm.merge import Assigned, Merge, NormKept
-from ltm.methods._base import register_method
+from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step, match_bipartite, merge_pairs
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import Site, SiteInput, SiteKind
 
 
 def prune_pairs(metric: Tensor, mass: Tensor, slots: int) -> Assigned:
@@ -42,23 +43,21 @@ class TokenFusion(MatchingMethod):
     prune_blocks: how many of the first blocks prune; half of them when omitted.
     """
 
-    def __init__(self, places: Mapping[str, Place], prune_blocks: int | None = None) -> None:
+    def __init__(self, sites: Mapping[str, SiteKind], prune_blocks: int | None = None) -> None:
         super().__init__()
         if prune_blocks is None:
-            prune_blocks = len(places) // 2
-        if type(prune_blocks) is not int or not 0 <= prune_blocks <= len(places):
-            raise ValueError(
-                f"option 'prune_blocks' is {prune_blocks!r}, allowed is a whole number "
-                f"from 0 to {len(places)}"
-            )
-        self._pruning = set(list(places)[:prune_blocks])
+            prune_blocks = len(sites) // 2
+        if type(prune_blocks) is not int or not 0 <= prune_blocks <= len(sites):
+            allowed = f"a whole number from 0 to {len(sites)}"
+            raise FieldError("options.prune_blocks", prune_blocks, allowed)
+        self._pruning = set(list(sites)[:prune_blocks])
 
     def step(self, site: Site) -> Step:
         return prune_pairs if site.name in self._pruning else merge_pairs
 
-    def forward(self, tokens: Tensor, site: Site, *rest: Tensor | None) -> Merge:
-        merge = super().forward(tokens, site, *rest)
+    def forward(self, given: SiteInput) -> Merge:
+        merge = super().forward(given)
         assert isinstance(merge, Assigned)
-        if site.name in self._pruning:
+        if given.site.name in self._pruning:
             return merge
         return NormKept(merge.slot, merge.weight, merge.slots)

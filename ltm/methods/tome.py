@@ -4,39 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltm.methods._base import register_method
+from ltm.errors import FieldError
+from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step, merge_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm.plan import Place, Site
+    from ltm.interfaces import Site, SiteKind, Spread
 
-SCHEDULES = {"constant": "even", "decreasing": "decreasing"}
+SCHEDULES: dict[str, Spread] = {"constant": "even", "decreasing": "decreasing"}
 
 
-def removals(r: int | Sequence[int], schedule: str, places: int) -> list[int]:
-    """How many tokens merge at each place, by the paper's r and schedule.
+def removals(r: int | Sequence[int], schedule: str, sites: int) -> list[int]:
+    """How many tokens merge at each site, by the paper's r and schedule.
 
-    constant: r everywhere. decreasing: linearly from 2r at the first place to 0 at the last.
+    constant: r everywhere. decreasing: linearly from 2r at the first site to 0 at the last.
 
     >>> removals(8, "constant", 3), removals(8, "decreasing", 3), removals([9, 4, 1], "constant", 3)
     ([8, 8, 8], [16, 8, 0], [9, 4, 1])
     """
     given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
     if not given or any(type(n) is not int or n < 0 for n in given):
-        raise ValueError(
-            f"option 'r' is {r!r}, allowed is a whole number from 0, or a list of them"
-        )
+        raise FieldError("options.r", r, "a whole number from 0, or a list of them")
     if isinstance(r, int):
-        if schedule == "constant" or places == 1:
-            return [r] * places
-        return [int(2 * r * (1 - i / (places - 1))) for i in range(places)]
-    if len(given) != places:
-        raise ValueError(
-            f"option 'r' is a list of {len(given)} numbers, allowed is one for each of "
-            f"the {places} blocks"
-        )
+        if schedule == "constant" or sites == 1:
+            return [r] * sites
+        return [int(2 * r * (1 - i / (sites - 1))) for i in range(sites)]
+    if len(given) != sites:
+        problem = f"is a list of {len(given)} numbers"
+        raise FieldError("options.r", r, f"one for each of the {sites} blocks", problem)
     return given
 
 
@@ -60,17 +57,15 @@ class TokenMerging(MatchingMethod):
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        sites: Mapping[str, SiteKind],
         r: int | Sequence[int] | None = None,
         schedule: str = "constant",
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
-            raise ValueError(
-                f"option 'schedule' is {schedule!r}, allowed are {' and '.join(SCHEDULES)}"
-            )
-        self.spread = SCHEDULES[schedule]  # type: ignore[assignment]
-        self.removes = None if r is None else removals(r, schedule, len(places))
+            raise FieldError("options.schedule", schedule, choices=[*SCHEDULES])
+        self.spread = SCHEDULES[schedule]
+        self.removes = None if r is None else removals(r, schedule, len(sites))
 
     def step(self, site: Site) -> Step:  # noqa: ARG002
         return merge_pairs

@@ -9,29 +9,32 @@ from typing import TYPE_CHECKING, Any
 from timm.models.byobnet import ByobNet
 from timm.models.efficientvit_mit import EfficientVit
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
 
-from ltm.backbones import adopt
+from ltm.adopt import adopt
+from ltm.errors import FieldError
 from ltm.flops import count, image_size_of
+from ltm.interfaces import Compressible
 from ltm.plan import check_names, check_ratio
 from ltm.structure.parts import Part, find_parts
 from ltm.structure.select import best, even_plan
 
 if TYPE_CHECKING:
-    from ltm.methods._structure import Structure
-    from ltm.plan import Grid
+    from torch import Tensor, nn
+
+    from ltm.interfaces import Grid
     from ltm.structure.gate import Gate
+    from ltm.structure.method import StructureMethod
 
 DEFAULT_RATIO = 0.8
 _EXACT = 1e-12  # GMACs that are rounding
 
 
-class PrunableModel(nn.Module):
+class PrunableModel(Compressible):
     """Mixin for a timm model from which components leave: heads, hidden units, channels.
 
     In training all are there, and gates close those that are to leave. `compact` removes them for
     good: what is left is timm's own network with smaller layers, which computes the same. Its state
-    dict has no gates, and says its shape: `take_shape` follows it.
+    dict has no gates, and says its shape: `before_load` follows it.
 
     compression_ratio is the kept fraction of the MACs, target_gmacs the MACs themselves, and a plan
     says how many components stay in a part, such as {"blocks.0.attn": 4, "blocks.0.mlp": 900}.
@@ -40,9 +43,11 @@ class PrunableModel(nn.Module):
     image. base_gmacs: of the whole network.
     """
 
+    cost_is_learned = True
+
     timm_name: str
     image_size: Grid
-    method: Structure
+    method: StructureMethod
     full: dict[str, int]
     part_gmacs: dict[str, float]
     base_gmacs: float
@@ -93,16 +98,18 @@ class PrunableModel(nn.Module):
         """Close gates until a ratio of the MACs is left, or what a plan says: by L1 norms.
 
         The same share leaves every part. None: the default ratio. A method's own scores choose
-        anew in training.
+        again in training.
 
-        ValueError, and no change, when it is not possible, or when components have left for good.
+        FieldError, and no change, when it is not possible, or when components have left for good.
         """
         if not self.gated:
             if to is None or to == self.plan:
                 return
-            raise ValueError(
-                "compression_ratio cannot change after training: heads and units that were removed "
-                "do not come back"
+            raise FieldError(
+                "compression_ratio",
+                to,
+                problem="cannot change after training: heads and units that were removed do not "
+                "come back",
             )
         plan = self.plan_for(to)
         self._wish = to
@@ -116,10 +123,8 @@ class PrunableModel(nn.Module):
             check_names(to, sizes)
             for name, kept in to.items():
                 if type(kept) is not int or not 1 <= kept <= sizes[name]:
-                    raise ValueError(
-                        f"plan keeps {kept!r} at {name}, allowed is a number from 1 to "
-                        f"{sizes[name]}"
-                    )
+                    allowed = f"a number from 1 to {sizes[name]}"
+                    raise FieldError("plan", kept, allowed, f"keeps {kept!r} at {name}")
             return {**sizes, **to}
         target = self.target_gmacs(to)
         heads = [part.name for part in self.parts() if part.heads]
@@ -127,23 +132,26 @@ class PrunableModel(nn.Module):
         return even_plan(sizes, self.part_gmacs, heads, excess - _EXACT)
 
     def target_gmacs(self, ratio: float | None) -> float:
-        """1e9 MACs of a ratio. ValueError when no network is so small."""
+        """1e9 MACs of a ratio. FieldError when no network is so small."""
         ratio = DEFAULT_RATIO if ratio is None else check_ratio(ratio)
         least = self.least_gmacs / self.base_gmacs
         if ratio < least:
-            raise ValueError(
-                f"compression_ratio is {ratio:.4g}, allowed for a method that removes heads and "
-                f"units of {self.timm_name} is {least:.3f} to 1"
+            raise FieldError(
+                "compression_ratio",
+                ratio,
+                f"{least:.3f} to 1, for a method that removes heads and units of {self.timm_name}",
+                f"is {ratio:.4g}",
             )
         return ratio * self.base_gmacs
 
     def ratio_of(self, target_gmacs: float) -> float:
-        """The kept fraction of a budget in 1e9 MACs. ValueError when no network is so small."""
+        """The kept fraction of a budget in 1e9 MACs. FieldError when no network is so small."""
         if not target_gmacs >= self.least_gmacs:
-            raise ValueError(
-                f"target_gmacs is {target_gmacs}, allowed for this model at "
-                f"{self.image_size[0]} x {self.image_size[1]} pixels is {self.least_gmacs:.4g} or "
-                f"more; without pruning it takes {self.base_gmacs:.4g}"
+            raise FieldError(
+                "target_gmacs",
+                target_gmacs,
+                f"{self.least_gmacs:.4g} or more for this model at {self.image_size[0]} x "
+                f"{self.image_size[1]} pixels; without pruning it takes {self.base_gmacs:.4g}",
             )
         return min(1.0, target_gmacs / self.base_gmacs)
 
@@ -161,7 +169,7 @@ class PrunableModel(nn.Module):
             if part.gate is None:
                 part.add_gate()
 
-    def take_shape(self, state: Mapping[str, Tensor]) -> None:
+    def before_load(self, state: Mapping[str, Tensor]) -> None:
         """Take the shape of a network with this state dict; weights are arbitrary until loaded.
 
         Gates stay unless components have left for good. A state dict of another network changes
@@ -184,10 +192,10 @@ class PrunableModel(nn.Module):
             elif part.gate is None:
                 part.add_gate()
 
-    def loaded(self, state: Mapping[str, Tensor]) -> None:
+    def after_load(self, state: Mapping[str, Tensor]) -> None:
         """After this state dict was loaded: what its gates closed leaves for good.
 
-        Weights of a whole network bring no gates, and theirs are closed anew.
+        Weights of a whole network bring no gates: those of this one close again.
         """
         if self._has_gates(state):
             self.compact()
@@ -195,8 +203,20 @@ class PrunableModel(nn.Module):
             self.set_compression(self._wish)
 
     def may_lack(self, key: str) -> bool:
-        """Whether a state dict may come without this key."""
-        return any(key in part.gate_keys() for part in self.parts())
+        return super().may_lack(key) or any(key in part.gate_keys() for part in self.parts())
+
+    def before_finetuning(self) -> None:
+        """Of a network that was pruned before, further components may leave."""
+        self.add_gates()
+        self.set_compression(self.compression)
+
+    def compacted(self) -> nn.Module:
+        """The network itself, or, where gates are closed, a copy without what they close."""
+        if not self.gated:
+            return self
+        copy = deepcopy(self)
+        copy.compact()
+        return copy
 
     def _has_gates(self, state: Mapping[str, Tensor]) -> bool:
         return any(key in state for part in self.parts() for key in part.gate_keys())
@@ -224,7 +244,7 @@ _CLASSES: tuple[tuple[type[nn.Module], type[PrunableModel]], ...] = (
 def prunable(name: str, method: str, model: nn.Module) -> Any:
     """A prunable network that owns all that timm's model of that name owned, with open gates.
 
-    ValueError for a family whose heads and units cannot leave one by one.
+    FieldError for a family whose heads and units cannot leave one by one.
     """
     for base, cls in _CLASSES:
         if type(model) is base:
@@ -235,17 +255,10 @@ def prunable(name: str, method: str, model: nn.Module) -> Any:
             adopted.measure()
             adopted.add_gates()
             return adopted
-    raise ValueError(
-        f"method is {method!r}, which cannot remove heads and units of {name}: every head of "
-        f"a {type(model).__name__} has a table of relative positions, or layers of its own; "
-        f"allowed are plain ViT, MobileViT and EfficientViT"
+    raise FieldError(
+        "method",
+        method,
+        "a plain ViT, MobileViT or EfficientViT",
+        f"is {method!r}, which cannot remove heads and units of {name}: every head of a "
+        f"{type(model).__name__} has a table of relative positions, or layers of its own",
     )
-
-
-def compacted(model: nn.Module) -> nn.Module:
-    """The network itself, or, where gates are closed, a copy without what they close."""
-    if not isinstance(model, PrunableModel) or not model.gated:
-        return model
-    copy = deepcopy(model)
-    copy.compact()
-    return copy

@@ -14,6 +14,7 @@ from timm.layers import Attention, Mlp
 from timm.models.efficientvit_mit import LiteMLA, MBConv
 from torch import Tensor, nn
 
+from ltm.errors import FieldError
 from ltm.structure.gate import Gate
 
 if TYPE_CHECKING:
@@ -201,24 +202,28 @@ class LinearHeads(Part):
 def find_parts(model: nn.Module) -> list[Part]:
     """All parts of a network, in the order of its modules.
 
-    ValueError for a variant whose heads or units cannot be told apart.
+    FieldError for a variant whose heads or units cannot be told apart.
     """
     found: list[Part] = []
     for name, module in model.named_modules():
         kind = type(module)
         if kind is Attention:
             if module.gate is not None or not isinstance(module.norm, nn.Identity | Gate):
-                raise ValueError(f"backbone has a norm or gate over all heads in {name}")
+                raise _inseparable(f"has a norm or gate over all heads in {name}")
             found.append(Heads(name, module))
         elif kind is Mlp:
             if not isinstance(module.norm, nn.Identity | Gate):
-                raise ValueError(f"backbone has a norm over all hidden units in {name}")
+                raise _inseparable(f"has a norm over all hidden units in {name}")
             found.append(Units(name, module))
         elif kind is LiteMLA:
             found.append(LinearHeads(name, module))
         elif kind is MBConv:
             found.append(Expanded(name, module))
     return found
+
+
+def _inseparable(problem: str) -> FieldError:
+    return FieldError("backbone", None, "one whose heads and units are separate", problem)
 
 
 def _channels(index: Tensor, width: int) -> Tensor:

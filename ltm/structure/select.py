@@ -39,7 +39,7 @@ def remove(
     """Which components to keep, [K] bool, so that at least `excess` MACs leave at a low cost.
 
     Those of the lowest cost per MAC leave, a hundredth of the excess at a time, since every removal
-    changes what the others cost. Of those that left, the dearest come back where they still fit.
+    changes what the others cost. Of those that left, the costliest come back where they still fit.
 
     macs: [K], of each component. part: [K] long, which part it is of. least: for every part, how
     many components stay at least.

@@ -1,3 +1,3 @@
 """The machinery that trains Learnable Token Merging models on a Ray cluster."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

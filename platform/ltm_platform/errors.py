@@ -6,12 +6,25 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 
 class UserError(ValueError):
     """Something the user said or lacks. The message is full sentences, one a line; the CLI exits
-    with 2."""
+    with 2.
+
+    fields: the fields of a job that it is about, dotted, each with the value that is refused; empty
+        where no field is to blame.
+    """
+
+    def __init__(self, message: str = "", fields: Mapping[str, object] | None = None) -> None:
+        # All arguments, so that it is pickled whole: it crosses the borders of processes.
+        super().__init__(message, dict(fields or {}))
+        self.fields: dict[str, object] = dict(fields or {})
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def closest(value: str, allowed: Iterable[str]) -> str | None:
@@ -27,3 +40,6 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
 
 class RunError(RuntimeError):
     """A run that started and broke; the message says which rank and why."""
+
+    log: Path | None = None
+    """What was printed meanwhile, if that is kept."""

@@ -80,7 +80,26 @@ class StoppedOnRequest:
     """Training saved a checkpoint and ended, since somebody asked it to."""
 
 
-Event = Started | Waiting | Progress | GaveUp | Decided | StoppedOnRequest
+@dataclass(frozen=True, slots=True)
+class ControllerStarted:
+    """Ray Train's actor that starts the workers has begun: through it they can be stopped."""
+
+    handle: Any
+
+
+Event = (
+    Started
+    | Waiting
+    | Progress
+    | EpochEnded
+    | Measured
+    | Decided
+    | GaveUp
+    | StoppedOnRequest
+    | ControllerStarted
+)
+"""Who hears them matches all of them, with `typing.assert_never` for the rest: so a new one is an
+error of types wherever it was not thought of."""
 Listener = Callable[[Event], None]
 
 

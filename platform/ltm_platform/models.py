@@ -12,9 +12,10 @@ from torch import nn
 
 import ltm
 from ltm.create import load_checkpoint
+from ltm.errors import FieldError
 from ltm.flops import image_size_of
+from ltm.interfaces import compressible
 from ltm.methods import Hooks
-from ltm.structure import PrunableModel
 from ltm_platform.errors import nearest
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE
@@ -55,7 +56,8 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
         **merging,
     )
     if not isinstance(model.get_classifier(), nn.Module):
-        raise ValueError(f"backbone is {spec.backbone!r}, which has more than one classifier")
+        problem = f"is {spec.backbone!r}, which has more than one classifier"
+        raise FieldError("backbone", spec.backbone, problem=problem)
     return model
 
 
@@ -70,23 +72,20 @@ def load_start(model: nn.Module, job: JobSpec) -> bool:
     if job.model.checkpoint is None:
         return False
     new_classifier = _load(model, Path(job.model.checkpoint), new_classifier=True)
-    if isinstance(model, PrunableModel):  # of a pruned network, too, further parts may leave
-        model.add_gates()
-        model.set_compression(model.compression)
+    compressible(model).before_finetuning()
     return new_classifier
 
 
 def with_weights(model: Any, weights: Mapping[str, Tensor]) -> Any:
     """The job's network with the state dict of a trained one, as it is used from then on."""
-    if isinstance(model, PrunableModel):
-        model.take_shape(weights)
+    compressible(model).before_load(weights)
     model.load_state_dict(weights)
     return ltm.compacted(model)
 
 
 def structure_cost(model: Any, image_size: int) -> dict[str, float]:
-    """Metrics of a pruned network, which training alone knows; none of any other."""
-    if not isinstance(model, PrunableModel):
+    """Metrics of a network whose cost training alone knows; none of any other."""
+    if not compressible(model).cost_is_learned:
         return {}
     cost = ltm.count(model, image_size)
     return {
@@ -103,10 +102,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ValueError: there are no such weights, or they are of another network or other classes.
     """
     if _load(model, path, new_classifier=True):
-        raise ValueError(
-            f"checkpoint is {str(path)!r}, whose classifier is not for the number of classes of "
-            f"the data"
-        )
+        problem = f"is {str(path)!r}, whose classifier is not for the data's number of classes"
+        raise FieldError("checkpoint", str(path), problem=problem)
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:
@@ -121,14 +118,16 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
         if not named:
             known = {part for name in parameters for part in _outer(name)}
             children = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(
-                f"freeze holds {pattern!r}, which is no part of the network"
+            problem = (
+                f"holds {pattern!r}, which is no part of the network"
                 f"{nearest(pattern, known)} (its largest parts: {children})"
             )
+            raise FieldError("freeze", patterns, problem=problem)
         for name in named:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise ValueError(f"freeze is {', '.join(patterns)}, which leaves nothing to train")
+        problem = f"is {', '.join(patterns)}, which leaves nothing to train"
+        raise FieldError("freeze", patterns, problem=problem)
 
 
 def method_of(model: Any) -> Hooks:
@@ -180,7 +179,8 @@ def create_teacher(job: JobSpec, num_classes: int) -> Any:
 def _job_of(checkpoint: Path) -> JobSpec:
     path = checkpoint / JOB_FILE
     if not path.is_file():
-        raise ValueError(f"checkpoint is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}")
+        problem = f"is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}"
+        raise FieldError("checkpoint", str(checkpoint), problem=problem)
     return JobSpec.load(path)
 
 
@@ -193,9 +193,8 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
         raise
     except Exception as error:  # whatever the reader of a foreign file trips over
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"checkpoint is {str(path)!r}, which cannot be read as weights: {reason}"
-        ) from None
+        problem = f"is {str(path)!r}, which cannot be read as weights: {reason}"
+        raise FieldError("checkpoint", str(path), problem=problem) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,16 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +36,40 @@ def test_the_wheel_holds_two_packages_and_no_stray_module(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"ltm", "ltm_platform"}
     assert "ltm_platform/jobs/quickstart.yaml" in names
+    assert "ltm_platform/py.typed" in names  # type checkers of users read our annotations
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_wheel_names_every_python_that_is_tested(wheel: Path, python: str) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    text = archive.read(name).decode()
+    assert f"Classifier: Programming Language :: Python :: {python}\n" in text
+
+
+def requirements(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    """What this package asks for on this interpreter, with the extras that it asks for."""
+    for line in metadata.requires(name) or ():
+        wanted = Requirement(line)
+        marker = wanted.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+            yield canonicalize_name(wanted.name), frozenset(wanted.extras)
+
+
+def test_what_make_installs_is_pinned() -> None:
+    pins = {
+        canonicalize_name(Requirement(line).name)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+    seen: set[tuple[str, frozenset[str]]] = set()
+    ahead = [("ltm-platform", frozenset({"dev"}))]
+    while ahead:
+        package = ahead.pop()
+        if package not in seen:
+            seen.add(package)
+            ahead += requirements(*package)
+    assert {name for name, _ in seen} - pins == {"ltm-platform"}
 
 
 def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 
 def test_two_ranks_have_the_statistics_of_one(tmp_path: Path) -> None:
-    mp.start_processes(_rank, (2, str(tmp_path)), nprocs=2, start_method="fork")
+    # Not forked from here: a fork would keep the locks of the threads that this process has.
+    mp.start_processes(_rank, (2, str(tmp_path)), nprocs=2, start_method="spawn")
     for clusters in (C, K):
         one = stream(clusters=clusters).state_dict()
         for rank in range(2):

@@ -17,7 +17,7 @@ TINY = "vit_nano_patch4_32"
     ("backbone", "options", "says"),
     [
         ("vit_smal_patch16_224", {}, "vit_small_patch16_224"),
-        ("resnet50", {}, "vision_transformer"),
+        ("resnet50", {}, "allowed are the families EfficientViT, MobileViT, Swin and plain ViT"),
         (TINY, {"method": "ltn"}, "did you mean 'ltm'"),
         (TINY, {"ranks": 8}, "did you mean 'rank'"),
         (TINY, {"compression_ratio": 0}, r"\(0, 1\]"),
@@ -28,7 +28,7 @@ TINY = "vit_nano_patch4_32"
         (TINY, {"plan": {"blocks.0": 65}}, "from 1 to 64"),
         (TINY, {"plan": {"blocks.0": 30.0}}, "from 1 to 64"),
         (TINY, {"plan": {"blocks.0": None}}, "from 1 to 64"),
-        (TINY, {"rank": 0}, "rank is 0"),
+        (TINY, {"rank": 0}, "option 'rank' is 0"),
         (TINY, {"plan": {"blocks.0": 30, "blocks.1": 31}}, "from 1 to 30"),
         (TINY, {"plan": {"blocks.0": 30, "blocks.1": (5, 5)}}, "keeps no grid"),
         (TINY, {"plan": {"blocks.0": (9, 8)}}, "1 x 1 to 8 x 8"),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import ltm
+from ltm.interfaces import Kept, Site, SiteInput, SiteKind
 from ltm.methods import build_method
-from ltm.plan import Kept, Place, Site
 
 NETS = {
     "vit_nano_patch4_32": 32,
@@ -54,12 +54,12 @@ class OneSite(torch.nn.Module):
     def __init__(self, method: str, kept: Kept) -> None:
         super().__init__()
         torch.manual_seed(0)
-        place = Place(16, needs_grid=not isinstance(kept, int))
-        self.method: Any = build_method(method, {f"blocks.{i}": place for i in range(4)}, {})
+        kind = SiteKind(16, needs_grid=not isinstance(kept, int))
+        self.method: Any = build_method(method, {f"blocks.{i}": kind for i in range(4)}, {})
         self.site = Site("blocks.1", 16, (4, 6), 24, kept)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        merge = self.method(x, self.site)
+        merge = self.method(SiteInput(x, self.site))
         return merge(x), merge.sizes()
 
 

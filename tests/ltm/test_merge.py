@@ -3,8 +3,22 @@
 import pytest
 import torch
 
-from ltm.merge import Assigned, Local, MaxMagnitude, Merge, NormKept
+from ltm.interfaces import Site, SiteInput
+from ltm.merge import (
+    Assigned,
+    Local,
+    MaxMagnitude,
+    Merge,
+    NormKept,
+    Selected,
+    Soft,
+    Transformed,
+    Weighted,
+    WithAttention,
+)
 from ltm.methods.ltm import window_anchors
+
+from .declared import assert_declared
 
 B, N, P, D = 3, 36, 20, 8
 
@@ -24,7 +38,96 @@ def local() -> Local:
     return Local(index, (start + torch.randn(B, *start.shape)).softmax(-1), N)
 
 
+def weighted() -> Weighted:
+    """Dense means."""
+    torch.manual_seed(0)
+    return Weighted(torch.randn(B, N, P).softmax(1), convex=True, keeps_mass=True)
+
+
+def sums() -> Weighted:
+    torch.manual_seed(0)
+    return Weighted(torch.randn(B, N, P), keeps_mass=True)
+
+
+def selected() -> Selected:
+    torch.manual_seed(0)
+    return Selected(torch.rand(B, N).argsort(1)[:, :P], N)
+
+
+def padded() -> Selected:
+    whole = selected()
+    count = torch.tensor([[P], [1], [P // 2]])
+    return Selected(whole.index, N, torch.arange(P) < count)
+
+
+def soft() -> Soft:
+    torch.manual_seed(0)
+    return Soft(torch.rand(B, N), 0.1 * torch.rand(B, N, N), torch.rand(B, N) + 0.1)
+
+
+def transformed() -> Transformed:
+    return Transformed(assigned(), lambda x: 2 * x + 1)
+
+
+def with_attention() -> WithAttention:
+    return WithAttention(assigned(), torch.rand(B, 2, P, P).softmax(-1))
+
+
 MERGES = {"assigned": assigned, "local": local}
+KINDS = {
+    **MERGES,
+    "norm_kept": lambda: NormKept(*_fields(assigned())),
+    "max_magnitude": lambda: MaxMagnitude(*_fields(assigned())),
+    "weighted": weighted,
+    "sums": sums,
+    "selected": selected,
+    "padded": padded,
+    "soft": soft,
+    "transformed": transformed,
+    "with_attention": with_attention,
+}
+
+
+def _fields(merge: Assigned) -> tuple[torch.Tensor, torch.Tensor, int]:
+    return merge.slot, merge.weight, merge.slots
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_what_it_says_it_is(kind: str) -> None:
+    merge = KINDS[kind]()
+    site = Site("blocks.0", D, (6, 6), N, P)
+    x, mass = torch.randn(B, N, D), torch.rand(B, N) + 0.5
+    for given in (SiteInput(x, site), SiteInput(x, site, mass)):
+        assert_declared(given, merge)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeated_merges_of_every_kind_are_the_same_for_each_row(kind: str) -> None:
+    merge = KINDS[kind]()
+    x = torch.randn(B, N, D)
+    twice = merge.repeated(2)
+    assert type(twice) is type(merge)
+    torch.testing.assert_close(twice(x.repeat_interleave(2, 0)), merge(x).repeat_interleave(2, 0))
+    for name in ("present", "attention"):
+        own, repeated = getattr(merge, name), getattr(twice, name)
+        assert (own is None) == (repeated is None)
+        assert own is None or torch.equal(repeated, own.repeat_interleave(2, 0))
+
+
+def test_amounts_are_carried_as_sizes_are() -> None:
+    amount = torch.rand(B, N)
+    merge = selected()
+    torch.testing.assert_close(merge.carried(amount), amount.gather(1, merge.index))
+    torch.testing.assert_close(assigned().carried(amount), assigned().sizes(amount))
+    torch.testing.assert_close(soft().carried(amount), amount)
+
+
+def test_dropped_tokens_come_back_as_0() -> None:
+    for merge in (selected(), padded()):
+        back = merge.unmerge(merge(torch.ones(B, N, D)))
+        kept = merge.weights().sum(2)
+        assert torch.equal(back, kept[..., None].expand(-1, -1, D))
+        assert (merge.present is None) == bool((kept.sum(1) == P).all())
 
 
 @pytest.fixture(params=MERGES)
@@ -56,12 +159,6 @@ def test_unmerge_gives_each_source_the_slots_that_hold_it(merge: Merge) -> None:
         torch.testing.assert_close(merge.unmerge(y), shares @ y)
     else:  # one slot a token
         torch.testing.assert_close(merge.unmerge(y), (G > 0).float() @ y)
-
-
-def test_repeated_merges_are_the_same_for_each_row(merge: Merge) -> None:
-    x = torch.randn(B, N, D)
-    twice = merge.repeated(2)(x.repeat_interleave(2, 0))
-    torch.testing.assert_close(twice, merge(x).repeat_interleave(2, 0))
 
 
 @pytest.mark.parametrize("first", [0, 1, 5])

@@ -2,6 +2,7 @@
 
 import pytest
 
+import ltm
 from ltm.plan import grid_for_ratio, kept_grid, tokens_for_ratio
 
 
@@ -35,3 +36,13 @@ def test_grids_that_do_not_fit_are_named(kept: object) -> None:
         kept_grid("layers.2", kept, (7, 7))
     assert kept_grid("layers.2", 6, (7, 7)) == (6, 6)
     assert kept_grid("layers.2", [6, 5], (7, 7)) == (6, 5)
+
+
+def test_elastic_ratios_depend_on_the_step_alone() -> None:
+    ratios = [ltm.elastic_ratio((0.5, 1.0), step) for step in range(200)]
+    assert ratios == [ltm.elastic_ratio((0.5, 1.0), step) for step in range(200)]
+    assert 0.5 <= min(ratios) < 0.55
+    assert 0.95 < max(ratios) <= 1
+    assert ratios != [ltm.elastic_ratio((0.5, 1.0), step, seed=1) for step in range(200)]
+    with pytest.raises(ValueError, match="low to high"):
+        ltm.elastic_ratio((0.9, 0.5), 0)

@@ -1,4 +1,4 @@
-"""The command line within the test's own process, and programs that race in others."""
+"""The command line in the test's own process, programs that race in others, stored weights."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ltm_platform.cli.app import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Answer(NamedTuple):
@@ -76,3 +74,38 @@ def race(tmp_path: Path) -> Race:
         return printed
 
     return run
+
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """A checkpoint's folder of the quickstart with overrides and first weights; the moving average
+    differs."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ltm_platform.job import JobSpec
+    from ltm_platform.models import create_model
+    from ltm_platform.storage.manifest import EMA_FILE, JOB_FILE, WEIGHTS_FILE
+
+    def make(*overrides: str, classes: int = 10, ema: bool = False) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        job = JobSpec.load("quickstart", overrides)
+        (folder / JOB_FILE).write_text(job.to_yaml())
+        for seed, file in enumerate((WEIGHTS_FILE, EMA_FILE) if ema else (WEIGHTS_FILE,)):
+            torch.manual_seed(seed)
+            model = create_model(job, classes)
+            for name, parameter in model.named_parameters():
+                if name.endswith("omega") or "head" in name:  # a step, and logits that differ
+                    torch.nn.init.normal_(parameter)
+            save_file(model.state_dict(), folder / file)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    return make_checkpoint(ema=True)

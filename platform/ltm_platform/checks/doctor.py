@@ -90,7 +90,7 @@ def compiler() -> Iterator[Finding]:
 def cluster() -> Iterator[Finding]:
     from ltm_platform.ray_cluster import local_ray
     from ltm_platform.ray_cluster.address import VARIABLE, Kind, find_address, kind
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     there = local_ray.running()
     address = find_address(None)
@@ -98,7 +98,7 @@ def cluster() -> Iterator[Finding]:
         yield Finding("cluster", True, f"none in use ({address}): every command starts its own Ray")
         return
     try:
-        Cluster(address)
+        JobsClient(address)
     except UserError as error:
         remedy = f"see {locations.home()}/ray.log" if there else f"start it, or unset {VARIABLE}"
         yield Finding("cluster", False, str(error), remedy)

@@ -24,11 +24,10 @@ def check_data(job: JobSpec) -> Dataset:
 
 
 def check_cache(job: JobSpec) -> None:
-    from ltm_platform.data.sources.shards import holds_shards
-    from ltm_platform.storage.path import storage_path
+    from ltm_platform.data.sources import find_source
 
     key, path = "data.cache", job.data.path
-    if job.data.cache and (path == "digits" or not holds_shards(storage_path(path))):
+    if job.data.cache and not find_source(path, locations.cache()).cacheable:
         raise job.error(
             key,
             f"{key} holds copies of shards, but data.path {path!r} has none: leave it out, or "

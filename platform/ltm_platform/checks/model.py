@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ltm_platform.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,16 +31,18 @@ def check_names(job: JobSpec) -> None:
 
 @contextmanager
 def _located(job: JobSpec) -> Iterator[None]:
-    """The model library's complaints, which begin with a field's name, as errors of the job."""
+    """The model library's complaints as errors of the job."""
+    from ltm.errors import FieldError, PluginError
+
     try:
         yield
+    except PluginError as error:
+        raise UserError(str(error)) from None
+    except FieldError as error:
+        key = _key_of(job, error.field)
+        said = error.sentence(key) if key != "model" else f"model: {error}"
+        raise job.error(key, said) from None
     except ValueError as error:
-        field = str(error).split()[0]
-        if field == "option":
-            raise job.error("model.options", f"model.options: {error}") from None
-        for section in ("model", "recipe"):
-            if field in type(getattr(job, section)).model_fields:
-                raise job.error(f"{section}.{field}", f"{section}.{error}") from None
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError) as error:
         if not job.model.pretrained:
@@ -50,13 +54,24 @@ def _located(job: JobSpec) -> Iterator[None]:
         ) from None
 
 
+def _key_of(job: JobSpec, field: str) -> str:
+    """The job's field for an argument of the model library."""
+    section, _, option = field.partition(".")
+    if section == "options":
+        return f"model.{field}" if option in job.model.options else "model.options"
+    for name in ("model", "recipe"):
+        if field in type(getattr(job, name)).model_fields:
+            return f"{name}.{field}"
+    return "model"
+
+
 def with_model(
     job: JobSpec, num_classes: int
 ) -> tuple[JobSpec, ltm.Count, ltm.Count, tuple[str, ...]]:
     """Build the network once to see that it can be, settle its image size and count its MACs."""
     import ltm
     from ltm_platform.models import create_model, input_pixels, method_of
-    from ltm_platform.training.network import build_network
+    from ltm_platform.training.recipe.network import build_network
 
     with _located(job):
         network = build_network(job, num_classes)

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ltm_platform import checks
 from ltm_platform.job.batch import plan_batch
 from ltm_platform.ray_cluster import attach
-from ltm_platform.ray_cluster.address import EMBEDDED
-from ltm_platform.ray_cluster.session import resources_at
+from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage.run_folder import storage_root
-from ltm_platform.training import estimates
+from ltm_platform.training.measurement import estimates
 
 if TYPE_CHECKING:
     from ltm_platform.checks import Ready
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.ray_cluster.resources import Resources
-    from ltm_platform.training.estimates import Memory
+    from ltm_platform.training.measurement.estimates import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,13 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
     Raises:
         UserError: the job is wrong in a way that nothing could override.
     """
-    there = free = at_most = resources_at(address)
-    if address != EMBEDDED:
+    with session(address) as ray:
+        return _plan(job, ray)
+
+
+def _plan(job: JobSpec, ray: Session) -> RunPlan:
+    there = free = at_most = ray.resources
+    if ray.joined:
         there, free = attach.there(), attach.free()
     nodes = len(there.nodes) or 1
     ready = checks.check(job, at_most, force=True)
@@ -65,7 +69,7 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
     began = time.perf_counter()
     with collector():
         checks.check_storage(ready.job)
-        if address != EMBEDDED:
+        if ray.joined:
             attach.check_shared_storage(ready.job)
     seconds = time.perf_counter() - began
     missed = [problem for problem in collector.problems if problem not in ready.problems]

@@ -96,6 +96,7 @@ def _check_read(content: bytes) -> None:
 
 def with_absolute_paths(job: JobSpec) -> JobSpec:
     """Workers run in folders of their own, so no relative path may reach them."""
+    from ltm_platform.data.sources import find_source
     from ltm_platform.storage.path import is_address
 
     paths_of = {
@@ -104,12 +105,11 @@ def with_absolute_paths(job: JobSpec) -> JobSpec:
         "model.checkpoint": job.model.checkpoint,
         "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
     }
-    if job.data.path != "digits":
-        paths_of["data.path"] = job.data.path
     teacher = job.recipe.distill.teacher
     if teacher and Path(teacher).expanduser().is_dir():
         paths_of["recipe.distill.teacher"] = teacher
     for key, path in paths_of.items():
         if path and not is_address(path):
             job = job.replace(key, str(Path(path).expanduser().resolve()))
-    return job
+    source = find_source(job.data.path, locations.cache())
+    return job.replace("data.path", source.absolute_path)

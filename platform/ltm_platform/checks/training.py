@@ -12,8 +12,8 @@ def check_recipe(job: JobSpec) -> None:
     """timm knows the optimizer, and can read the augmentation."""
     from timm.optim import get_optimizer_info, list_optimizers
 
-    from ltm_platform.data.transforms import Augment, train_transform
-    from ltm_platform.training.optimization import is_elementwise
+    from ltm_platform.data.transforms import Augmentation, train_transform
+    from ltm_platform.training.recipe.optimization import is_elementwise
 
     # No gradient of a gradient is taken in training.
     allowed = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
@@ -27,7 +27,7 @@ def check_recipe(job: JobSpec) -> None:
             f"it needs engine.zero_stage=0",
         )
     try:
-        train_transform(Augment(**job.recipe.augment.model_dump()), 32, (0.5,) * 3, (0.5,) * 3)
+        train_transform(Augmentation(**job.recipe.augment.model_dump()), 32, (0.5,) * 3, (0.5,) * 3)
     except (AssertionError, ValueError):  # how timm refuses what it cannot read
         key = "recipe.augment.auto_augment"
         value = job.recipe.augment.auto_augment

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from ltm.errors import PluginError
 from ltm_platform import __version__
 from ltm_platform.cli.group import Group
-from ltm_platform.errors import UserError
+from ltm_platform.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,17 +66,32 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script. What the user can mend ends with one sentence and exit code 2."""
+    """The console script; nothing else ends the process.
+
+    Exit codes: 2 for what the user can mend, 1 for a run that broke, 130 for one that was stopped;
+    a command that has said itself what happened ends with `click.exceptions.Exit`.
+    """
     try:
-        cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
-    except UserError as error:
+        code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
+    except (UserError, PluginError) as error:
         _fail(str(error), 2)
+    except RunError as error:
+        _fail(_failure(error), 1)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
+    if code:
+        sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
+def _failure(error: RunError) -> str:
+    from ltm_platform.storage import locations
+
+    log = f"\nthe log is {locations.shown(error.log)}" if error.log else ""
+    return f"failed: {error}{log}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
     click.echo(message, err=True)
     sys.exit(code)

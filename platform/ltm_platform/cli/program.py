@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NAME = "ltm-platform"
+
+
+def typed(words: Sequence[str]) -> Sequence[str]:
+    """The command that is carried out here: on a cluster, what was typed where it was sent."""
+    from ltm_platform.ray_cluster.jobs_api import Request
+
+    request = Request.here()
+    return request.typed if request else words
 
 
 def program() -> list[str]:

@@ -1,4 +1,4 @@
-"""Imports that leave out what the imported would bring along."""
+"""DeepSpeed's import, without what it would bring along."""
 
 from __future__ import annotations
 

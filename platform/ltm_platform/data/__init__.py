@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.data.cache import ShardCache
-from ltm_platform.data.source import Source
-from ltm_platform.data.sources.digits import open_digits
-from ltm_platform.data.sources.folder import open_folder
-from ltm_platform.data.sources.shards import UNFINISHED, ParquetSource, holds_shards
+from ltm_platform.data.image_set import ImageSet
+from ltm_platform.data.sources import find_source
 from ltm_platform.data.subset import fold, subset
-from ltm_platform.errors import UserError, nearest
-from ltm_platform.storage.path import is_address, storage_path
 
 if TYPE_CHECKING:
     from ltm_platform.job import Data
 
-__all__ = ["Dataset", "Source", "open_data", "open_dataset"]
+__all__ = ["Dataset", "ImageSet", "open_data", "open_dataset"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,8 @@ class Dataset:
     """Training and validation images over the same classes."""
 
     name: str
-    train: Source
-    val: Source
+    train: ImageSet
+    val: ImageSet
     classes: tuple[str, ...]
 
     def describe(self) -> str:
@@ -65,7 +61,8 @@ def open_dataset(
 
     Args:
         path: the word ``digits``, a folder of shards, here or at an address such as
-            ``s3://bucket/folder``, or a local folder tree of images.
+            ``s3://bucket/folder``, a local folder tree of images, or what a source of another
+            package claims.
         cache: folder where ``digits`` is written once.
         val_fraction: share of a tree without its own ``val/`` that becomes the validation part.
         copies: where shards are copied before they are read; None reads them where they are.
@@ -73,46 +70,5 @@ def open_dataset(
     Raises:
         UserError: nothing there, or not what it should be; the sentence says how to mend it.
     """
-    train: Source
-    val: Source
-    if path == "digits":
-        train, val = open_digits(cache)
-        return Dataset(path, train, val, train.classes)
-    folder = storage_path(path)
-    if not folder.is_folder():
-        raise UserError(_missing(path))
-    if (folder / UNFINISHED).exists():
-        raise UserError(
-            f"the import into {path} was not finished: give the same "
-            "'ltm-platform data import' command again, and it goes on."
-        )
-    if holds_shards(folder):
-        train, val = (ParquetSource(folder / split, copies) for split in ("train", "val"))
-        if train.classes != val.classes:
-            raise UserError(f"{folder / 'train'} and {folder / 'val'} have different classes.")
-    elif folder.is_local:
-        train, val = open_folder(Path(folder.path), val_fraction)
-    else:
-        raise UserError(
-            f"{path} holds no shards: image files are trained on from a local folder alone; "
-            f"'ltm-platform data import {path} FOLDER' makes shards of them."
-        )
+    train, val = find_source(path, cache).open(val_fraction=val_fraction, copies=copies)
     return Dataset(path, train, val, train.classes)
-
-
-def _missing(path: str) -> str:
-    if is_address(path):
-        return f"{path} not found: there is no such folder in that store."
-    given = Path(path).expanduser()
-    where = "" if given.is_absolute() else f" in {Path.cwd()}"
-    what = f"{path}{where} is not a folder" if given.exists() else f"{path} not found{where}"
-    if "imagenet" in path.lower():
-        return (
-            f"{what}: for ImageNet-1k register at https://image-net.org, unpack it as "
-            "train/<class>/*.JPEG and val/<class>/*.JPEG, and pass --set data.path=FOLDER."
-        )
-    return (
-        f"{what}: pass --set data.path=FOLDER with a folder of train/<class>/*.jpg and "
-        "val/<class>/*.jpg (or <class>/*.jpg alone), a folder of shards, or the word 'digits'"
-        f"{nearest(path, ['digits'])}."
-    )

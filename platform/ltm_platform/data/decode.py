@@ -15,13 +15,14 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ltm_platform.compat.torch import empty_shared
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.order import Batch
-    from ltm_platform.data.source import Source
     from ltm_platform.data.transforms import Transform
 
 
@@ -42,7 +43,7 @@ class Decoder:
     that decodes nor what it decoded before can change a sample.
     """
 
-    def __init__(self, source: Source, transform: Transform, seed: int) -> None:
+    def __init__(self, source: ImageSet, transform: Transform, seed: int) -> None:
         self._source = source
         self._transform = transform
         self._seed = seed
@@ -85,12 +86,9 @@ def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
     torch would copy a whole batch there.
     """
     first = next(images)
-    shape, bytes_ = (count, *first.shape), count * first.nbytes
-    if get_worker_info() is None:
-        batch = first.new_empty(shape)
-    else:
-        storage = first.untyped_storage()._new_shared(bytes_, device=first.device)
-        batch = first.new(storage).view(shape)
+    shape = (count, *first.shape)
+    alone = get_worker_info() is None
+    batch = first.new_empty(shape) if alone else empty_shared(first, shape)
     batch[0] = first
     for number, image in enumerate(images, start=1):
         batch[number] = image

@@ -18,8 +18,8 @@ from ltm_platform.data.process_pool import spread
 from ltm_platform.data.sources.shards import (
     SCHEMA,
     UNFINISHED,
-    ParquetSource,
     Record,
+    ShardImages,
     holds_shards,
     read_footer,
     unpacked_index,
@@ -31,7 +31,7 @@ from ltm_platform.storage.path import StoragePath, storage_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ltm_platform.data.source import Source
+    from ltm_platform.data.image_set import ImageSet
 
 # One image of so many is decoded unless all are.
 SAMPLED = 20
@@ -95,7 +95,7 @@ def _whole(root: StoragePath) -> Iterator[str]:
     classes = []
     for split in ("train", "val"):
         try:
-            classes.append(ParquetSource(root / split).classes)
+            classes.append(ShardImages(root / split).classes)
         except UserError as error:
             yield str(error)
     if len(set(classes)) > 1:
@@ -157,7 +157,7 @@ def _undecodable(record: Record, file: StoragePath) -> list[str]:
     return []
 
 
-def contact_sheet(source: Source, *, rows: int = 12, columns: int = 8) -> Image.Image:
+def contact_sheet(source: ImageSet, *, rows: int = 12, columns: int = 8) -> Image.Image:
     """Some images of some classes, a row a class with its name; both evenly over what there is."""
     classes = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)))
     shown = _evenly(classes, rows)

@@ -14,7 +14,7 @@ from ltm_platform.data.processes import DecodePool
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ltm_platform.data.source import Source
+    from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.transforms import Transform
 
 
@@ -43,7 +43,7 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
+        source: ImageSet,
         transform: Transform,
         *,
         micro_batch: int,
@@ -107,7 +107,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        source: Source,
+        source: ImageSet,
         transform: Transform,
         *,
         batch: int,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from contextlib import contextmanager
-from multiprocessing import connection, context, forkserver, parent_process, popen_forkserver
-from types import ModuleType
+from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from ltm_platform.compat import fork_server
+from ltm_platform.compat.torch import is_running, shut_down
 from ltm_platform.data.decode import Decoded, Decoder, Failure
 from ltm_platform.data.order import Batch
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from multiprocessing.process import BaseProcess
 
 T = TypeVar("T")
 
@@ -33,8 +32,7 @@ _PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.da
 
 def start_fork_server() -> None:
     """Begin the imports of the decode processes; the earlier, the sooner the first image."""
-    forkserver.set_forkserver_preload(_PRELOAD)
-    forkserver.ensure_running()
+    fork_server.start(_PRELOAD)
 
 
 class DecodePool:
@@ -99,14 +97,14 @@ class DecodePool:
     def close(self) -> None:
         """End the processes at once; what they are decoding is given half a second."""
         self._closed = True
-        if self._loader is None or self._loader._iterator is None:
+        if self._loader is None or not is_running(self._loader):
             return
         # A process killed while it holds the lock of torch's stop event would hang us, so torch
         # sets the event first and the axe falls on those that do not heed it.
         axe = threading.Timer(_GRACE_SECONDS, self._context.kill)
         axe.daemon = True
         axe.start()
-        self._loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        shut_down(self._loader)
         axe.cancel()
         # Let go of the semaphores now: Ray kills their tracker before this process exits, and
         # freeing them after that fills the log.
@@ -143,28 +141,8 @@ def _begin(_: int) -> None:
     threading.Thread(target=watch, name="trainer-watch", daemon=True).start()
 
 
-class _Popen(popen_forkserver.Popen):
-    def _launch(self, process_obj: BaseProcess) -> None:
-        with _no_main_module():
-            super()._launch(process_obj)  # type: ignore[misc]  # typeshed leaves it out
-
-
-class _Process(context.ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: BaseProcess) -> _Popen:  # noqa: N802
-        return _Popen(process_obj)
-
-
-class _Context(context.ForkServerContext):
-    """A fork server context that remembers its processes and never runs ``__main__`` in them."""
-
-    def __init__(self) -> None:
-        self._processes: list[_Process] = []
-
-    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]  # noqa: N802
-        process = _Process(*args, **kwargs)
-        self._processes.append(process)
-        return process
+class _Context(fork_server.MainlessContext):
+    """Makes the decode processes, which need nothing of ``__main__``, and knows when one dies."""
 
     @contextmanager
     def deaths_told(self) -> Iterator[None]:
@@ -178,8 +156,8 @@ class _Context(context.ForkServerContext):
 
     def _raise_if_dead(self, cause: Exception) -> None:
         """RuntimeError if a process has ended; waits a second for the fork server to say so."""
-        connection.wait([process.sentinel for process in self._processes], timeout=1)
-        for process in self._processes:
+        connection.wait([process.sentinel for process in self.processes], timeout=1)
+        for process in self.processes:
             if process.exitcode is not None:
                 raise RuntimeError(
                     f"decode process {process.pid} died with exit code {process.exitcode}; "
@@ -187,20 +165,5 @@ class _Context(context.ForkServerContext):
                 ) from cause
 
     def kill(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
-
-
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keep multiprocessing from importing ``__main__`` again in the new process.
-
-    A decoder needs nothing of it. In a Ray worker it would import Ray, half a second and 60 MB a
-    process; in a script without a guard it would run the script again.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -12,13 +12,13 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ltm_platform.data.source import Indices, Source
+    from ltm_platform.data.image_set import ImageSet, Indices
 
 
 class Subset:
-    """The images of ``whole`` at ``indices`` (see `Source`)."""
+    """The images of ``whole`` at ``indices`` (see `ImageSet`)."""
 
-    def __init__(self, whole: Source, indices: npt.NDArray[np.int64]) -> None:
+    def __init__(self, whole: ImageSet, indices: npt.NDArray[np.int64]) -> None:
         self._whole = whole
         self._indices = indices
         self.classes = whole.classes
@@ -36,14 +36,14 @@ class Subset:
         return self._whole.locate(int(self._indices[index]))
 
 
-def subset(source: Source, share: float) -> Source:
+def subset(source: ImageSet, share: float) -> ImageSet:
     """A share of the images of every class, one of each at least; always the same ones."""
     if share == 1:
         return source
     return Subset(source, stratified_split(source.labels, _keys(source), share)[1])
 
 
-def fold(source: Source, number: int, of: int) -> tuple[Source, Source]:
+def fold(source: ImageSet, number: int, of: int) -> tuple[ImageSet, ImageSet]:
     """All images but one of ``of`` parts, and that part.
 
     Raises:
@@ -55,6 +55,6 @@ def fold(source: Source, number: int, of: int) -> tuple[Source, Source]:
     return Subset(source, rest), Subset(source, held_out)
 
 
-def _keys(source: Source) -> list[str]:
+def _keys(source: ImageSet) -> list[str]:
     """Images are told apart by their place, which is fixed: names would have to be read."""
     return [str(index) for index in range(len(source))]

@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import auto_augment, create_transform
+from timm.data import create_transform
 from torchvision.transforms import Compose, InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from ltm_platform.compat.timm import allow_black_posters
 
-    from timm.data.auto_augment import AugmentOp
+if TYPE_CHECKING:
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import Resize
 
@@ -34,7 +33,7 @@ _INTERPOLATION = "bicubic"
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augmentation:
     """How training images are varied.
 
     ``crop_scale`` is the range of the random crop's area over the image's; ``hflip`` and
@@ -51,7 +50,7 @@ class Augment:
 
 
 def train_transform(
-    augment: Augment,
+    augment: Augmentation,
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -163,25 +162,3 @@ def _to_pixels(image: Image.Image | torch.Tensor) -> torch.Tensor:
 
 def _to_pillow(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
-
-
-def allow_black_posters(step: Any) -> None:
-    """Let timm posterise to 0 bits, which is black, as its strongest levels ask for.
-
-    Pillow did so before version 13 and raises ValueError since.
-    """
-    for operation in _operations(step):
-        if operation.aug_fn is auto_augment.posterize:
-            operation.aug_fn = _posterize
-
-
-def _operations(step: Any) -> Iterator[AugmentOp]:
-    yield from getattr(step, "ops", [])  # RandAugment, AugMix
-    for policy in getattr(step, "policy", []):  # AutoAugment
-        yield from policy
-
-
-def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    if bits < 1:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits)

@@ -138,19 +138,19 @@ def _costs(
     return tuple(counts)
 
 
-def carry_out(evaluation: Evaluation) -> list[Score]:
+def carry_out(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
     """Every image once, at every ratio, for the weights and for their moving average.
 
-    Ray must be running.
+    Ray must be running. ``ray_stays``: it runs on when this raises.
 
     Raises:
         RunError: a rank failed.
     """
     import ray.train
 
+    from ltm_platform.compat.ray_trainer import LeanTrainer
     from ltm_platform.ray_cluster.failures import as_run_error
-    from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
-    from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
+    from ltm_platform.training.measurement.scoring import ScoringConfig, score_checkpoint
 
     job = evaluation.job
     config = ScoringConfig(
@@ -171,8 +171,13 @@ def carry_out(evaluation: Evaluation) -> list[Score]:
             ),
             run_config=ray.train.RunConfig(name="evaluate", storage_path=storage),
         )
-        with as_run_error():
-            rows = trainer.fit().return_value
+        try:
+            with as_run_error():
+                rows = trainer.fit().return_value
+        except KeyboardInterrupt:
+            if ray_stays:
+                trainer.abort()
+            raise
     costs = dict(zip(evaluation.ratios, evaluation.costs, strict=True))
     return [
         Score(KINDS[row["file"]], row["ratio"], costs[row["ratio"]].gmacs, **row["scores"])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ltm_platform.job.layer import Origins
 
 Schema = Mapping[str, Any]
+Fields = tuple[str, ...]
+"""Dotted names of the fields that a sentence is about."""
 _BOUNDS = {
     "minimum": "at least",
     "exclusiveMinimum": "greater than",
@@ -35,32 +37,33 @@ class Explainer:
         self._values = values
         self._origins = origins
 
-    def sentences(self, errors: Iterable[ErrorDetails]) -> list[str]:
+    def sentences(self, errors: Iterable[ErrorDetails]) -> dict[Fields, str]:
         """One sentence a field, however many ways pydantic tried to read it."""
-        found: dict[tuple[str, ...], str] = {}
+        found: dict[Fields, str] = {}
         for error in errors:
-            for path, sentence in self._explain(error):
-                found.setdefault(path, sentence)
-        return list(found.values())
+            for fields, sentence in self._explain(error):
+                found.setdefault(fields, sentence)
+        return found
 
-    def _explain(self, error: ErrorDetails) -> list[tuple[tuple[str, ...], str]]:
+    def _explain(self, error: ErrorDetails) -> list[tuple[Fields, str]]:
         path, schema = self._field(error["loc"])
         context = error.get("ctx", {})
         if error["type"] == "extra_forbidden":
             unknown = (*path, str(error["loc"][-1]))
-            return [(unknown, self._unknown(unknown, schema))]
+            return [((".".join(unknown),), self._unknown(unknown, schema))]
         if error["type"] == "conflict":
             keys = context["keys"]
-            return [((*path, *keys), self._origins.prefix(*keys) + context["sentence"])]
+            return [(tuple(keys), self._origins.prefix(*keys) + context["sentence"])]
         present, value = self._value(path)
         if not present:
-            return [(missing, self._missing(missing)) for missing in self._required(path, schema)]
+            required = self._required(path, schema)
+            return [((".".join(missing),), self._missing(missing)) for missing in required]
         key = ".".join(path) or "the job"
         if error["type"] == "value_error":
             text = f"{key} is {show(value)}, but {context['error']}"
         else:
             text = f"{key} is {self._shown(value, schema)}, but must be {self._must(value, schema)}"
-        return [(path, self._origins.prefix(key) + text)]
+        return [((key,) if path else (), self._origins.prefix(key) + text)]
 
     def _field(self, location: tuple[int | str, ...]) -> tuple[tuple[str, ...], Schema]:
         """The deepest field in the location; pydantic adds list indices and union members."""

@@ -27,7 +27,7 @@ def read_job(name: str | Path, overrides: Iterable[str]) -> tuple[Layer, Origins
     path = _find(name, Path())
     layer = _read_chain(path)
     for override in overrides:
-        layer = layer.under(_read_override(override, layer))
+        layer = layer.under(read_override(override, layer))
     if layer.values.get("name") is None:
         layer.values["name"] = _name_from(path)
     return layer, Origins(_shown(path), layer.origins)
@@ -123,7 +123,7 @@ def _read_file(path: Path) -> Layer:
     return layer
 
 
-def _read_override(text: str, below: Layer) -> Layer:
+def read_override(text: str, below: Layer) -> Layer:
     """``section.key=value`` as a layer; the value is read as YAML."""
     origin = f"--set {text if text.isprintable() else repr(text)}"
     key, equals, raw = text.partition("=")

@@ -9,10 +9,10 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.job.batch import BatchPlan, plan_batch, plan_batches
-from ltm_platform.job.explain import Explainer, show
+from ltm_platform.job.explain import Explainer, Fields, show
 from ltm_platform.job.fields import RunName, Section, conflict
-from ltm_platform.job.layer import Origins
-from ltm_platform.job.load import read_job
+from ltm_platform.job.layer import Layer, Origins
+from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.yaml_text import dump_yaml
@@ -68,14 +68,16 @@ class JobSpec(Section):
 
     @classmethod
     def _build(cls, values: Mapping[str, Any], origins: Origins, problems: list[str]) -> JobSpec:
-        job = None
+        job, wrong = None, dict[Fields, str]()
         try:
             job = cls.model_validate(values)
         except ValidationError as error:
             explainer = Explainer(cls.model_json_schema(), values, origins)
-            problems = problems + explainer.sentences(error.errors(include_url=False))
+            wrong = explainer.sentences(error.errors(include_url=False))
         if job is None or problems:
-            raise UserError("\n".join(problems))
+            given = Layer(dict(values))
+            fields = {key: given.get(key) for keys in wrong for key in keys}
+            raise UserError("\n".join([*problems, *wrong.values()]), fields)
         job._origins = origins
         return job
 
@@ -118,7 +120,20 @@ class JobSpec(Section):
         try:
             return plan_batch(self.recipe.global_batch, self._micro_batch, workers)
         except ValueError as error:
-            raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error)) from None
+            fields = {key: self._get(key) for key in _BATCH_KEYS}
+            raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error), fields) from None
+
+    def overridden(self, overrides: Iterable[str]) -> JobSpec:
+        """The job with ``section.key=value`` overrides, as of `load`.
+
+        Raises:
+            UserError: with one sentence a line for everything that is wrong.
+        """
+        layer = Layer(self.to_dict(), dict(self._origins.of_key))
+        for override in overrides:
+            layer = layer.under(read_override(override, layer))
+        origins = Origins(self._origins.source, layer.origins)
+        return self._build(layer.values, origins, layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
         """The job with one field changed and checked again; `where` still tells what was said."""
@@ -150,8 +165,7 @@ class JobSpec(Section):
 
     def error(self, key: str, sentence: str) -> UserError:
         """An error to raise about a field: ``sentence`` after the place where it was said."""
-        self._get(key)
-        return UserError(self._origins.prefix(key) + sentence)
+        return UserError(self._origins.prefix(key) + sentence, {key: self._get(key)})
 
     def choice_error(self, key: str, allowed: Iterable[str]) -> UserError:
         """The error that a field's value is none of the ``allowed`` names, with the nearest one."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.ray_core import autoscaled_groups
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import JOINED, token_wanted, use_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT, set_environment
@@ -15,7 +17,7 @@ from ltm_platform.storage.path import storage_path
 from ltm_platform.storage.run_folder import storage_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from ltm_platform.job import JobSpec
@@ -44,6 +46,12 @@ def join(address: str) -> None:
         where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
         raise UserError(f"there is no Ray {where}: {reason}") from None
+
+
+def is_joined() -> bool:
+    """Whether this process is a driver of some Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 @contextmanager
@@ -77,21 +85,13 @@ def free() -> Resources:
     return Resources(left.get("CPU", 0.0), left.get("GPU", 0.0))
 
 
-def autoscaled_groups() -> Sequence[Any]:
-    """The kinds of nodes that the autoscaler may start; none where there is no autoscaler."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    return config.node_group_configs if config is not None else ()
-
-
 def at_most() -> Resources:
     """What can ever be there: as many nodes of every group as the autoscaler may start, too."""
     now = there()
     groups: list[tuple[float, float]] = []
     for group in autoscaled_groups():
-        count = _MOST_NODES if group.max_count < 0 else group.max_count
-        groups += [(group.resources.get("CPU", 0), group.resources.get("GPU", 0))] * count
+        count = _MOST_NODES if group.most is None else group.most
+        groups += [(group.cpus, group.gpus)] * count
     most = _sum(tuple(groups))
     return most if (most.gpus, most.cpus) > (now.gpus, now.cpus) else now
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import distribution
 from typing import TYPE_CHECKING
 
+from ltm import plugins
+from ltm_platform.data.sources import ENTRY_POINTS as SOURCES
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 PACKAGES = ("ltm", "ltm_platform")
+PLUGIN_GROUPS = (*plugins.GROUPS, SOURCES)
 LARGEST_BYTES = 100 * 1024**2
 """What a cluster's dashboard takes."""
 NAMED = 5
@@ -54,12 +57,14 @@ class CodeFile:
 def code_files(packages: Iterable[Path] | None = None) -> list[CodeFile]:
     """Every file of the packages that is neither data nor a store, whether tracked by git or not.
 
+    packages: folders, or modules of one file; ours and those with plugins, if left out.
+
     Raises:
         UserError: they are more than a cluster takes; the largest are named.
     """
     found = []
-    for package in packages or map(_folder_of, PACKAGES):
-        for path in sorted(package.rglob("*")):
+    for package in packages or map(plugins.code_of, (*PACKAGES, *plugins.packages(PLUGIN_GROUPS))):
+        for path in [package] if package.is_file() else sorted(package.rglob("*")):
             inside = path.relative_to(package)
             if path.is_symlink() or not path.is_file() or path.suffix.lower() in NO_CODE:
                 continue
@@ -78,7 +83,8 @@ def code_files(packages: Iterable[Path] | None = None) -> list[CodeFile]:
 
 
 def write_package(folder: Path) -> None:
-    """Copy the code into ``folder``, from which both packages can then be imported.
+    """Copy the code into ``folder``, from which all packages can then be imported, and their
+    plugins be found.
 
     Raises:
         UserError: as `code_files`.
@@ -87,13 +93,12 @@ def write_package(folder: Path) -> None:
         target = folder / file.to
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.path, target)
-
-
-def _folder_of(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
+    for name in {plugin.distribution for plugin in plugins.plugins(PLUGIN_GROUPS)}:
+        about = distribution(name)
+        target = folder / f"{about.name}-{about.version}.dist-info"
+        target.mkdir()
+        for file_name in ("METADATA", "entry_points.txt"):
+            (target / file_name).write_text(about.read_text(file_name) or "")
 
 
 def _mib(size: int) -> str:

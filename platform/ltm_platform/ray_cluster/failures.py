@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ray.train
 
+from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.errors import RunError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _first_cause(failures: dict[int, Exception]) -> str:
     """
 
     def line(error: BaseException) -> str:
-        cause = getattr(error, "cause", None) or error
+        cause = unwrapped(error)
         return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
     lines = {rank: line(error) for rank, error in sorted(failures.items())}

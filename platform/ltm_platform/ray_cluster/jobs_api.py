@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import re
 import tempfile
@@ -14,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
+from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, lacks_agent, quiet_client
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
@@ -145,14 +145,14 @@ def check_store(uri: str, address: str, job: JobSpec) -> None:
 def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
     """``submit`` again while a head that has just started has nobody yet to start a job."""
     return retry(
-        retry=retry_if_exception_message(match="(?s).*No available agent"),
+        retry=retry_if_exception(lacks_agent),
         wait=wait_fixed(RETRY_S),
         stop=stop_after_delay(AGENT_S),
         reraise=True,
     )(submit)
 
 
-class Cluster:
+class JobsClient:
     """A Ray cluster at the address of its dashboard."""
 
     def __init__(self, address: str) -> None:
@@ -176,10 +176,7 @@ class Cluster:
             ) from None
         except (RuntimeError, OSError) as error:
             raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
-        # Each module of Ray's client sets a level of its own, below what concerns a user.
-        modules = "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"
-        for module in (*modules, "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+        quiet_client()
 
     def send(
         self,
@@ -199,7 +196,7 @@ class Cluster:
         request = Request(tuple(args), job, self.address, submission, tuple(typed))
         variables = dict(environment) | {
             REQUEST: json.dumps(asdict(request)),
-            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+            STOP_WAIT_VARIABLE: str(STOP_WAIT_S),
         }
         if is_here(self.address) and HOME_VARIABLE in os.environ:
             variables[HOME_VARIABLE] = os.environ[HOME_VARIABLE]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ltm_platform.compat.ray_launcher import cluster_file_schema, failure_of, status_page
 from ltm_platform.errors import UserError
-
-SCHEMA = "autoscaler/ray-schema.json"
-_ERROR = re.compile(r"^[\w.]+(?:Error|Exception): (.+?)\r?$", re.MULTILINE)
 
 
 def read_cluster_file(path: Path) -> dict[str, Any]:
@@ -35,19 +30,10 @@ def read_cluster_file(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no cluster file: {str(error).splitlines()[0]}") from None
-    for problem in Draft7Validator(schema()).iter_errors(values):
+    for problem in Draft7Validator(cluster_file_schema()).iter_errors(values):
         field = ".".join(map(str, problem.absolute_path)) or "the file"
         raise UserError(f"{path}: {field}: {problem.message}")
     return dict(values)
-
-
-def schema() -> dict[str, Any]:
-    """Ray's, as installed."""
-    spec = find_spec("ray")
-    assert spec
-    assert spec.submodule_search_locations
-    found = Path(spec.submodule_search_locations[0]) / SCHEMA
-    return dict(json.loads(found.read_text()))
 
 
 def up(path: Path, *, yes: bool) -> int:
@@ -77,11 +63,9 @@ def status(path: Path) -> str:
     command = _ray("exec", str(path), "RAY_AUTH_MODE=token ray status")
     asked = subprocess.run(command, check=False, capture_output=True, text=True)
     if asked.returncode:
-        told = _ERROR.findall(asked.stdout + asked.stderr) or ["it does not answer"]
-        raise UserError(f"the cluster of {path} is not up: {told[-1]}")
-    # Before it stands what the launcher does to ask.
-    before, title, page = asked.stdout.partition("======== ")
-    return title + page if title else before
+        reason = failure_of(asked.stdout + asked.stderr) or "it does not answer"
+        raise UserError(f"the cluster of {path} is not up: {reason}")
+    return status_page(asked.stdout)
 
 
 def _ray(*args: str) -> list[str]:

@@ -21,6 +21,7 @@ from urllib.request import urlopen
 import psutil
 from filelock import FileLock
 
+from ltm_platform.compat.ray_jobs import VERSION_PATH
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT
 from ltm_platform.storage import locations
@@ -135,7 +136,7 @@ def stop(ray: LocalRay) -> None:
 def answers(address: str, timeout_s: float = 5.0) -> bool:
     """Whether a Ray dashboard is there, whatever it thinks of us."""
     try:
-        with urlopen(f"{address}/api/version", timeout=timeout_s):
+        with urlopen(f"{address}{VERSION_PATH}", timeout=timeout_s):
             return True
     except HTTPError:
         return True

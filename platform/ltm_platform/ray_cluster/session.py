@@ -1,7 +1,9 @@
-"""The Ray that a command trains on: one of its own, or one that is there already."""
+"""The Ray that a call works on: one of its own, one that is there already, or its caller's."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.ray_cluster import attach
@@ -9,23 +11,43 @@ from ltm_platform.ray_cluster.address import EMBEDDED
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from ltm_platform.ray_cluster.resources import Resources
 
 
-def resources_at(address: str) -> Resources:
-    """What a run can ever have there. A Ray that is there already is joined.
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where a call's workers go."""
+
+    resources: Resources
+    """What they can ever have there."""
+    joined: bool
+    """Its Ray is there already."""
+    stays: bool = False
+    """It is the caller's, and runs on when the call ends."""
+
+    def ray(self) -> AbstractContextManager[None]:
+        """Ray runs in the block; what ends with the call has ended when the block ends."""
+        if self.stays:
+            return nullcontext()
+        return attach.joined_ray() if self.joined else embedded_ray(self.resources)
+
+
+@contextmanager
+def session(address: str) -> Iterator[Session]:
+    """Join the Ray at ``address`` until the block ends; one of its own starts in `Session.ray`.
+
+    Where this process is connected to a Ray already, that one is used, and left as it is.
 
     Raises:
         UserError: there is none, or it refuses.
     """
-    if address == EMBEDDED:
-        return this_machine()
-    attach.join(address)
-    return attach.at_most()
-
-
-def ray_at(address: str, resources: Resources) -> AbstractContextManager[None]:
-    """A Ray of these resources for the time of the block, or until its end the one joined."""
-    return embedded_ray(resources) if address == EMBEDDED else attach.joined_ray()
+    if attach.is_joined():
+        yield Session(attach.at_most(), joined=True, stays=True)
+    elif address == EMBEDDED:
+        yield Session(this_machine(), joined=False)
+    else:
+        attach.join(address)
+        with attach.joined_ray():
+            yield Session(attach.at_most(), joined=True)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import ray
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import (
-    InitializingState,
-    ReschedulingState,
-    TrainControllerState,
-)
 
+from ltm_platform.compat.ray_train import PlacementCallback
 from ltm_platform.events import EventQueue, Waiting
 
 
-class WaitCallback(ControllerCallback):
+class WaitCallback(PlacementCallback):
     """Looks, in Ray Train's controller, when workers are asked for and when they did not come."""
 
     def __init__(self, events: EventQueue, workers: int, per_worker: dict[str, float]) -> None:
@@ -21,15 +16,11 @@ class WaitCallback(ControllerCallback):
         self._needed = {name: workers * count for name, count in per_worker.items() if count}
         self._told: str | None = None
 
-    def after_controller_state_update(
-        self, previous_state: TrainControllerState, current_state: TrainControllerState
-    ) -> None:
-        asks = isinstance(previous_state, InitializingState)
-        if asks or isinstance(current_state, ReschedulingState):
-            lack = lacking(self._needed, ray.available_resources())
-            if lack and lack != self._told:
-                self._events.put_nowait([Waiting(lack)])
-            self._told = lack
+    def on_workers_wanted(self) -> None:
+        lack = lacking(self._needed, ray.available_resources())
+        if lack and lack != self._told:
+            self._events.put_nowait([Waiting(lack)])
+        self._told = lack
 
 
 def lacking(needed: dict[str, float], free: dict[str, float]) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ltm_platform.report.comparison import Tracked
-    from ltm_platform.report.published import Figures, Published, PublishedNetwork
+    from ltm_platform.report.published import Figures, PublishedFigures, PublishedNetwork
 
 FROM_SCRATCH = "from scratch"
 _NAMES_OF_IMAGENET = ("imagenet", "ilsvrc")
@@ -26,7 +26,7 @@ _STOPPED_TAG = "ltm.stopped_after_epoch"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class OwnFigures:
     """The best run of its kind: same network, method, regime, data and GMACs."""
 
     run: str
@@ -56,7 +56,7 @@ class Line:
     attention_matmuls: bool
     """How GMACs are counted on this line."""
     published: Figures | None
-    ours: Measured | None
+    ours: OwnFigures | None
 
     @property
     def our_gmacs(self) -> float | None:
@@ -74,7 +74,7 @@ class Results:
     others: list[Line]
 
 
-def results(table: Published, runs: Iterable[Tracked]) -> Results:
+def results(table: PublishedFigures, runs: Iterable[Tracked]) -> Results:
     """Every published result with our runs of it, and apart from them all other runs.
 
     Only runs that have finished count.
@@ -102,7 +102,7 @@ def results(table: Published, runs: Iterable[Tracked]) -> Results:
 
 
 def _line(
-    network: PublishedNetwork, method: str, figures: Figures | None, ours: Measured | None = None
+    network: PublishedNetwork, method: str, figures: Figures | None, ours: OwnFigures | None = None
 ) -> Line:
     return Line(
         network=network.title,
@@ -119,7 +119,7 @@ def _validated(run: Tracked) -> bool:
     return run.best("val/top1") is not None
 
 
-def is_imagenet(table: Published, run: Tracked) -> bool:
+def is_imagenet(table: PublishedFigures, run: Tracked) -> bool:
     """Whether a run was trained and measured on all of ImageNet-1k, by all that is known of it."""
     path = run.record.params.get("data.path", "").lower()
     if not any(name in path for name in _NAMES_OF_IMAGENET):
@@ -141,7 +141,7 @@ def _images_per_epoch(run: Tracked) -> float | None:
 
 def _has_classes(run: Tracked, classes: int) -> bool:
     """Whether the base network has as many parameters as with that many classes."""
-    from ltm.table import cost_of
+    from ltm.published import cost_of
 
     params, record = run.record.params, run.record
     try:
@@ -152,12 +152,12 @@ def _has_classes(run: Tracked, classes: int) -> bool:
     return abs(record.metrics.get("model/params_m_base", 0.0) - expected) < 1e-6
 
 
-def measure(run: Tracked) -> Measured:
+def measure(run: Tracked) -> OwnFigures:
     """What a run came to, in the terms of the table. It must have a validation top-1."""
     params, metrics, tags = run.record.params, run.record.metrics, run.record.tags
     top1 = run.best("val/top1")
     assert top1 is not None
-    return Measured(
+    return OwnFigures(
         run=run.record.name,
         backbone=_timm_name(params.get("model.backbone", "")),
         image_size=_image_size(params),
@@ -230,13 +230,13 @@ def _timm_name(backbone: str) -> str:
         return backbone
 
 
-def _is_network(one: Measured, network: PublishedNetwork) -> bool:
+def _is_network(one: OwnFigures, network: PublishedNetwork) -> bool:
     return (one.backbone, one.image_size) == (network.backbone, network.image_size)
 
 
-def _best_of_each(found: Iterable[Measured]) -> list[Measured]:
+def _best_of_each(found: Iterable[OwnFigures]) -> list[OwnFigures]:
     """Of the runs of one kind the most accurate; those from scratch, as published, come first."""
-    best: dict[tuple, Measured] = {}
+    best: dict[tuple, OwnFigures] = {}
     for one in found:
         gmacs = float(f"{one.gmacs:.3g}") if one.gmacs else 0.0
         network = (one.data, one.backbone, one.image_size or 0, one.method)

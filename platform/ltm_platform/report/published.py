@@ -33,7 +33,7 @@ class PublishedNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedFigures:
     """The whole table."""
 
     source: str
@@ -46,7 +46,7 @@ class Published:
 
 
 @cache
-def published() -> Published:
+def published() -> PublishedFigures:
     """The table of ``published.yaml``, which lies beside this module."""
     values = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
     networks = tuple(
@@ -58,4 +58,4 @@ def published() -> Published:
         )
         for network in values.pop("networks")
     )
-    return Published(**values, networks=networks)
+    return PublishedFigures(**values, networks=networks)

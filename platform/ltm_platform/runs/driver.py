@@ -5,28 +5,36 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import ray
 import ray.train
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ltm_platform.compat.ray_trainer import LeanTrainer
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
     Event,
     EventQueue,
     GaveUp,
     Listener,
+    Measured,
+    Progress,
+    Started,
     StoppedOnRequest,
+    Waiting,
     listening,
 )
 from ltm_platform.ray_cluster.failures import as_run_error
 from ltm_platform.ray_cluster.jobs_api import Request
-from ltm_platform.ray_cluster.lean_trainer import LeanTrainer
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
 from ltm_platform.runs.network_artifacts import CheckpointedModel, log_results
@@ -54,15 +62,24 @@ START_ATTEMPTS = 3
 class Outcome:
     """A finished run."""
 
+    run_id: str
+    """Of MLflow."""
     metrics: dict[str, float]
     best: StoredCheckpoint
     last: StoredCheckpoint
 
 
 def drive(
-    ready: Ready, folder: RunFolder, listener: Listener, *, resume: Resume | None = None
+    ready: Ready,
+    folder: RunFolder,
+    listener: Listener,
+    *,
+    resume: Resume | None = None,
+    ray_stays: bool = False,
 ) -> Outcome:
     """Train a checked job to its end. Ray must be running.
+
+    ``ray_stays``: it runs on when this raises, so that the workers have to be stopped.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is closed as KILLED.
@@ -85,12 +102,12 @@ def drive(
             run.tag(f"ltm.changed.{key}", change)
         events = event_queue()
         with recording(ready, folder, run, events, listener):
-            fit(ready, folder, events)
+            fit(ready, folder, events, abort=ray_stays)
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
         log_results(run, CheckpointedModel(ready.job, ready.dataset, chosen))
-        return Outcome(run.metrics, chosen, found[-1])
+        return Outcome(run.run_id, run.metrics, chosen, found[-1])
 
 
 @contextmanager
@@ -109,10 +126,17 @@ def recording(
     stopped: list[Event] = []
 
     def note(event: Event) -> None:
-        if isinstance(event, GaveUp):
-            reasons.append(event.reason)
-        if isinstance(event, StoppedOnRequest):
-            stopped.append(event)
+        match event:
+            case GaveUp():
+                reasons.append(event.reason)
+            case StoppedOnRequest():
+                stopped.append(event)
+            case Started() | Waiting() | Progress() | EpochEnded() | Measured() | Decided():
+                pass
+            case ControllerStarted():
+                pass
+            case _:
+                assert_never(event)
 
     try:
         with listening(events, run, *listeners, note):
@@ -125,11 +149,19 @@ def recording(
         _log_checkpoints(run, stored(folder), ready.dataset.classes)
 
 
-def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence[Any] = ()) -> None:
+def fit(
+    ready: Ready,
+    folder: RunFolder,
+    events: EventQueue,
+    callbacks: Sequence[Any] = (),
+    *,
+    abort: bool = False,
+) -> None:
     """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
 
     Raises:
-        KeyboardInterrupt: SIGINT came; the workers end with this process, or with its Ray.
+        KeyboardInterrupt: SIGINT came; the workers end with this process or with its Ray or, with
+            ``abort``, before this is raised.
         RunError: a rank failed, more often than the job allows.
     """
     from ltm_platform.training.worker import train_worker
@@ -161,8 +193,13 @@ def fit(ready: Ready, folder: RunFolder, events: EventQueue, callbacks: Sequence
             callbacks=[*callbacks, waiting],
         ),
     )
-    with as_run_error():
-        trainer.fit()
+    try:
+        with as_run_error():
+            trainer.fit()
+    except KeyboardInterrupt:
+        if abort:
+            trainer.abort()
+        raise
 
 
 def worker_config(ready: Ready, events: EventQueue) -> WorkerConfig:
@@ -233,7 +270,10 @@ def _log_checkpoints(
 
 @contextmanager
 def sigterm_is_interrupt() -> Iterator[None]:
-    """SIGTERM takes the same way out as Ctrl-C."""
+    """SIGTERM takes the same way out as Ctrl-C. In other threads than the main one nothing does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupted(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs do

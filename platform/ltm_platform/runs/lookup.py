@@ -26,7 +26,7 @@ from ltm_platform.tracking.runs import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ltm_platform.ray_cluster.jobs_api import Cluster, Sent
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, Sent
     from ltm_platform.tracking import RunRecord
 
 LOST = "LOST"
@@ -50,7 +50,7 @@ class FoundRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class RunSummary:
     """A line of a list of runs."""
 
     name: str
@@ -113,14 +113,14 @@ def state_of(record: RunRecord) -> str:
     return record.status
 
 
-def summarise(record: RunRecord) -> Summary:
+def summarise(record: RunRecord) -> RunSummary:
     tags, metrics = record.tags, record.metrics
     workers = tags.get(WORKERS_TAG)
     epochs = record.params.get("recipe.epochs")
     epoch = tags.get(EPOCH_TAG) or (f"0/{epochs}" if epochs else "")
     if TRIALS_TAG in tags:
         epoch = f"{tags[TRIALS_TAG]} trials"
-    return Summary(
+    return RunSummary(
         name=record.name,
         state=state_of(record),
         epoch=epoch,
@@ -134,33 +134,35 @@ def summarise(record: RunRecord) -> Summary:
     )
 
 
-def list_all(uri: str | None, address: str | None) -> list[Summary]:
+def list_all(uri: str | None, address: str | None) -> list[RunSummary]:
     """All runs, the newest first; before them what a cluster was sent and has not begun."""
     records = tracking.list_runs(tracking.tracking_uri(uri))
     where = find_address(address)
-    waiting: list[Summary] = []
+    waiting: list[RunSummary] = []
     if kind(where) == Kind.CLUSTER:
         known = {record.tags.get(SUBMISSION_TAG) for record in records}
         waiting = list(_waiting(_cluster(where), known))
     return waiting + [summarise(record) for record in records]
 
 
-def _waiting(cluster: Cluster, known: Iterable[str | None]) -> Iterable[Summary]:
+def _waiting(cluster: JobsClient, known: Iterable[str | None]) -> Iterable[RunSummary]:
     begun = set(known)
     for sent in cluster.sent():
         if sent.begins and not sent.ended and sent.id not in begun:
-            yield Summary(sent.run, sent.status, "", None, None, None, 0, 0, cluster.address, None)
+            yield RunSummary(
+                sent.run, sent.status, "", None, None, None, 0, 0, cluster.address, None
+            )
 
 
-def _begun(cluster: Cluster, name: str) -> Sent | None:
+def _begun(cluster: JobsClient, name: str) -> Sent | None:
     """The last that was sent of a run."""
     return next((sent for sent in cluster.sent(name) if sent.begins), None)
 
 
-def _cluster(address: str) -> Cluster:
-    from ltm_platform.ray_cluster.jobs_api import Cluster
+def _cluster(address: str) -> JobsClient:
+    from ltm_platform.ray_cluster.jobs_api import JobsClient
 
-    return Cluster(address)
+    return JobsClient(address)
 
 
 def no_cluster(found: FoundRun) -> UserError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm_platform.data import Source
+    from ltm_platform.data import ImageSet
     from ltm_platform.models import Pixels
 
 NAMED_CLASSES = 30  # more names and numbers would not be legible
@@ -73,7 +73,7 @@ def _most_confused(counts: Tensor, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def heatmap_picture(model: Any, source: Source, pixels: Pixels) -> Image.Image | None:
+def heatmap_picture(model: Any, source: ImageSet, pixels: Pixels) -> Image.Image | None:
     """The first image of each of some classes, and below it `ltm.heatmap` of some targets.
 
     None for a network that merges nothing.
@@ -96,7 +96,7 @@ def heatmap_picture(model: Any, source: Source, pixels: Pixels) -> Image.Image |
     return Image.fromarray(torch.cat(columns, dim=2).permute(1, 2, 0).numpy())
 
 
-def _first_of_classes(source: Source) -> list[int]:
+def _first_of_classes(source: ImageSet) -> list[int]:
     """The same images for every run on the same data."""
     firsts = [
         int((source.labels == label).argmax())

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 
 
-def stop(folder: RunFolder, *, now: bool) -> None:
-    """Have the run save and end, or with ``now`` end at once, and wait until it has ended.
+def stop(folder: RunFolder, *, now: bool, wait: bool = True) -> None:
+    """Have the run save and end, or with ``now`` end at once, and ``wait`` until it has ended.
 
     A sweep has no checkpoint of its own and always ends at once.
 
@@ -35,5 +35,5 @@ def stop(folder: RunFolder, *, now: bool) -> None:
             os.kill(pid, signal.SIGTERM)
     else:
         folder.request_stop()
-    while folder.pid == pid:
+    while wait and folder.pid == pid:
         time.sleep(POLL_S)

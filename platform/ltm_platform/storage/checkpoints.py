@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +9,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ltm_platform.compat.ray_checkpoints import (
+    FOLDER_PREFIX,
+    RECORD_FILE,
+    drop_from_record,
+    read_record,
+)
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations, manifest
 from ltm_platform.storage.path import is_address, storage_path
@@ -19,7 +24,6 @@ if TYPE_CHECKING:
     from ltm_platform.storage.path import StoragePath
 
 BEST_METRIC = "val/top1"
-_RECORD = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,12 @@ def stored(folder: RunFolder) -> list[StoredCheckpoint]:
 
 def _recorded(storage: StoragePath, folder: Path) -> list[StoredCheckpoint]:
     """Those in Ray Train's storage of a run; ``folder`` is the run's own."""
-    record = storage / _RECORD
+    record = storage / RECORD_FILE
     if not record.exists():
         return []
-    state = json.loads(record.read())
-    found = zip(state["checkpoint_report_indices"], state["checkpoint_results"], strict=True)
     return [
-        StoredCheckpoint(folder / name, result["metrics"], storage / name)
-        for _, result in sorted(found, key=lambda pair: pair[0])
-        for name in [result["checkpoint_dir_name"]]
+        StoredCheckpoint(folder / one.name, one.metrics, storage / one.name)
+        for one in read_record(record.read())
     ]
 
 
@@ -113,11 +114,12 @@ def prepare_to_resume(folder: RunFolder, start: str | None) -> None:
         except UserError as error:
             raise UserError(f"{error}; {_way_out(folder, names[:position])}") from None
     if start:
-        _forget(folder, set(names[position + 1 :]), start)
+        record = folder.storage / RECORD_FILE
+        record.write(drop_from_record(record.read(), names[position + 1 :], last=start))
         names = names[: position + 1]
     for where in (storage_path(folder.path), folder.storage):
         for name in where.folders():
-            if name.startswith("checkpoint_") and name not in names:
+            if name.startswith(FOLDER_PREFIX) and name not in names:
                 (where / name).delete_folder()
 
 
@@ -125,17 +127,3 @@ def _way_out(folder: RunFolder, before: list[str]) -> str:
     if not before:
         return "there is none before it: start again with ltm-platform submit"
     return f"go on from the one before it: ltm-platform resume {folder.name} --from {before[-1]}"
-
-
-def _forget(folder: RunFolder, names: set[str], last: str) -> None:
-    """Ray Train goes on from the latest in its record: make that ``last``."""
-    record = folder.storage / _RECORD
-    state = json.loads(record.read())
-    pairs = zip(state["checkpoint_report_indices"], state["checkpoint_results"], strict=True)
-    kept = [pair for pair in pairs if pair[1]["checkpoint_dir_name"] not in names]
-    state["checkpoint_report_indices"] = [index for index, _ in kept]
-    state["checkpoint_results"] = [result for _, result in kept]
-    state["latest_checkpoint_result"] = next(
-        result for _, result in kept if result["checkpoint_dir_name"] == last
-    )
-    record.write(json.dumps(state).encode())

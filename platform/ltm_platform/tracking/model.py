@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from ltm import plugins
+from ltm_platform import compat
+from ltm_platform.compat.mlflow import (
+    CODE_FOLDER,
+    CONDA_FILE,
+    DATA_FOLDER,
+    PYTHON_FILE,
+    exists_already,
+    link_to_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "best"
 """A run's logged model: ``runs:/<run id>/best``."""
-_LOADER = Path(__file__).with_name("classifier.py")
+_LOADER = Path(compat.__file__).with_name("image_loader.py")
 _CODE = "ltm_image_classifier"
 _REQUIRED = ("mlflow", "torch", "torchvision", "timm", "pillow", "numpy", "pandas", "cloudpickle")
 
@@ -50,30 +60,33 @@ def save_model(
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    package = importlib.util.find_spec("ltm")
-    assert package
-    assert package.submodule_search_locations
     model = Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
     mlflow.pytorch.save_model(
         network,
         str(folder),
         mlflow_model=model,
-        code_paths=[package.submodule_search_locations[0]],
+        code_paths=[str(plugins.code_of(package)) for package in _packages(network)],
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED],
         serialization_format="pickle",
     )
-    (folder / "data" / "inputs.json").write_text(json.dumps(asdict(inputs)))
-    (folder / "code" / f"{_CODE}.py").write_text(_LOADER.read_text())
+    (folder / DATA_FOLDER / "inputs.json").write_text(json.dumps(asdict(inputs)))
+    (folder / CODE_FOLDER / f"{_CODE}.py").write_text(_LOADER.read_text())
     pyfunc.add_to_model(
         model,
         loader_module=_CODE,
-        data="data",
-        code="code",
-        conda_env="conda.yaml",
-        python_env="python_env.yaml",
+        data=DATA_FOLDER,
+        code=CODE_FOLDER,
+        conda_env=CONDA_FILE,
+        python_env=PYTHON_FILE,
         model_config={"device": None},
     )
     model.save(str(folder / "MLmodel"))
+
+
+def _packages(network: nn.Module) -> list[str]:
+    """Ours, and those of other packages' methods and backbones that the network is made of."""
+    used = {type(module).__module__.partition(".")[0] for module in network.modules()}
+    return ["ltm", *(name for name in plugins.packages() if name in used)]
 
 
 def log_model(
@@ -124,18 +137,15 @@ def register_model(
     Returns the version.
     """
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if not exists_already(error):
             raise
     source = client.get_logged_model(model_id).artifact_location
     version = client.create_model_version(name, source, run_id=run_id, model_id=model_id).version
-    # by which the UI links one to the other
-    link = json.dumps([{"name": name, "version": version}])
-    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    link_to_version(client, model_id, name, version)
     for alias in aliases:
         client.set_registered_model_alias(name, alias, version)
     return str(version)

@@ -6,17 +6,30 @@ import json
 import logging
 import platform
 import signal
+import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
+from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_away, is_image
 from ltm_platform.errors import RunError
-from ltm_platform.events import Decided, EpochEnded, Event, Progress, Started, Waiting
+from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
+    Event,
+    GaveUp,
+    Measured,
+    Progress,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
 from ltm_platform.storage import locations
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
-from ltm_platform.tracking.retry import OUTAGE_S, PatientClient, is_away
+from ltm_platform.tracking.retry import OUTAGE_S, PatientClient
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
@@ -26,6 +39,7 @@ from ltm_platform.tracking.runs import (
     RUN_FOLDER_TAG,
     WAITS_TAG,
     WORKERS_TAG,
+    last_rows,
 )
 from ltm_platform.tracking.store import connect, tracking_uri
 from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, sampling
@@ -74,28 +88,40 @@ class TrackedRun:
         self.next_system_step = 0
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._starts += 1
-            self._before = dict(self._recorded)
-            if self._starts > 1:
-                self.tag(RESTARTS_TAG, str(self._starts - 1))
-            self.tag(WORKERS_TAG, str(event.workers))
-            if self._waits:
-                self.tag(WAITS_TAG, "")
-                self._waits = False
-            self.tag(EPOCH_TAG, f"{event.epochs_done}/{event.epochs}")
-            self._epochs = event.epochs
-        if isinstance(event, Waiting):
-            self.tag(WAITS_TAG, event.lacks)
-            self._waits = True
-        if isinstance(event, EpochEnded):
-            self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
-        if isinstance(event, Decided):
-            self.tag(f"ltm.{event.name}", event.value)
-        if isinstance(event, Progress):
-            self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
-        if isinstance(event, (Started, Waiting)):
-            self._outbox.hurry()  # others look at the state of the run
+        match event:
+            case Started():
+                self._start(event)
+                self._outbox.hurry()  # others look at the state of the run
+            case Waiting():
+                self.tag(WAITS_TAG, event.lacks)
+                self._waits = True
+                self._outbox.hurry()
+            case EpochEnded():
+                self.tag(EPOCH_TAG, f"{event.epoch + 1}/{self._epochs}")
+                self._log_progress(event)
+            case Progress() | Measured():
+                self._log_progress(event)
+            case Decided():
+                self.tag(f"ltm.{event.name}", event.value)
+            case GaveUp() | StoppedOnRequest() | ControllerStarted():
+                pass  # the run's status at its end has it
+            case _:
+                assert_never(event)
+
+    def _start(self, event: Started) -> None:
+        self._starts += 1
+        self._before = dict(self._recorded)
+        if self._starts > 1:
+            self.tag(RESTARTS_TAG, str(self._starts - 1))
+        self.tag(WORKERS_TAG, str(event.workers))
+        if self._waits:
+            self.tag(WAITS_TAG, "")
+            self._waits = False
+        self.tag(EPOCH_TAG, f"{event.epochs_done}/{event.epochs}")
+        self._epochs = event.epochs
+
+    def _log_progress(self, event: Progress) -> None:
+        self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:
         """Record what is new: a run that goes on tells the steps after its checkpoint again."""
@@ -133,8 +159,8 @@ class TrackedRun:
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image of that key and step."""
-        found = self._client.list_artifacts(self.run_id, "images")
-        return any(file.path.startswith(f"images/{key}+step+{step}+") for file in found)
+        found = self._client.list_artifacts(self.run_id, IMAGES_FOLDER)
+        return any(is_image(file.path, key, step) for file in found)
 
     def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
         """The network of ``step`` as a logged model, with the metrics of that step.
@@ -170,17 +196,16 @@ class TrackedRun:
         self._outbox.put(unsent_metrics.load(self._folder))
         self.flush()
         unsent_metrics.remove(self._folder)
-        data = self._client.get_run(self.run_id).data
-        self.metrics.update(data.metrics)
-        # MLflow's public view of a run leaves out the steps
-        steps = {metric.key: metric.step for metric in data._metric_objs}
+        run = self._client.get_run(self.run_id)
+        self.metrics.update(run.data.metrics)
+        steps = {row.key: row.step for row in last_rows(run)}
         if repeats:
             self._recorded.update(steps)
             self._before = dict(self._recorded)
         sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
         self.next_system_step = max(sampled, default=-1) + 1
-        self._waits = bool(data.tags.get(WAITS_TAG))
-        if ERROR_TAG in data.tags:
+        self._waits = bool(run.data.tags.get(WAITS_TAG))
+        if ERROR_TAG in run.data.tags:
             self._client.delete_tag(self.run_id, ERROR_TAG)
 
     def flush(self, limit_s: float = OUTAGE_S) -> None:
@@ -304,6 +329,9 @@ def create_run(
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C must not cut off the writing of the final status."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt the main thread alone
+        return
     held = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -6,8 +6,9 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from requests.exceptions import RequestException
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+from ltm_platform.compat.mlflow import is_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,20 +18,8 @@ if TYPE_CHECKING:
 OUTAGE_S = 600.0
 """How long a call waits for the store to come back."""
 LONGEST_PAUSE_S = 5.0
-_AWAY = "TEMPORARILY_UNAVAILABLE"  # what MLflow calls a database that does not answer
 
 _log = logging.getLogger(__name__)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether a store that comes back would have answered."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException) and error.error_code == _AWAY:
-        return True
-    # MLflow wraps what goes wrong on the way to a server.
-    behind = error.__cause__ or error.__context__
-    return isinstance(error, RequestException) or (behind is not None and is_away(behind))
 
 
 class PatientClient:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ltm_platform.compat.mlflow import is_away
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
-from ltm_platform.tracking.retry import is_away
 from ltm_platform.tracking.store import URI_VARIABLE, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 RUN_FOLDER_TAG = "ltm.run_folder"
 HOST_TAG = "ltm.host"
@@ -162,8 +162,11 @@ def _record(run: Run, experiment: str) -> RunRecord:
         folder=run.data.tags.get(RUN_FOLDER_TAG),
         error=run.data.tags.get(ERROR_TAG),
         tags=dict(run.data.tags),
-        # MLflow's public view of a run leaves out the times
-        last_told_ms=max(
-            (metric.timestamp for metric in run.data._metric_objs), default=run.info.start_time
-        ),
+        last_told_ms=max((row.timestamp for row in last_rows(run)), default=run.info.start_time),
     )
+
+
+def last_rows(run: Run) -> Sequence[Metric]:
+    """The last value of every metric with its step and time, which ``run.data.metrics`` lacks."""
+    rows: Sequence[Metric] = run.data.to_proto().metrics
+    return rows

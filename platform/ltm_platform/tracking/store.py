@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
+from ltm_platform.compat.mlflow import HEALTH_PATH
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
 
@@ -87,7 +88,7 @@ def check_reachable(uri: str) -> None:
 
 def answers(address: str) -> bool:
     try:
-        with urlopen(f"{address.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
+        with urlopen(f"{address.rstrip('/')}{HEALTH_PATH}", timeout=HEALTH_TIMEOUT_S):
             return True
     except HTTPError:  # it refuses, but it is there
         return True

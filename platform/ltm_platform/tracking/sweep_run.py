@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.tracking.record import TrackedRun, create_run, ending
 from ltm_platform.tracking.retry import OUTAGE_S
-from ltm_platform.tracking.runs import PARENT_TAG, RUN_FOLDER_TAG
+from ltm_platform.tracking.runs import PARENT_TAG, RUN_FOLDER_TAG, last_rows
 from ltm_platform.tracking.store import connect, tracking_uri
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class TrackedSweep(TrackedRun):
 
         now = int(time.time() * 1000)
         for run in self._trial(folder):
-            # MLflow's public view of a run leaves out the steps
-            steps = {metric.key: metric.step for metric in run.data._metric_objs}
+            steps = {row.key: row.step for row in last_rows(run)}
             rows = [Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()]
             self._client.log_batch(run.info.run_id, metrics=rows)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ltm_platform.compat.mlflow import system_monitors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,12 +22,8 @@ PREFIX = "system/"
 def sampling(
     record: Callable[[dict[str, float], int, int], None], first_step: int, interval_s: float
 ) -> Iterator[None]:
-    """Call ``record(metrics, step, time_ms)`` every so many seconds while the block runs.
-
-    MLflow's own monitors, without the thread around them: that one ends for good when the store
-    is away, and asks for the whole run at every sample.
-    """
-    monitors = _monitors()
+    """Call ``record(metrics, step, time_ms)`` every so many seconds while the block runs."""
+    monitors = system_monitors()
     ended = threading.Event()
 
     def sample() -> None:
@@ -47,20 +45,3 @@ def sampling(
     finally:
         ended.set()
         thread.join()
-
-
-def _monitors() -> list[Any]:
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-    from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
-
-    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    for kind in (GPUMonitor, ROCMMonitor):
-        try:
-            monitors.append(kind())
-        except Exception:  # whatever a driver that is not there makes its library raise
-            continue
-        break
-    return monitors

@@ -10,8 +10,8 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import urlencode
 
+from ltm_platform.compat.mlflow import runs_page_address
 from ltm_platform.errors import UserError
 from ltm_platform.tracking.store import answers, connect
 
@@ -73,16 +73,14 @@ def serving_ui(uri: str, host: str, port: int, log: Path) -> Iterator[subprocess
 def runs_page(uri: str, address: str) -> str | None:
     """Where a server shows the runs that the newest run is among, the best first.
 
-    MLflow would open its pages on language models instead. None for a store without runs.
+    None for a store without runs.
     """
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     newest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
     if not newest:
         return None
-    order = {"orderByKey": f"metrics.`{BEST_FIRST}`", "orderByAsc": "false"}
-    query = urlencode({"workflowType": "machine_learning"} | order)
-    return f"{address}/#/experiments/{newest[0].info.experiment_id}/runs?{query}"
+    return runs_page_address(address, newest[0].info.experiment_id, BEST_FIRST)
 
 
 @contextmanager

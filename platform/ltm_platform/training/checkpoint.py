@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from ltm_platform.compat.deepspeed_engine import set_progress
 from ltm_platform.storage.manifest import (
     CONFUSION_FILE,
     EMA_FILE,
@@ -22,13 +23,13 @@ from ltm_platform.storage.manifest import (
     read_manifest,
     seal,
 )
-from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine.optimizer_state import (
     Scalars,
     gather_optimizer_state,
     load_optimizer_state,
 )
 from ltm_platform.training.engine.weights import ShardedEma, gather_weights, load_weights
+from ltm_platform.training.recipe.early_stop import EarlyStop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,8 +137,7 @@ def restore(folder: Path, state: State) -> tuple[int, str]:
         state.ema.load_weights(load_file(folder / EMA_FILE))
     load_weights(engine, weights)
     load_optimizer_state(engine, weights, load_file(folder / OPTIMIZER_FILE), scalars)
-    engine.global_steps = manifest.steps_done
-    engine.skipped_steps = progress["skipped_steps"]
+    set_progress(engine, steps=manifest.steps_done, skipped=progress["skipped_steps"])
     state.early_stop.load_state_dict(progress["early_stop"])
     state.statistics.load_state_dict(load_file(folder / STATISTICS_FILE))
     if manifest.world_size == engine.world_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,14 @@ KEPT_STEPS = 1000
 
 class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake in it
     """The loss or a weight is no number any more. Raised at the same step on all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathering:
+    """The parts of a step's loss on all ranks, [ranks, parts], once `work` is done."""
+
+    ranks: Tensor
+    work: dist.Work
 
 
 class StepMeter:
@@ -35,6 +43,7 @@ class StepMeter:
         self._send = send
         self._parts = parts
         self._global_batch = global_batch
+        self._gathering: _Gathering | None = None
         self._unsent: list[tuple[int, int, float, Tensor]] = []
         self._unchecked: list[tuple[int, Tensor]] = []
         self._sent: deque[Progress] = deque(maxlen=KEPT_STEPS)
@@ -43,10 +52,10 @@ class StepMeter:
     def share(self, parts: Tensor) -> None:
         """The parts of the loss of this rank, before backward: they travel while it computes.
         Collective, as is the `step` that follows."""
-        self._ranks = parts.new_empty(dist.get_world_size(), len(parts))
-        work = dist.all_gather_into_tensor(self._ranks.view(-1), parts, async_op=True)
+        ranks = parts.new_empty(dist.get_world_size(), len(parts))
+        work = dist.all_gather_into_tensor(ranks.view(-1), parts, async_op=True)
         assert work is not None
-        self._sharing = work
+        self._gathering = _Gathering(ranks, work)
 
     def step(self, step: int, epoch: int, lr: float) -> None:
         """The step whose loss was shared is done.
@@ -54,8 +63,9 @@ class StepMeter:
         Raises:
             Diverged: a part of the loss is not finite.
         """
-        self._sharing.wait()
-        ranks = self._ranks
+        assert self._gathering is not None, "share comes first"
+        self._gathering.work.wait()
+        ranks, self._gathering = self._gathering.ranks, None
         self._unsent.append((step, epoch, lr, ranks.mean(0)))
         self._unchecked.append((step, ranks))
         elapsed = time.perf_counter() - self._window_start

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     import torch
     from ray.train import Checkpoint, CheckpointConfig
-    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 
     from ltm_platform.storage.path import StoragePath
     from ltm_platform.training.checkpoint import Snapshot
@@ -107,13 +106,11 @@ class RayWorker:
 
 def storage() -> StoragePath:
     """Where Ray Train stores what is kept of the run, here or in an object store."""
-    import ray.train
-
+    from ltm_platform.compat.ray_train import run_storage
     from ltm_platform.storage.path import StoragePath
 
-    stored = ray.train.get_context().get_storage()
-    path = stored.experiment_fs_path
-    return StoragePath(stored.storage_filesystem, path, path)
+    filesystem, path = run_storage()
+    return StoragePath(filesystem, path, path)
 
 
 def _write(taken: Snapshot, target: StoragePath) -> Checkpoint:
@@ -157,6 +154,8 @@ class SingleProcess:
         import torch
         import torch.distributed as dist
 
+        from ltm_platform.compat.ray_train import CheckpointKeeper
+
         os.environ.update(SINGLE_PROCESS)
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", 0) if cuda else torch.device("cpu")
@@ -164,36 +163,21 @@ class SingleProcess:
             backend = "nccl" if cuda else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self._folder = folder
-        self._manager = _manager(folder, kept)
+        self._keeper = CheckpointKeeper(folder, kept)
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
-        result = self._manager.latest_checkpoint_result
-        yield Path(result.checkpoint.path) if result else None
+        yield self._keeper.latest
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
-        from ray.train.v2._internal.execution.training_report import _TrainingReport
-        from ray.train.v2._internal.util import date_str
-
+        from ltm_platform.compat.ray_checkpoints import new_folder_name
         from ltm_platform.storage.path import storage_path
 
-        name = f"checkpoint_{date_str(include_ms=True)}"
-        checkpoint = _write(taken, storage_path(self._folder / name))
-        self._manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
+        checkpoint = _write(taken, storage_path(self._folder / new_folder_name()))
+        self._keeper.register(checkpoint, metrics)
 
     def is_preempted(self) -> bool:
         return False
 
     def stop_is_requested(self) -> bool:
         return (self._folder / STOP_FILE).exists()
-
-
-def _manager(folder: Path, kept: CheckpointConfig) -> CheckpointManager:
-    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
-    from ray.train.v2._internal.execution.storage import StorageContext
-
-    class Manager(CheckpointManager):
-        def _notify(self) -> None:
-            """Nobody waits for a checkpoint here."""
-
-    return Manager(kept, StorageContext(str(folder.parent), folder.name))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from ltm_platform.tuning.objectives import Objective
+    from ltm_platform.tuning.objectives import SweepObjective
     from ltm_platform.tuning.results import TrialResult
 
 LEAST_TRIALS = 4
@@ -22,7 +22,7 @@ LEAST_TRIALS = 4
 class Importance:
     """How much each field matters for an objective."""
 
-    objective: Objective
+    objective: SweepObjective
     shares: Mapping[str, float]
     """Of the fields in the spread of the objective, adding up to 1, the largest first."""
     missing: str | None = None
@@ -30,7 +30,7 @@ class Importance:
 
 
 def importance(
-    trials: Sequence[TrialResult], params: Sequence[Param], objective: Objective
+    trials: Sequence[TrialResult], params: Sequence[Param], objective: SweepObjective
 ) -> Importance:
     """By fANOVA, of the trials that have finished."""
     if len(params) < 2:
@@ -49,7 +49,7 @@ def importance(
 
 
 def _shares(
-    scored: Sequence[tuple[TrialResult, float]], params: Sequence[Param], objective: Objective
+    scored: Sequence[tuple[TrialResult, float]], params: Sequence[Param], objective: SweepObjective
 ) -> dict[str, float]:
     import optuna
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ltm.plan import Grid, Kept, grid_for_ratio, tokens_for_ratio
+from ltm.plan import grid_for_ratio, tokens_for_ratio
 from ltm_platform.models import create_model
 from ltm_platform.tuning.params import KEEP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ltm.interfaces import Grid, Kept
     from ltm_platform.job import JobSpec
 
 _CLASSES = 2  # any number will do
 
 
 def sites(job: JobSpec) -> tuple[list[str], list[str]]:
-    """All places where the job's network may merge, and those that merge by default."""
+    """All sites where the job's network may merge, and those that merge by default."""
     model = create_model(_unplanned(job), _CLASSES, method="ltm")
     default = model.default_plan()
     names = list(default) if isinstance(default, dict) else model.default_sites()
-    return model.places(), names
+    return model.site_names(), names
 
 
 def with_keep_ratios(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:

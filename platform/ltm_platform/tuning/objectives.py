@@ -30,7 +30,7 @@ METRICS: dict[str, Direction] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class SweepObjective:
     metric: str
     direction: Direction
 
@@ -49,13 +49,13 @@ class Objective:
         return f"{self.metric}:{self.direction}"
 
 
-def read_objectives(texts: Iterable[str]) -> tuple[Objective, ...]:
+def read_objectives(texts: Iterable[str]) -> tuple[SweepObjective, ...]:
     """``METRIC`` or ``METRIC:max|min``; without any, ``val/top1``.
 
     Raises:
         UserError: there is no such metric or direction, or one is named twice.
     """
-    found: dict[str, Objective] = {}
+    found: dict[str, SweepObjective] = {}
     for text in texts:
         metric, colon, direction = text.partition(":")
         if metric not in METRICS:
@@ -70,5 +70,5 @@ def read_objectives(texts: Iterable[str]) -> tuple[Objective, ...]:
             )
         if metric in found:
             raise UserError(f"--objective {text}: {metric} is given twice")
-        found[metric] = Objective(metric, _DIRECTIONS.get(direction, METRICS[metric]))
-    return tuple(found.values()) or (Objective("val/top1", "max"),)
+        found[metric] = SweepObjective(metric, _DIRECTIONS.get(direction, METRICS[metric]))
+    return tuple(found.values()) or (SweepObjective("val/top1", "max"),)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ltm_platform.tuning.objectives import Objective
+    from ltm_platform.tuning.objectives import SweepObjective
     from ltm_platform.tuning.results import TrialResult
 
 LABELS = {
@@ -23,7 +23,10 @@ LABELS = {
 
 
 def draw_fronts(
-    trials: Sequence[TrialResult], accuracy: Objective, costs: Sequence[Objective], path: Path
+    trials: Sequence[TrialResult],
+    accuracy: SweepObjective,
+    costs: Sequence[SweepObjective],
+    path: Path,
 ) -> None:
     """One panel a cost: all finished trials, and the line of those that no other beats."""
     figure = Figure(figsize=(5 * len(costs), 4), layout="constrained")

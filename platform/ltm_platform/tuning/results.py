@@ -11,7 +11,7 @@ from ltm_platform.tuning.params import FOLD
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_platform.tuning.objectives import Objective
+    from ltm_platform.tuning.objectives import SweepObjective
 
 State = Literal["waiting", "running", "finished", "stopped early", "failed"]
 
@@ -63,13 +63,13 @@ def _mean(group: Sequence[TrialResult]) -> TrialResult:
     )
 
 
-def best(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> TrialResult | None:
+def best(trials: Sequence[TrialResult], objectives: Sequence[SweepObjective]) -> TrialResult | None:
     """The finished trial that is best in the first objective, and among equals in the next."""
     judged = [t for t in trials if t.state == "finished" and _scores(t, objectives) is not None]
     return max(judged, key=lambda trial: _scores(trial, objectives) or (), default=None)
 
 
-def _scores(trial: TrialResult, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+def _scores(trial: TrialResult, objectives: Sequence[SweepObjective]) -> tuple[float, ...] | None:
     """Larger is better; None where one was not measured."""
     scores = []
     for objective in objectives:
@@ -80,7 +80,7 @@ def _scores(trial: TrialResult, objectives: Sequence[Objective]) -> tuple[float,
     return tuple(scores)
 
 
-def front(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> list[TrialResult]:
+def front(trials: Sequence[TrialResult], objectives: Sequence[SweepObjective]) -> list[TrialResult]:
     """The finished trials that no other beats in one objective without losing in another.
 
     In the order of the last objective, its best value first.

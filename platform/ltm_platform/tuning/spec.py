@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.files import SWEEP_FILE
-from ltm_platform.tuning.objectives import Objective, read_objectives
+from ltm_platform.tuning.objectives import SweepObjective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Stage:
     job: JobSpec
     """What its trials vary."""
     params: tuple[Param, ...]
-    objectives: tuple[Objective, ...]
+    objectives: tuple[SweepObjective, ...]
     search: Literal["optuna", "random", "grid"]
     samples: int
     """How often the search is asked; with grids, for every combination."""
@@ -87,6 +87,11 @@ class Sweep:
             return cls(**words)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
+
+
+def named_as_sweep(job: JobSpec) -> JobSpec:
+    """The job with the name that sweeps of it begin with."""
+    return job.replace("name", f"{job.name[:50]}-sweep")
 
 
 def read_stages(sweep: Sweep) -> tuple[Stage, ...]:
@@ -166,7 +171,7 @@ def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
         )
 
 
-def _check_objectives(job: JobSpec, objectives: Sequence[Objective], scheduler: str) -> None:
+def _check_objectives(job: JobSpec, objectives: Sequence[SweepObjective], scheduler: str) -> None:
     first = objectives[0]
     if scheduler != "none" and not first.every_epoch:
         raise UserError(

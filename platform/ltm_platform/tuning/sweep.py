@@ -6,14 +6,15 @@ import math
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
+from ltm_platform.compat.ray_core import unwrapped
+from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
@@ -23,6 +24,7 @@ from ltm_platform.tuning.workers import free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from ray.tune.search.optuna import OptunaSearch
 
@@ -100,7 +102,7 @@ class _Board:
             self._begins = None
 
     def give_up(self, trial: TuneTrial, reason: str) -> None:
-        trial.max_failures = 0
+        give_up(trial)
         self._reasons[str(trial)] = reason
 
     def look(self, trials: list[TuneTrial]) -> None:
@@ -141,13 +143,10 @@ def _state(trial: TuneTrial) -> State:
 
 def _error(trial: TuneTrial) -> str:
     """The exception of a trial in one line, without Ray's wrapping and traceback."""
-    try:
-        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except (OSError, TypeError):  # of an earlier session
-        error = trial.get_pickled_error()
-    cause = getattr(error, "cause", None) or error
-    if cause is None:
+    error = error_of(trial)
+    if error is None:
         return "its process ended"
+    cause = unwrapped(error)
     if isinstance(cause, UserError | RunError):
         return str(cause).splitlines()[0]
     return f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -235,7 +234,7 @@ def run_stage(
         tune.with_parameters(Trial, settings=settings),
         _resources(stage, alone=workers == 1, use_gpu=use_gpu),
     )
-    if any(record.glob("experiment_state-*.json")):
+    if holds_record(record):
         tuner = tune.Tuner.restore(str(record), trainable)
     else:
         tuner = tune.Tuner(

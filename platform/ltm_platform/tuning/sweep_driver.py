@@ -15,13 +15,13 @@ from ltm_platform.runs.driver import where_it_runs
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import best as best_checkpoint
 from ltm_platform.storage.checkpoints import stored
-from ltm_platform.storage.files import SWEEP_FILE
+from ltm_platform.storage.files import BEST_FILE, PICTURE_FILE, SWEEP_FILE
 from ltm_platform.storage.manifest import job_of
 from ltm_platform.storage.path import is_address
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import TRIALS_TAG
 from ltm_platform.tuning.importance import Importance, importance
-from ltm_platform.tuning.objectives import Objective
+from ltm_platform.tuning.objectives import SweepObjective
 from ltm_platform.tuning.params import FOLD, Values, with_values
 from ltm_platform.tuning.picture import draw_fronts
 from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
@@ -38,10 +38,8 @@ if TYPE_CHECKING:
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.tracking import TrackedSweep
 
-ACCURACY = Objective("val/top1", "max")
-COSTS = (Objective("model/gmacs", "min"), Objective("bench/latency_ms", "min"))
-BEST_FILE = "best.yaml"
-PICTURE_FILE = "pareto.png"
+ACCURACY = SweepObjective("val/top1", "max")
+COSTS = (SweepObjective("model/gmacs", "min"), SweepObjective("bench/latency_ms", "min"))
 TABLE_FILE = "trials.csv"
 
 
@@ -59,7 +57,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SweepSummary:
     """What a finished sweep shows."""
 
     trials: tuple[TrialResult, ...]
@@ -128,7 +126,7 @@ def carry_out(
     folder: RunFolder,
     ray: AbstractContextManager[None],
     watcher: Callable[[TrialResult], None],
-) -> Summary:
+) -> SweepSummary:
     """All trials, or those that are left. Ray must be running inside of ``ray``.
 
     Raises:
@@ -197,7 +195,7 @@ def carry_out(
     return summary
 
 
-def _log_summary(tracked: TrackedSweep, summary: Summary) -> None:
+def _log_summary(tracked: TrackedSweep, summary: SweepSummary) -> None:
     files = [summary.folder / name for name in (BEST_FILE, PICTURE_FILE, TABLE_FILE)]
     tracked.log_files([file for file in files if file.exists()], "sweep")
     if summary.best:
@@ -243,7 +241,7 @@ def write_best(path: Path, job: JobSpec, chosen: TrialResult, trials: int) -> No
 
 def summarize(
     plan: Plan, trials: Sequence[TrialResult], chosen: TrialResult | None, folder: Path
-) -> Summary:
+) -> SweepSummary:
     """What all trials show; the table and the picture go into ``folder``."""
     trials = sorted(trials, key=lambda trial: trial.name)
     last = plan.stages[-1]
@@ -253,7 +251,7 @@ def summarize(
     _write_table(folder / TABLE_FILE, trials)
     if any(trial.state == "finished" for trial in merged):
         draw_fronts(merged, ACCURACY, COSTS, folder / PICTURE_FILE)
-    return Summary(
+    return SweepSummary(
         trials=tuple(merged),
         best=chosen,
         fronts={cost.metric: front(merged, (ACCURACY, cost)) for cost in COSTS},

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
-import ray
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-
+from ltm_platform.compat.ray_core import remove_reservation
+from ltm_platform.compat.ray_train import StopCallback, abort
 from ltm_platform.errors import RunError
-from ltm_platform.events import EpochEnded
+from ltm_platform.events import (
+    ControllerStarted,
+    Decided,
+    EpochEnded,
+    GaveUp,
+    Measured,
+    Progress,
+    Started,
+    StoppedOnRequest,
+    Waiting,
+)
 from ltm_platform.runs.driver import fit
 
 if TYPE_CHECKING:
@@ -28,27 +34,18 @@ _RESERVED_FILE = "placement_group"
 ABORT_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _ControllerStarted:
-    """The actor that starts the workers, and again after a fault."""
-
-    handle: Any
-
-
-class _Reveal(ControllerCallback, WorkerGroupCallback):
-    """Ray Train tells nobody what it would take to stop it: here it does."""
+class _Reveal(StopCallback):
+    """Tells the trial what it takes to stop its workers."""
 
     def __init__(self, events: EventQueue, folder: Path) -> None:
         self._events = events
         self._folder = folder
 
-    def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
-        handle = ray.get_runtime_context().current_actor
-        self._events.put_nowait([_ControllerStarted(handle)])
+    def on_controller(self, handle: Any) -> None:
+        self._events.put_nowait([ControllerStarted(handle)])
 
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        (self._folder / _RESERVED_FILE).write_text(group.id.hex())
+    def on_reservation(self, identity: str) -> None:
+        (self._folder / _RESERVED_FILE).write_text(identity)
 
 
 class Workers:
@@ -59,10 +56,17 @@ class Workers:
         self._controller: Any = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            self._heard.put(event)
-        elif isinstance(event, _ControllerStarted):
-            self._controller = event.handle
+        match event:
+            case EpochEnded():
+                self._heard.put(event)
+            case ControllerStarted():
+                self._controller = event.handle
+            case Progress() | Measured() | Started() | Waiting() | Decided():
+                pass
+            case GaveUp() | StoppedOnRequest():
+                pass  # `recording` raises what they mean
+            case _:
+                assert_never(event)
 
     def epochs(
         self, ready: Ready, folder: RunFolder, events: EventQueue
@@ -84,7 +88,7 @@ class Workers:
                     raise heard
                 yield heard
         except GeneratorExit:
-            self._abort()
+            abort(self._controller, ABORT_TIMEOUT_S)
             raise
 
     def _fit(self, ready: Ready, folder: RunFolder, events: EventQueue) -> None:
@@ -95,10 +99,6 @@ class Workers:
         else:
             self._heard.put(None)
 
-    def _abort(self) -> None:
-        with suppress(ray.exceptions.RayError):  # the abort ends the process that would answer
-            ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
-
 
 def free(folder: Path) -> None:
     """Give back what the trial in ``folder`` has reserved: after its process was killed.
@@ -107,6 +107,5 @@ def free(folder: Path) -> None:
     """
     reserved = folder / _RESERVED_FILE
     if reserved.exists():
-        identity = ray.PlacementGroupID(bytes.fromhex(reserved.read_text()))
-        remove_placement_group(PlacementGroup(identity))
+        remove_reservation(reserved.read_text())
         reserved.unlink()

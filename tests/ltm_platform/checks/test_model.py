@@ -38,15 +38,20 @@ def test_names_are_checked_without_data() -> None:
 def test_an_unknown_option_of_the_method_is_told_with_place_and_nearest() -> None:
     line = refusal(text=JOB.replace("rank: 8", "rnk: 8"))
     assert line.startswith(("jobs/x.yaml:5: model.options", "jobs/x.yaml:6: model.options"))
-    assert "'rnk'" in line
+    assert "model.options.rnk is no option of method 'ltm'" in line
     assert "did you mean 'rank'" in line
 
 
 @pytest.mark.parametrize("value", ["0", "text", "-1", "2.5"])
 def test_an_impossible_value_of_an_option_is_refused(value: str) -> None:
     line = refusal(text=JOB.replace("rank: 8", f"rank: {value}"))
-    assert line.startswith("jobs/x.yaml:")
-    assert "rank" in line
+    assert line.startswith("jobs/x.yaml:6: model.options.rank is ")
+    assert "allowed is a whole number from 1" in line
+
+
+def test_an_override_of_all_options_is_refused_by_the_option_that_is_wrong() -> None:
+    line = refusal("model.options={rank: 0}")
+    assert line.startswith("--set model.options={rank: 0}: model.options.rank is 0, allowed is ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_platform.data.cache import ShardCache
-from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def test_what_was_read_once_is_read_from_the_copy(tmp_path: Path, cache: ShardCa
     split = write(tmp_path)
     shards = sorted(file.read_bytes() for file in split.iterdir())
     assert len(shards) > 1
-    expected = ParquetSource(split).read(IMAGES)
-    source = ParquetSource(split, cache)
+    expected = ShardImages(split).read(IMAGES)
+    source = ShardImages(split, cache)
     assert not cache.folder.exists(), "opening copies nothing"
     assert source.read(IMAGES) == expected
     assert sorted(copies(cache.folder).values()) == shards
@@ -54,13 +54,13 @@ def test_what_was_read_once_is_read_from_the_copy(tmp_path: Path, cache: ShardCa
 
 
 def test_only_what_is_read_is_copied(tmp_path: Path, cache: ShardCache) -> None:
-    source = ParquetSource(write(tmp_path), cache)
+    source = ShardImages(write(tmp_path), cache)
     source.read([0, 1])
     assert len(copies(cache.folder)) == 1
 
 
 def _read(split: Path, cache: ShardCache, begin: Barrier) -> list[int]:
-    source = ParquetSource(split, cache)
+    source = ShardImages(split, cache)
     begin.wait()
     assert len(source.read(IMAGES)) == len(IMAGES)
     return sorted(path.stat().st_ino for path in cache.folder.glob("*.parquet"))
@@ -85,20 +85,20 @@ def test_what_a_killed_process_left_is_no_copy(
     tmp_path: Path, cache: ShardCache, left: str
 ) -> None:
     split = write(tmp_path)
-    expected = ParquetSource(split, cache).read(IMAGES)
+    expected = ShardImages(split, cache).read(IMAGES)
     whole = copies(cache.folder)
     for name, content in whole.items():
         (cache.folder / name).unlink()
         (cache.folder / name).with_suffix(left).write_bytes(content[:-1])
-    assert ParquetSource(split, cache).read(IMAGES) == expected
+    assert ShardImages(split, cache).read(IMAGES) == expected
     assert copies(cache.folder) == whole
 
 
 def test_a_shard_that_was_written_anew_is_copied_anew(tmp_path: Path, cache: ShardCache) -> None:
     split = write(tmp_path / "data")
-    ParquetSource(split, cache).read(IMAGES)
+    ShardImages(split, cache).read(IMAGES)
     shutil.rmtree(split)
-    again = ParquetSource(write(tmp_path / "data", content=1), cache)
+    again = ShardImages(write(tmp_path / "data", content=1), cache)
     assert again.read([0]) == [(bytes([0, 1]) * 100, 0)]
 
 
@@ -106,8 +106,8 @@ def test_what_does_not_fit_is_read_where_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split, full = write(tmp_path), ShardCache(tmp_path / "full", reserve=2**60)
-    source = ParquetSource(split, full)
-    assert source.read(IMAGES) == ParquetSource(split).read(IMAGES)
+    source = ShardImages(split, full)
+    assert source.read(IMAGES) == ShardImages(split).read(IMAGES)
     assert copies(full.folder) == {}
     assert [record.message for record in caplog.records] == [
         f"data.cache {full.folder} is full: shards without room there are read where they are"
@@ -116,14 +116,14 @@ def test_what_does_not_fit_is_read_where_it_is(
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    source = ParquetSource(write(tmp_path), ShardCache(tmp_path / "file" / "below"))
+    source = ShardImages(write(tmp_path), ShardCache(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="which cannot be written to on this node: Not a directory"):
         source.read([0])
 
 
 def test_a_shard_that_went_away_is_told(tmp_path: Path, cache: ShardCache) -> None:
     split = write(tmp_path)
-    source = ParquetSource(split, cache)
+    source = ShardImages(split, cache)
     (gone, *_) = sorted(split.iterdir())
     os.unlink(gone)
     with pytest.raises(UserError, match=f"{gone.name} cannot be read"):

@@ -20,9 +20,9 @@ from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.sources.folder import FolderSource
-from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.sources.folder import FolderImages
+from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
     from conftest import Tree
 
-    from ltm_platform.data import Source
+    from ltm_platform.data import ImageSet
 
 HALF = (0.5, 0.5, 0.5)
 # Draws from Python's, numpy's and torch's generator.
 STRONG = train_transform(
-    Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
+    Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
 )
 PLAIN = eval_transform(8, HALF, HALF)
 GLOBAL_BATCH = 32
 
 
-def loader(source: Source, *, rank: int = 0, world_size: int = 1, workers: int = 0) -> Loader:
+def loader(source: ImageSet, *, rank: int = 0, world_size: int = 1, workers: int = 0) -> Loader:
     return Loader(
         source,
         STRONG,
@@ -55,7 +55,7 @@ def loader(source: Source, *, rank: int = 0, world_size: int = 1, workers: int =
 
 
 def step_samples(
-    source: Source, epoch: int, step: int, *, world_size: int = 1, workers: int = 0
+    source: ImageSet, epoch: int, step: int, *, world_size: int = 1, workers: int = 0
 ) -> list[bytes]:
     """All images of one global batch over all ranks as bytes, sorted."""
     found = []
@@ -283,34 +283,34 @@ def test_the_main_module_is_not_run_again(
 
 
 def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
-    def size(source: Source) -> int:
+    def size(source: ImageSet) -> int:
         return len(pickle.dumps(source))
 
     paths, labels = [f"class/{n:024d}.jpg" for n in range(20_000)], np.zeros(20_000, np.int64)
-    folder = FolderSource(tmp_path, paths, labels, ("class",))
+    folder = FolderImages(tmp_path, paths, labels, ("class",))
     # The path itself, its end and the label: 65 MB of ImageNet.
     assert size(folder) < 20_000 * (len(paths[0]) + 16) + 10_000
     records = [Record(b"image", 0, path) for path in paths]
     shards = [
-        ParquetSource(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
+        ShardImages(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
         for count in (10_000, 20_000)
     ]
     # Where the image lies, how long it is, and its label: 31 MB of ImageNet.
     assert size(shards[1]) - size(shards[0]) < 10_000 * 24 + 1000
 
 
-def digits_subset(digits: Dataset, images: int) -> Source:
+def digits_subset(digits: Dataset, images: int) -> ImageSet:
     """The first ``images`` digits."""
-    assert isinstance(digits.train, ParquetSource)
+    assert isinstance(digits.train, ShardImages)
     folder = Path(digits.train.folder.path).parent / f"first-{images}"
     records = [
         Record(data, label, f"{index}")
         for index, (data, label) in enumerate(digits.train.read(range(images)))
     ]
-    return ParquetSource(write_shards(folder, "train", records, digits.classes))
+    return ShardImages(write_shards(folder, "train", records, digits.classes))
 
 
-def evaluated(source: Source, index: int) -> bytes:
+def evaluated(source: ImageSet, index: int) -> bytes:
     ((data, _),) = source.read([index])
     return PLAIN(Image.open(io.BytesIO(data)).convert("RGB")).numpy().tobytes()
 

@@ -14,10 +14,10 @@ from ltm_platform.job import Data, JobSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_platform.data import Source
+    from ltm_platform.data import ImageSet
 
 
-def places(source: Source) -> set[str]:
+def places(source: ImageSet) -> set[str]:
     return {source.locate(index) for index in range(len(source))}
 
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from torchvision.transforms.functional import to_tensor
 
-from ltm_platform.data.transforms import Augment, Transform, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, Transform, eval_transform, train_transform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -36,7 +36,7 @@ def test_large_images_are_evaluated_by_their_centre() -> None:
 
 
 def test_without_augmentation_training_sees_the_resized_image() -> None:
-    plain = Augment(crop_scale=(1.0, 1.0), hflip=0.0)
+    plain = Augmentation(crop_scale=(1.0, 1.0), hflip=0.0)
     image = gradient(32, 32)
     assert torch.allclose(
         train_transform(plain, 32, MEAN, STD)(image), normalised(to_tensor(image))
@@ -46,15 +46,15 @@ def test_without_augmentation_training_sees_the_resized_image() -> None:
 @pytest.mark.parametrize(
     "augment",
     [
-        Augment(hflip=1.0, crop_scale=(1.0, 1.0)),
-        Augment(hflip=0.0, crop_scale=(0.2, 0.3)),
-        Augment(hflip=0.0, crop_scale=(1.0, 1.0), color_jitter=0.9),
-        Augment(hflip=0.0, crop_scale=(1.0, 1.0), auto_augment="rand-m9-n4-p1.0"),
-        Augment(hflip=0.0, crop_scale=(1.0, 1.0), random_erasing=1.0),
+        Augmentation(hflip=1.0, crop_scale=(1.0, 1.0)),
+        Augmentation(hflip=0.0, crop_scale=(0.2, 0.3)),
+        Augmentation(hflip=0.0, crop_scale=(1.0, 1.0), color_jitter=0.9),
+        Augmentation(hflip=0.0, crop_scale=(1.0, 1.0), auto_augment="rand-m9-n4-p1.0"),
+        Augmentation(hflip=0.0, crop_scale=(1.0, 1.0), random_erasing=1.0),
     ],
 )
-def test_every_field_of_augment_takes_effect(augment: Augment) -> None:
-    plain = Augment(crop_scale=(1.0, 1.0), hflip=0.0)
+def test_every_field_of_augment_takes_effect(augment: Augmentation) -> None:
+    plain = Augmentation(crop_scale=(1.0, 1.0), hflip=0.0)
     image = gradient(32, 32)
     changed = train_transform(augment, 32, MEAN, STD)(image)
     assert changed.shape == (3, 32, 32)
@@ -71,7 +71,7 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def timms_own(augment: Augment) -> Transform:
+def timms_own(augment: Augmentation) -> Transform:
     return create_transform(
         (3, 96, 96),
         is_training=True,
@@ -88,9 +88,9 @@ def timms_own(augment: Augment) -> Transform:
 
 
 @pytest.mark.parametrize(
-    "augment", [Augment(), Augment(auto_augment="rand-m5-n2-inc1", random_erasing=0.5)]
+    "augment", [Augmentation(), Augmentation(auto_augment="rand-m5-n2-inc1", random_erasing=0.5)]
 )
-def test_resized_by_pillow_training_images_are_timms_bit_for_bit(augment: Augment) -> None:
+def test_resized_by_pillow_training_images_are_timms_bit_for_bit(augment: Augmentation) -> None:
     ours = train_transform(augment, 96, MEAN, STD, resize="pillow")
     theirs = timms_own(augment)
     for number in range(10):
@@ -109,7 +109,7 @@ def levels(image: torch.Tensor) -> torch.Tensor:
 
 def test_resized_by_torch_the_same_crops_differ_by_rounding_alone() -> None:
     for jitter in (0.0, 0.4):
-        augment = Augment(color_jitter=jitter)
+        augment = Augmentation(color_jitter=jitter)
         ours, theirs = train_transform(augment, 96, MEAN, STD), timms_own(augment)
         differences = []
         for number in range(10):
@@ -139,7 +139,7 @@ def test_resized_by_torch_evaluation_differs_by_rounding_alone() -> None:
 
 
 def test_torch_is_as_near_to_exact_bicubic_as_pillow() -> None:
-    augment = Augment(crop_scale=(1.0, 1.0), hflip=0.0)
+    augment = Augmentation(crop_scale=(1.0, 1.0), hflip=0.0)
     errors = {"torch": 0.0, "pillow": 0.0}
     for image in photographs():
         image = image.crop((0, 0, 400, 400))
@@ -154,7 +154,7 @@ def test_torch_is_as_near_to_exact_bicubic_as_pillow() -> None:
 
 
 def test_the_strongest_posters_are_black() -> None:
-    policy = Augment(auto_augment="rand-m10-n1-p1.0-inc1", crop_scale=(1.0, 1.0), hflip=0.0)
+    policy = Augmentation(auto_augment="rand-m10-n1-p1.0-inc1", crop_scale=(1.0, 1.0), hflip=0.0)
     transform = train_transform(policy, 32, MEAN, STD)
     seen = []
     for number in range(60):
@@ -166,7 +166,7 @@ def test_the_strongest_posters_are_black() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 2)])
 def test_the_smallest_images_are_images(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (255, 0, 0))
-    train, evaluate = train_transform(Augment(), 32, MEAN, STD), eval_transform(32, MEAN, STD)
+    train, evaluate = train_transform(Augmentation(), 32, MEAN, STD), eval_transform(32, MEAN, STD)
     for number in range(20):
         seed(number)
         red = levels((train if number else evaluate)(image)).round()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ltm
-from ltm.table import PUBLISHED
+from ltm.published import PUBLISHED
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model
 from ltm_platform.report.published import Figures, PublishedNetwork, published

@@ -233,3 +233,13 @@ def test_a_plan_names_modules_whose_names_have_dots() -> None:
     assert JobSpec.load(write("y.yaml", job.to_yaml()), ["name=x"]) == job
     other = JobSpec.load(write("x.yaml", GOOD), ["model.plan={blocks.1: 9}"])
     assert other.model.plan == {"blocks.1": 9}
+
+
+def test_a_job_is_overridden_as_when_it_is_loaded() -> None:
+    words = ("recipe.epochs=3", "model={method: tome}")
+    job = JobSpec.load("quickstart", words[:1]).overridden(words[1:])
+    assert job == JobSpec.load("quickstart", words)
+    assert job.where("recipe.epochs") == "--set recipe.epochs=3"
+    assert job.where("model.method") == "--set model={method: tome}"
+    with pytest.raises(UserError, match=r"^--set recipe\.epoch=2: .*did you mean 'epochs'"):
+        job.overridden(["recipe.epoch=2"])

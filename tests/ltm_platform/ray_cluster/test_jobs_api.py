@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ltm_platform.api.sending import options_of
 from ltm_platform.cli.commands import tune
-from ltm_platform.cli.remote import options_of
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import jobs_api

@@ -120,7 +120,7 @@ def test_pyfunc_takes_images_as_validation_does(
 
 
 def test_a_large_image_is_cropped_as_in_validation(model: Any) -> None:
-    from ltm_platform.tracking.classifier import ImageClassifier
+    from ltm_platform.compat.image_loader import ImageClassifier
 
     size = 128
     spec = {"size": size, "resize": eval_resize(size), "mean": MEAN, "std": STD}

@@ -27,20 +27,20 @@ from groups import run
 
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.storage import locations
-from ltm_platform.training import method_hooks
 from ltm_platform.training.engine.build import Classifier, build_engine, deepspeed_config
 from ltm_platform.training.engine.sync_bn import synchronise
 from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
-from ltm_platform.training.evaluation import evaluate
-from ltm_platform.training.micro_batch import candidates, find_micro_batch, largest
-from ltm_platform.training.mixing import Mixer
-from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.optimization import build_optimizer, build_schedule
+from ltm_platform.training.measurement.evaluation import evaluate
+from ltm_platform.training.measurement.micro_batch import candidates, find_micro_batch, largest
+from ltm_platform.training.recipe import method_hooks
+from ltm_platform.training.recipe.mixing import Mixer
+from ltm_platform.training.recipe.network import build_network, build_objective
+from ltm_platform.training.recipe.optimization import build_optimizer, build_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltm import StreamingBottleneck
-    from ltm_platform.data import Source
-    from ltm_platform.data.source import Indices
+    from ltm_platform.data import ImageSet
+    from ltm_platform.data.image_set import Indices
 
 CLASSES = 10
 TRAIN_IMAGES = 48
@@ -100,7 +100,7 @@ BUCKETS = {
 class First:
     """The first images of a source."""
 
-    whole: Source
+    whole: ImageSet
     count: int
 
     @property
@@ -130,7 +130,7 @@ class Plain:
         torch.manual_seed(job.recipe.seed)
         self.model = build_network(job, CLASSES).model
         pixels = input_pixels(self.model)
-        augment = Augment(**job.recipe.augment.model_dump())
+        augment = Augmentation(**job.recipe.augment.model_dump())
         whole = open_dataset("digits", cache=locations.cache(), val_fraction=0.2)
         self.train_loader = Loader(
             First(whole.train, TRAIN_IMAGES),

@@ -20,9 +20,10 @@ from ranks import EMA_DECAY, JOB, MODEL, Plain
 
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.manifest import check
-from ltm_platform.training import checkpoint, method_hooks
+from ltm_platform.training import checkpoint
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
 from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
+from ltm_platform.training.recipe import method_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

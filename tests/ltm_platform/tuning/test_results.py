@@ -7,13 +7,13 @@ from PIL import Image
 
 from ltm_platform.errors import UserError
 from ltm_platform.tuning.importance import importance
-from ltm_platform.tuning.objectives import Objective, read_objectives
+from ltm_platform.tuning.objectives import SweepObjective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values
 from ltm_platform.tuning.picture import draw_fronts
 from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
 
-TOP1 = Objective("val/top1", "max")
-GMACS = Objective("model/gmacs", "min")
+TOP1 = SweepObjective("val/top1", "max")
+GMACS = SweepObjective("model/gmacs", "min")
 
 
 def trial(name: str, top1: float, gmacs: float, state: str = "finished") -> TrialResult:
@@ -108,7 +108,7 @@ def test_where_importance_cannot_be_told_the_reason_is() -> None:
 
 
 def test_the_picture_is_drawn_whatever_was_measured(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    costs = (GMACS, Objective("bench/latency_ms", "min"))
+    costs = (GMACS, SweepObjective("bench/latency_ms", "min"))
     draw_fronts(TRIALS, TOP1, costs, tmp_path / "front.png")
     assert Image.open(tmp_path / "front.png").width > 500
 

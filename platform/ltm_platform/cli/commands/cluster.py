@@ -39,14 +39,11 @@ def up(file: Path, local: bool, yes: bool) -> None:
     Example:
       ltm-platform cluster up --local
     """
-    from ltm_platform.ray_cluster import launcher, local_ray
+    from ltm_platform import api
 
     if not local:
-        raise SystemExit(launcher.up(file, yes=yes))
-    from ltm_platform.ray_cluster.embedded import this_machine
-
-    machine = this_machine()
-    ray = local_ray.start(machine)
+        raise click.exceptions.Exit(api.cluster_up(file, yes=yes))
+    ray, machine = api.start_local_ray()
     click.echo(
         f"Ray is up on {ray.address} with {machine.cpus:g} CPUs and {machine.gpus:g} GPUs, for "
         f"this machine and with a token; submit uses it, 'ltm-platform cluster down --local' "
@@ -65,15 +62,11 @@ def down(file: Path, local: bool, yes: bool) -> None:
     Example:
       ltm-platform cluster down --local
     """
-    from ltm_platform.errors import UserError
-    from ltm_platform.ray_cluster import launcher, local_ray
+    from ltm_platform import api
 
     if not local:
-        raise SystemExit(launcher.down(file, yes=yes))
-    ray = local_ray.running()
-    if ray is None:
-        raise UserError("there is no Ray of ltm-platform on this machine")
-    local_ray.stop(ray)
+        raise click.exceptions.Exit(api.cluster_down(file, yes=yes))
+    api.stop_local_ray()
     click.echo("Ray has ended")
 
 
@@ -86,17 +79,14 @@ def status(file: Path) -> None:
     Example:
       ltm-platform cluster status
     """
-    from ltm_platform.ray_cluster import launcher, local_ray
+    from ltm_platform import api
 
-    ray = local_ray.running()
+    ray = api.local_ray()
     if ray is None:
-        click.echo(launcher.status(file), nl=False)
+        click.echo(api.cluster_status(file), nl=False)
         return
-    from ltm_platform.ray_cluster.jobs_api import Cluster
-
-    going_on = [sent for sent in Cluster(ray.address).sent() if not sent.ended]
     click.echo(f"Ray is up on {ray.address}")
-    for sent in going_on:
+    for sent in ray.going_on:
         click.echo(f"  {sent.run}  {sent.command} {sent.status}")
-    if not going_on:
+    if not ray.going_on:
         click.echo("  nothing is going on there")

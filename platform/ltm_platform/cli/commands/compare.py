@@ -56,32 +56,23 @@ def command(
     Example:
       ltm-platform compare quickstart-1 quickstart-2 --out compare.svg
     """
-    from ltm_platform import tracking
-    from ltm_platform.report import comparison
+    from ltm_platform import api
     from ltm_platform.storage import locations
 
     if out is not None:
         from ltm_platform.report.figures import check_picture
 
         check_picture(out, "--out")
-    uri = tracking.tracking_uri(tracking_uri)
-    records = tracking.find_runs(uri, list(dict.fromkeys(runs)))
-    tracked = [
-        comparison.Tracked(record, tracking.read_curves(uri, record.run_id, comparison.CURVES))
-        for record in records
-    ]
-    columns = comparison.compare(tracked)
+    compared = api.compare(runs, tracking_uri=tracking_uri)
     picture = out
     if picture is None and not as_json:
         picture = locations.home() / "compare.png"
     if as_json:
-        click.echo(json.dumps([asdict(column) for column in columns], indent=2))
+        click.echo(json.dumps([asdict(column) for column in compared.columns], indent=2))
     else:
-        _print_table(columns)
+        _print_table(compared.columns)
     if picture is not None:
-        from ltm_platform.report.figures import comparison_figure, save
-
-        save(comparison_figure(tracked), picture)
+        compared.draw(picture)
         click.echo(f"plot: {locations.shown(picture)}", err=as_json)
 
 

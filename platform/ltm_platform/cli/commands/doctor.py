@@ -31,4 +31,4 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     if not all(finding.fine for finding in findings):
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)

@@ -11,6 +11,8 @@ import click
 from ltm_platform.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltm_platform.inference.evaluate import Score
 
 
@@ -57,37 +59,31 @@ def command(
       ltm-platform evaluate quickstart-1 --ratio 0.5 --ratio 0.7 --ratio 1
       ltm-platform evaluate base-1 --method tome --ratio 0.7
     """
-    from ltm_platform import tracking
-    from ltm_platform.cli.scoring import scores_of
-    from ltm_platform.inference.evaluate import prepare
-    from ltm_platform.ray_cluster.embedded import this_machine
-    from ltm_platform.runs.checkpoint_lookup import find_checkpoint, run_of
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import printing
     from ltm_platform.storage import locations
 
-    evaluation = prepare(
-        find_checkpoint(target, last=last, uri=tracking_uri),
-        data=data,
-        ratios=ratios,
-        workers=workers,
-        resources=this_machine(),
-        method=method,
-    )
-    scores = scores_of(evaluation, log_name="evaluate.log", verbose=verbose)
+    with printing(verbose=verbose) as printed:
+        found = api.evaluate(
+            target,
+            ratios=ratios,
+            method=method,
+            last=last,
+            data=data,
+            workers=workers,
+            tracking_uri=tracking_uri,
+            printed=printed,
+        )
     if as_json:
-        click.echo(json.dumps([asdict(score) for score in scores], indent=2))
+        click.echo(json.dumps([asdict(score) for score in found.scores], indent=2))
     else:
-        _print_table(scores, f"{evaluation.checkpoint.name} on {evaluation.dataset.name}")
-    if method is not None:
-        from ltm_platform.runs.record_evaluation import record
-
-        store = tracking.tracking_uri(tracking_uri)
-        run = run_of(evaluation.checkpoint, store)
-        source = run.name if run else str(evaluation.checkpoint)
-        names = record(evaluation, scores, source, store)
-        click.echo(f"recorded in {locations.shown(store)}: {', '.join(names)}", err=as_json)
+        _print_table(found.scores, f"{found.checkpoint.name} on {found.data}")
+    if found.runs:
+        store = locations.shown(found.tracking_uri)
+        click.echo(f"recorded in {store}: {', '.join(found.runs)}", err=as_json)
 
 
-def _print_table(scores: list[Score], title: str) -> None:
+def _print_table(scores: Sequence[Score], title: str) -> None:
     from ltm_platform.cli.screen.console import plain_table, results
 
     head = ("weights", "ratio", "GMACs", "top-1 %", "top-5 %", "loss", "images")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from ltm_platform.cli import options
 
-FORMATS = ("onnx", "pt2", "safetensors")
+FORMATS: tuple[Literal["onnx", "pt2", "safetensors"], ...] = ("onnx", "pt2", "safetensors")
 
 
 @click.command("export")
@@ -44,35 +45,24 @@ def command(
     Example:
       ltm-platform export quickstart-1 --format onnx --ema
     """
-    import tempfile
-
-    from ltm_platform.cli.screen.capture import captured_output
-    from ltm_platform.errors import RunError
-    from ltm_platform.runs.checkpoint_lookup import find_checkpoint
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import printing
     from ltm_platform.storage import locations
-    from ltm_platform.storage.files import check_writable
 
-    checkpoint = find_checkpoint(target, last=last, uri=tracking_uri)
-    path = out or Path(f"{Path(target).name}.{form}")
-    check_writable(path, "--out")
-    from ltm_platform.inference.export import FORMATS as KNOWN
-    from ltm_platform.inference.export import export
-    from ltm_platform.inference.trained_network import load_network
-
-    network = load_network(checkpoint, ema=ema, ratio=ratio)
-    chosen = next(known for known in KNOWN if known == form)
-    try:
-        with (
-            tempfile.NamedTemporaryFile(prefix="ltm-export-") as log,
-            captured_output(Path(log.name), echo=verbose),
-        ):
-            difference = export(network, chosen, path)
-    except RunError as error:
-        click.echo(f"failed: {error}", err=True)
-        raise SystemExit(1) from None
-    size = network.pixels.size
+    with printing(verbose=verbose) as printed:
+        made = api.export(
+            target,
+            next(known for known in FORMATS if known == form),
+            out=out,
+            ema=ema,
+            ratio=ratio,
+            last=last,
+            tracking_uri=tracking_uri,
+            printed=printed,
+        )
+    size = made.image_size
     click.echo(
-        f"{locations.shown(path)}: {path.stat().st_size / 1e6:.1f} MB, {network.weights}, "
-        f"images [B, 3, {size}, {size}] -> logits [B, {len(network.classes)}], "
-        f"equal to the trained network within {difference:.1g} of its largest logit"
+        f"{locations.shown(made.file)}: {made.file.stat().st_size / 1e6:.1f} MB, {made.weights}, "
+        f"images [B, 3, {size}, {size}] -> logits [B, {made.classes}], "
+        f"equal to the trained network within {made.difference:.1g} of its largest logit"
     )

@@ -21,9 +21,9 @@ def command(as_json: bool, address: str | None, tracking_uri: str | None) -> Non
     Example:
       ltm-platform list
     """
-    from ltm_platform.runs.lookup import list_all
+    from ltm_platform import api
 
-    runs = list_all(tracking_uri, address)
+    runs = api.overview(address=address, tracking_uri=tracking_uri)
     if as_json:
         click.echo(json.dumps([asdict(run) for run in runs], indent=2))
         return

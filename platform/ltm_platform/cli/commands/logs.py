@@ -19,23 +19,11 @@ def command(run: str, follow: bool, address: str | None, tracking_uri: str | Non
     Example:
       ltm-platform logs -f quickstart-1
     """
-    from ltm_platform.errors import UserError
-    from ltm_platform.ray_cluster.jobs_api import Cluster
-    from ltm_platform.runs import lookup
-    from ltm_platform.runs.logs import read
+    from ltm_platform import api
 
-    found = lookup.locate(run, tracking_uri, address)
-    if found.folder:
-        if not found.folder.log.exists():
-            raise UserError(f"the run {run!r} has no log at {found.folder.log}")
-        lines = read(found.folder, follow=follow)
-    elif found.address and found.submission:
-        cluster, submission = Cluster(found.address), found.submission
-        lines = cluster.follow(submission) if follow else iter([cluster.log(submission)])
-    else:
-        raise lookup.no_cluster(found)
+    pieces = api.logs(run, follow=follow, address=address, tracking_uri=tracking_uri)
     try:
-        for text in lines:
+        for text in pieces:
             click.echo(text, nl=False)
     except KeyboardInterrupt:
         click.echo(f"\n{run} is let be")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_platform.report.pareto import Measurement
-    from ltm_platform.tracking import RunRecord
-
-GROUP, GROUP_OF_LAST = "pareto", "pareto_last"
-"""Of the metrics, and folder of the artifacts."""
 
 
 @click.command("pareto")
@@ -71,76 +66,32 @@ def command(
     Example:
       ltm-platform pareto quickstart-1 --points 11
     """
-    from ltm_platform.cli.scoring import scores_of
-    from ltm_platform.inference.evaluate import prepare
-    from ltm_platform.ray_cluster.embedded import this_machine
-    from ltm_platform.report import pareto
-    from ltm_platform.report.figures import check_picture, pareto_figure, save
-    from ltm_platform.runs.checkpoint_lookup import find_checkpoint, run_of
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import printing
     from ltm_platform.storage import locations
-    from ltm_platform.storage.manifest import job_of
 
-    if out is not None:
-        check_picture(out, "--out")
-    checkpoint = find_checkpoint(target, last=last, uri=tracking_uri)
-    wanted = ratios or pareto.ratios(job_of(checkpoint).model.elastic, points)
-    evaluation = prepare(
-        checkpoint,
-        data=data,
-        ratios=wanted,
-        workers=workers,
-        resources=this_machine(),
-    )
-    scores = scores_of(evaluation, log_name="pareto.log", verbose=verbose)
-    curves = pareto.curves(scores)
-    # On other data it is no property of the run.
-    record = run_of(checkpoint, tracking_uri) if data is None else None
+    with printing(verbose=verbose) as printed:
+        found = api.pareto(
+            target,
+            ratios=ratios,
+            points=points,
+            last=last,
+            data=data,
+            workers=workers,
+            picture=out,
+            tracking_uri=tracking_uri,
+            printed=printed,
+        )
     if as_json:
-        text = {kind: [asdict(one) for one in curve] for kind, curve in curves.items()}
+        text = {kind: [asdict(one) for one in curve] for kind, curve in found.curves.items()}
         click.echo(json.dumps(text, indent=2))
     else:
-        _print_table(curves, f"{checkpoint.name} on {evaluation.dataset.name}")
-    lines = []
-    if record is not None:
-        group = GROUP_OF_LAST if last else GROUP
-        lines.append(_log(curves, record, tracking_uri, group, checkpoint))
+        _print_table(found.curves, f"{found.checkpoint.name} on {found.data}")
+    if found.artifacts:
+        where = f"{found.run} in {locations.shown(found.tracking_uri)}"
+        click.echo(f"logged to {where}: metrics and artifacts {found.artifacts}/", err=as_json)
     if out is not None:
-        save(pareto_figure(record.name if record else checkpoint.name, curves), out)
-        lines.append(f"plot: {locations.shown(out)}")
-    for line in lines:
-        click.echo(line, err=as_json)
-
-
-def _log(
-    curves: Mapping[str, Sequence[Measurement]],
-    record: RunRecord,
-    uri: str | None,
-    group: str,
-    checkpoint: Path,
-) -> str:
-    """Log the curve of a checkpoint to its run; a line that says where it is."""
-    from ltm_platform import tracking
-    from ltm_platform.report import pareto
-    from ltm_platform.report.figures import pareto_figure, save
-    from ltm_platform.runs.checkpoint_lookup import original_name
-    from ltm_platform.storage import locations
-
-    store = tracking.tracking_uri(uri)
-    with tempfile.TemporaryDirectory(prefix="ltm-pareto-") as folder:
-        picture, text = Path(folder) / "curve.png", Path(folder) / "curve.json"
-        save(pareto_figure(record.name, curves), picture)
-        text.write_text(
-            json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})
-        )
-        own = tracking.add_curve(
-            store,
-            record.run_id,
-            pareto.metrics(curves),
-            [picture, text],
-            group,
-            original_name(checkpoint, record),
-        )
-    return f"logged to {record.name} in {locations.shown(store)}: metrics and artifacts {own}/"
+        click.echo(f"plot: {locations.shown(out)}", err=as_json)
 
 
 def _print_table(curves: Mapping[str, Sequence[Measurement]], title: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -42,29 +40,22 @@ def command(
     Example:
       ltm-platform plan jobs/ltm_vit_b.yaml --set cluster.workers=[4,8] --images-per-s 4000
     """
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import printing
     from ltm_platform.job import JobSpec
-    from ltm_platform.ray_cluster.address import Kind, find_address, kind
 
     spec = JobSpec.load(job, overrides)
-    where = find_address(address, spec)
-    if kind(where) == Kind.CLUSTER:
-        from ltm_platform.cli import remote
+    if api.goes_to_cluster(spec, address):
+        from ltm_platform.cli.screen.cluster import follow
 
-        words = ["--images-per-s", str(images_per_s)] if images_per_s else []
-        remote.plan(spec, where, words)
+        follow(api.plan_there(spec, address=address, images_per_s=images_per_s))
         return
-    from ltm_platform.checks.run_plan import plan_run
-    from ltm_platform.cli.screen.capture import captured_output
-
-    with (
-        tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log,
-        captured_output(Path(log.name), echo=verbose),
-    ):
-        plan = plan_run(spec, where)
+    with printing(verbose=verbose) as printed:
+        plan = api.plan(spec, address=address, printed=printed)
     for line in page(plan, images_per_s):
         click.echo(line)
     if plan.ready.problems:
-        raise SystemExit(2)
+        raise click.exceptions.Exit(2)
 
 
 def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:

@@ -59,27 +59,23 @@ def command(
     Example:
       ltm-platform predict quickstart-1 seven.png --heatmap heatmaps
     """
-    from ltm_platform.errors import UserError
-    from ltm_platform.runs.checkpoint_lookup import find_checkpoint
+    from ltm_platform import api
 
-    if token is not None and folder is None:
-        raise UserError("--token is given, but without --heatmap FOLDER nothing is drawn")
-    checkpoint = find_checkpoint(target, last=last, uri=tracking_uri)
-
-    from ltm_platform.inference.predict import draw_heatmaps, predict, read_images, to_input
-    from ltm_platform.inference.trained_network import load_network
-
-    pictures = read_images(images)
-    network = load_network(checkpoint, ema=ema, ratio=ratio)
-    pixels = to_input(pictures, network.pixels)
-    drawn: list[Drawn] = []
-    if folder is not None:
-        drawn = draw_heatmaps(network, images, pixels, folder, target=token)
-    predictions = predict(network, images, pixels, top=top)
+    found = api.predict(
+        target,
+        images,
+        top=top,
+        heatmaps=folder,
+        token=token,
+        ema=ema,
+        ratio=ratio,
+        last=last,
+        tracking_uri=tracking_uri,
+    )
     if as_json:
-        click.echo(json.dumps(_as_dicts(predictions, drawn), indent=2))
+        click.echo(json.dumps(_as_dicts(found.predictions, found.heatmaps), indent=2))
     else:
-        _print_table(predictions, drawn)
+        _print_table(found.predictions, found.heatmaps)
 
 
 def _as_dicts(predictions: Sequence[Prediction], drawn: Sequence[Drawn]) -> list[dict]:

@@ -31,18 +31,16 @@ def command(dry_run: bool, minutes: float | None, as_json: bool, tracking_uri: s
     Example:
       ltm-platform reconcile --dry-run
     """
-    from ltm_platform import tracking
-    from ltm_platform.runs.reconcile import STATUS, reconcile
+    from ltm_platform import api
 
-    uri = tracking.tracking_uri(tracking_uri)
     silent_s = None if minutes is None else 60 * minutes
-    verdicts = reconcile(uri, silent_s=silent_s, dry_run=dry_run)
+    verdicts = api.reconcile(silent_s=silent_s, dry_run=dry_run, tracking_uri=tracking_uri)
     if as_json:
         click.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
         return
     if not verdicts:
         click.echo("No run is recorded as RUNNING")
     for verdict in verdicts:
-        done = f"would be {STATUS}" if dry_run else STATUS
+        done = "would be KILLED" if dry_run else "KILLED"
         state = done if verdict.trained is False else "RUNNING"
         click.echo(f"{verdict.run}  {state}: {verdict.reason}")

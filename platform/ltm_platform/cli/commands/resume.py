@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ltm_platform.cli import options
+from ltm_platform.cli.program import program
 from ltm_platform.errors import UserError
 
 
@@ -33,37 +34,57 @@ def command(
     Example:
       ltm-platform resume quickstart-1 --set cluster.workers=4
     """
-    from ltm_platform.cli import foreground as single
-    from ltm_platform.cli import foreground_sweep, remote
-    from ltm_platform.ray_cluster.address import Kind, find_address, kind
-    from ltm_platform.runs import lookup
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import dimmed, uncaptured
 
-    if swept := foreground_sweep.find(run, tracking_uri):
-        folder, recorded = swept
-        if start or overrides:
-            raise UserError(
-                f"{run!r} is a sweep, which goes on as it is: leave --from and --set out"
-            )
-        where = find_address(address or recorded)
-        if kind(where) != Kind.CLUSTER and not detach:
-            foreground_sweep.go_on(folder, address=where, verbose=verbose)
-            return
-    found = lookup.locate(run, tracking_uri, address)
-    where = find_address(address or found.address)
-    if kind(where) == Kind.CLUSTER:
-        words = ["--from", start] if start else []
-        words += [word for override in overrides for word in ("--set", override)]
-        words += ["--force"] * force + ["--verbose"] * verbose
-        remote.resume(run, where, words, uri=tracking_uri, detach=detach)
-    elif detach:
-        raise UserError(f"--detach is for a cluster, but the run {run!r} goes on here")
-    else:
-        single.go_on(
+    found = api.locate(run, address=address, tracking_uri=tracking_uri)
+    if found.is_sweep and (start or overrides):
+        raise UserError(f"{run!r} is a sweep, which goes on as it is: leave --from and --set out")
+    if found.on_cluster:
+        from ltm_platform.cli.screen.cluster import follow_run
+
+        sent = api.resume(
             run,
-            tracking_uri,
             start=start,
             overrides=overrides,
-            address=where,
+            address=found.address,
+            wait=False,
             force=force,
+            tracking_uri=tracking_uri,
             verbose=verbose,
         )
+        follow_run(sent, detach=detach)
+        return
+    if detach:
+        raise UserError(f"--detach is for a cluster, but the run {run!r} goes on here")
+    with uncaptured() as console:
+        printed = dimmed(console, verbose=verbose)
+        if found.is_sweep:
+            from ltm_platform.cli.screen.sweep import SweepListener
+
+            trials = SweepListener(console)
+            with trials:
+                summary = api.resume_sweep(
+                    run,
+                    address=found.address,
+                    tracking_uri=tracking_uri,
+                    listener=trials,
+                    printed=printed,
+                )
+            trials.result(summary)
+            return
+        from ltm_platform.cli.screen.run import Screen
+
+        screen = Screen(console)
+        with screen:
+            result = api.resume(
+                run,
+                start=start,
+                overrides=overrides,
+                address=found.address,
+                force=force,
+                tracking_uri=tracking_uri,
+                listener=screen,
+                printed=printed,
+            )
+        screen.result(result, [*program(), "submit", str(result.folder / "job.yaml")])

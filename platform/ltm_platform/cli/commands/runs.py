@@ -65,29 +65,37 @@ def command(
       ltm-platform runs --where 'val/top1>90' --where model.method=ltm --sort -val/top1
       ltm-platform runs --json | jq '.[0].metrics["val/top1"]'
     """
-    from ltm_platform import tracking
-    from ltm_platform.report.selection import Condition, select
+    from ltm_platform import api
 
-    conditions = [Condition.parse(text) for text in where]
-    if experiment is not None:
-        conditions.append(Condition("experiment", "=", experiment))
-    if job is not None:
-        conditions.append(Condition("job", "=", job))
-    everything = tracking.list_runs(tracking.tracking_uri(tracking_uri))
-    runs = list(select(everything, conditions, sort=sort))
-    if statuses:
-        runs = [run for run in runs if run.status in statuses]
-    runs = runs[:limit]
+    runs = api.runs(
+        where=where,
+        statuses=statuses,
+        experiment=experiment,
+        job=job,
+        sort=sort,
+        limit=limit,
+        tracking_uri=tracking_uri,
+    )
     if as_json:
         click.echo(json.dumps([_as_dict(run) for run in runs], indent=2))
-    elif not everything:
-        click.echo("No runs yet: ltm-platform submit jobs/quickstart.yaml makes one")
-    elif not runs:
+    elif runs:
+        _print_table(runs, _asked(where, experiment, job, sort))
+    elif everything := api.runs(tracking_uri=tracking_uri):
         click.echo(f"None of {len(everything)} runs is such a run")
     else:
-        asked = [condition.key for condition in conditions]
-        asked += [sort.removeprefix("-")] if sort else []
-        _print_table(runs, [key for key in dict.fromkeys(asked) if key not in SHOWN])
+        click.echo("No runs yet: ltm-platform submit jobs/quickstart.yaml makes one")
+
+
+def _asked(
+    where: Sequence[str], experiment: str | None, job: str | None, sort: str | None
+) -> list[str]:
+    """The keys that were asked about and that have no column anyway."""
+    from ltm_platform.report.selection import Condition
+
+    asked = [Condition.parse(text).key for text in where]
+    asked += ["experiment"] * (experiment is not None) + ["job"] * (job is not None)
+    asked += [sort.removeprefix("-")] if sort else []
+    return [key for key in dict.fromkeys(asked) if key not in SHOWN]
 
 
 def _as_dict(run: RunRecord) -> dict:

@@ -14,8 +14,7 @@ from ltm_platform.cli import options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm_platform.runs.lookup import FoundRun
-    from ltm_platform.tracking import RunRecord
+    from ltm_platform.api import Status
 
 
 @click.command("status")
@@ -30,11 +29,11 @@ def command(run: str, as_json: bool, address: str | None, tracking_uri: str | No
     Example:
       ltm-platform status quickstart-1
     """
+    from ltm_platform import api
     from ltm_platform.cli.program import program
-    from ltm_platform.runs import lookup
 
-    found = lookup.locate(run, tracking_uri, address)
-    view = _recorded(found.record) if found.record else _waiting(found)
+    found = api.status(run, address=address, tracking_uri=tracking_uri)
+    view = _recorded(found) if found.begun else _waiting(found)
     if as_json:
         click.echo(json.dumps(view.values, indent=2))
         return
@@ -57,31 +56,23 @@ class _View:
     """The command to type next, of the run."""
 
 
-def _waiting(found: FoundRun) -> _View:
+def _waiting(found: Status) -> _View:
     """A run that a cluster was sent and that nothing is recorded of."""
-    from ltm_platform.ray_cluster.jobs_api import Cluster
-
-    assert found.address
-    assert found.submission
-    sent = Cluster(found.address).look(found.submission)
-    rows = {
-        "state": sent.status,
-        "where": found.address,
-        "error": sent.message if sent.status == "FAILED" else "",
-    }
-    following: tuple[str, ...] = ("logs",) if sent.ended else ("logs", "-f")
-    return _View({"name": found.name} | rows, rows, () if sent.status == "SUCCEEDED" else following)
+    about = found.summary
+    rows = {"state": about.state, "where": about.where, "error": about.error or ""}
+    ended = about.state in ("SUCCEEDED", "FAILED", "STOPPED")
+    following: tuple[str, ...] = ("logs",) if ended else ("logs", "-f")
+    done = about.state == "SUCCEEDED"
+    return _View({"name": about.name} | rows, rows, () if done else following)
 
 
-def _recorded(record: RunRecord) -> _View:
+def _recorded(found: Status) -> _View:
     from ltm_platform.cli.screen.console import duration
-    from ltm_platform.runs import lookup
-    from ltm_platform.tracking.runs import WAITS_TAG
 
-    about = lookup.summarise(record)
+    about = found.summary
     rows = {
         "state": about.state,
-        "waits for": record.tags.get(WAITS_TAG, "") if about.state == lookup.WAITING else "",
+        "waits for": found.waits_for,
         "epoch": about.epoch,
         "top-1": "" if about.top1 is None else f"{about.top1:.2f} %",
         "images/s": "" if about.images_per_s is None else f"{about.images_per_s:,.0f}",
@@ -89,9 +80,9 @@ def _recorded(record: RunRecord) -> _View:
         "restarts": str(about.restarts),
         "age": duration(about.age_s),
         "where": about.where,
-        "folder": record.folder or "",
+        "folder": found.folder,
         "error": about.error or "",
     }
-    goes_on = about.state in ("RUNNING", lookup.WAITING)
+    goes_on = about.state in ("RUNNING", "WAITING")
     following: tuple[str, ...] = ("logs", "-f") if goes_on else ("resume",)
     return _View(asdict(about), rows, () if about.state == "FINISHED" else following)

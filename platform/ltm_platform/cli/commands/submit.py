@@ -39,23 +39,28 @@ def command(
       ltm-platform submit jobs/quickstart.yaml --set engine.zero_stage=2
       ltm-platform submit jobs/ltm_vit_b.yaml --address http://127.0.0.1:8265 --detach
     """
-    from ltm_platform.cli.program import program
+    from ltm_platform import api
+    from ltm_platform.cli.program import program, typed
+    from ltm_platform.cli.screen.console import dimmed, uncaptured
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
-    from ltm_platform.ray_cluster.address import Kind, find_address, kind
 
     spec = JobSpec.load(job, overrides)
-    if name is not None:
-        spec = spec.replace("name", name)
-    where = find_address(address, spec)
-    typed = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
-    if kind(where) == Kind.CLUSTER:
-        from ltm_platform.cli import remote
+    words = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
+    if api.goes_to_cluster(spec, address):
+        from ltm_platform.cli.screen.cluster import follow_run
 
-        words = ["--force"] * force + ["--verbose"] * verbose
-        remote.submit(
-            spec, where, words, name=name, variables=variables, typed=typed, detach=detach
+        sent = api.submit(
+            spec,
+            name=name,
+            address=address,
+            wait=False,
+            variables=variables,
+            typed=words,
+            force=force,
+            verbose=verbose,
         )
+        follow_run(sent, detach=detach)
         return
     if detach or variables:
         option = "--detach" if detach else "--env"
@@ -63,10 +68,17 @@ def command(
             f"{option} is for a cluster, but this runs here: 'ltm-platform cluster up --local' "
             f"keeps a Ray on this machine that outlives the terminal"
         )
-    from ltm_platform.cli.foreground import start
-    from ltm_platform.ray_cluster.jobs_api import Request
+    from ltm_platform.cli.screen.run import Screen
 
-    sent = Request.here()
-    start(
-        spec, sent.typed if sent else typed, name=name, address=where, force=force, verbose=verbose
-    )
+    with uncaptured() as console:
+        screen = Screen(console)
+        with screen:
+            result = api.submit(
+                spec,
+                name=name,
+                address=address,
+                force=force,
+                listener=screen,
+                printed=dimmed(console, verbose=verbose),
+            )
+        screen.result(result, typed(words))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_platform.report.paper_table import Line, Results
-    from ltm_platform.report.published import Published
+    from ltm_platform.report.published import PublishedFigures
 
 NETWORK = ("network", "pixels", "method")
 PAPER = ("paper params M", "paper GMACs", "paper top-1 %")
@@ -47,19 +47,9 @@ def command(form: str, tracking_uri: str | None) -> None:
     Example:
       ltm-platform table --format markdown > results.md
     """
-    from ltm_platform import tracking
-    from ltm_platform.report.comparison import CURVES, Tracked
-    from ltm_platform.report.paper_table import results
-    from ltm_platform.report.published import published
+    from ltm_platform import api
 
-    uri = tracking.tracking_uri(tracking_uri)
-    runs = [
-        Tracked(record, tracking.read_curves(uri, record.run_id, CURVES))
-        for record in tracking.list_runs(uri)
-        if record.status == "FINISHED"
-    ]
-    table = published()
-    found = results(table, runs)
+    found, table = api.results_table(tracking_uri=tracking_uri)
     if form == "json":
         click.echo(
             json.dumps({"source": table.source, "regime": table.regime, **asdict(found)}, indent=2)
@@ -81,7 +71,7 @@ class _Part:
     rows: list[list[str]]
 
 
-def _parts(found: Results, table: Published) -> list[_Part]:
+def _parts(found: Results, table: PublishedFigures) -> list[_Part]:
     """The published table, and what has no place in it, if there is any."""
     parts = [
         _Part(
@@ -126,7 +116,7 @@ def _ours(line: Line) -> list[str]:
     return [*figures, ours.regime, str(ours.epochs), ours.data, ours.run]
 
 
-def _print_text(found: Results, published: Published) -> None:
+def _print_text(found: Results, published: PublishedFigures) -> None:
     from rich.table import Table
 
     for part in _parts(found, published):
@@ -145,7 +135,7 @@ def _print_text(found: Results, published: Published) -> None:
         console.results().print(table)
 
 
-def _print_markdown(found: Results, published: Published) -> None:
+def _print_markdown(found: Results, published: PublishedFigures) -> None:
     for part in _parts(found, published):
         rules = ["---" if name in TEXTS else "--:" for name in part.head]
         click.echo(f"{part.title}\n")
@@ -156,11 +146,11 @@ def _print_markdown(found: Results, published: Published) -> None:
 
 def _print_csv(lines: Sequence[Line]) -> None:
     """One line a result of ours or of the paper; figures in full."""
-    from ltm_platform.report.paper_table import Measured
+    from ltm_platform.report.paper_table import OwnFigures
     from ltm_platform.report.published import Figures
 
     paper = list(Figures.__dataclass_fields__)
-    ours = list(Measured.__dataclass_fields__)
+    ours = list(OwnFigures.__dataclass_fields__)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(
         [

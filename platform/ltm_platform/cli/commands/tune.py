@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ltm_platform.cli import options
@@ -72,35 +74,41 @@ def command(
       ltm-platform tune --job jobs/quickstart.yaml --param lr --param ib_weight --scheduler asha
       ltm-platform tune --param model.method=grid:none,ltm,tome --set recipe.epochs=4
     """
-    from ltm_platform.cli import foreground_sweep as foreground
+    from ltm_platform import api
+    from ltm_platform.cli.screen.console import dimmed, uncaptured
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
-    from ltm_platform.ray_cluster.address import Kind, find_address, kind
-    from ltm_platform.tuning.spec import Sweep
 
     spec = JobSpec.load(job, overrides)
-    if not spec.where("cluster.workers").startswith("--set"):
-        spec = spec.replace("cluster.workers", 1)
-    if name is not None:
-        spec.replace("name", name)  # the same rules
-    sweep = Sweep(
-        name=name or "",
-        job=spec.to_dict(),
-        params=params,
-        objectives=objectives,
-        search=search,
-        trials=trials,
-        scheduler=scheduler,
-        grace=grace,
-        seed=seed,
-        protocol=protocol,
-    )
-    where = find_address(address, spec)
-    if kind(where) == Kind.CLUSTER:
-        from ltm_platform.cli import remote
+    asked: dict[str, Any] = {
+        "objectives": objectives,
+        "search": search,
+        "trials": trials,
+        "scheduler": scheduler,
+        "grace": grace,
+        "seed": seed,
+        "protocol": protocol,
+        "name": name,
+        "address": address,
+    }
+    if api.goes_to_cluster(spec, address):
+        from ltm_platform.cli.screen.cluster import follow_run
 
-        remote.tune(sweep, spec, where, verbose=verbose, detach=detach)
-    elif detach:
+        sent = api.tune(spec, params, wait=False, verbose=verbose, **asked)
+        follow_run(sent, detach=detach)
+        return
+    if detach:
         raise UserError("--detach is for a cluster, but this runs here")
-    else:
-        foreground.start(sweep, spec, address=where, verbose=verbose)
+    from ltm_platform.cli.screen.sweep import SweepListener
+
+    with uncaptured() as console:
+        trials_shown = SweepListener(console)
+        with trials_shown:
+            summary = api.tune(
+                spec,
+                params,
+                listener=trials_shown,
+                printed=dimmed(console, verbose=verbose),
+                **asked,
+            )
+        trials_shown.result(summary)

@@ -17,9 +17,6 @@ def command(job: str, overrides: tuple[str, ...]) -> None:
     Example:
       ltm-platform validate jobs/ltm_vit_b.yaml --set recipe.epochs=10
     """
-    from ltm_platform.checks import check_names
-    from ltm_platform.job import JobSpec
+    from ltm_platform import api
 
-    spec = JobSpec.load(job, overrides)
-    check_names(spec)
-    click.echo(spec.to_yaml(), nl=False)
+    click.echo(api.validate(job, overrides=overrides).to_yaml(), nl=False)

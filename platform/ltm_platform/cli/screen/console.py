@@ -1,11 +1,16 @@
-"""The console for results."""
+"""The consoles: one for results, and one for what is shown while libraries print elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
@@ -19,6 +24,48 @@ def results() -> Console:
 
     width = None if sys.stdout.isatty() else WIDTH_OF_FILES
     return Console(width=width, markup=False, highlight=False)
+
+
+@contextmanager
+def uncaptured() -> Iterator[Console]:
+    """Standard output as it is now, also while `api` captures it."""
+    from rich.console import Console
+
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as stream:
+        yield Console(file=stream, width=_width(1), highlight=False, markup=False)
+
+
+def _width(descriptor: int) -> int:
+    if not os.isatty(descriptor):
+        return WIDTH_OF_FILES
+    return os.get_terminal_size(descriptor).columns or 80
+
+
+def dimmed(console: Console, *, verbose: bool) -> Callable[[str], None] | None:
+    """Shows what libraries print, if that is wanted."""
+    return (lambda line: console.print(line, style="dim")) if verbose else None
+
+
+@contextmanager
+def printing(*, verbose: bool) -> Iterator[Callable[[str], None] | None]:
+    """`dimmed`, on standard output."""
+    with uncaptured() as console:
+        yield dimmed(console, verbose=verbose)
+
+
+class Doubled:
+    """A console whose lines are also in a file: whoever reads that later sees all of the run."""
+
+    def __init__(self, console: Console, log: Path) -> None:
+        self._console, self._log = console, log
+
+    def print(self, *objects: object, **options: Any) -> None:
+        from rich.console import Console
+
+        self._console.print(*objects, **options)
+        with self._log.open("a") as file:
+            Console(file=file, width=WIDTH_OF_FILES, highlight=False, markup=False).print(*objects)
 
 
 def plain_table(*head: str, texts: int = 1, **options: Any) -> Table:

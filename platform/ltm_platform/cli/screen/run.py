@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, assert_never
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+import click
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import tracking
+from ltm_platform.api import RunBegins
 from ltm_platform.cli.program import program
-from ltm_platform.cli.screen.capture import Doubled
+from ltm_platform.cli.screen.console import Doubled
+from ltm_platform.errors import RunError
 from ltm_platform.events import (
+    ControllerStarted,
     Decided,
     EpochEnded,
-    Event,
     GaveUp,
     Measured,
+    Progress,
     Started,
     StoppedOnRequest,
     Waiting,
@@ -26,22 +31,25 @@ from ltm_platform.storage import locations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
+    from ltm_platform.api import RunEvent, RunResult
     from ltm_platform.checks import Ready
-    from ltm_platform.errors import RunError
-    from ltm_platform.runs.driver import Outcome
     from ltm_platform.storage.run_folder import RunFolder
 
 
 class Screen:
-    """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event."""
+    """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event.
 
-    def __init__(self, console: Console, log: Path | None = None) -> None:
-        self._console = Doubled(console, log) if log else console
-        self._progress = Progress(
+    As a context it shows how the run ends early: then the process ends with that exit code.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._screen = console
+        self._console: Console | Doubled = console
+        self._begun: RunBegins | None = None
+        self._progress = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[metrics]}"),
@@ -58,12 +66,23 @@ class Screen:
         self._latest: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
-        self._task = self._progress.add_task("starting the workers", total=None, metrics="")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
         self._progress.stop()
+        if self._begun and isinstance(error, KeyboardInterrupt):
+            self.stopped(self._begun.folder)
+            raise click.exceptions.Exit(130) from None
+        if self._begun and isinstance(error, RunError):
+            self.failed(self._begun.folder, error)
+            raise click.exceptions.Exit(1) from None
+
+    def _begin(self, event: RunBegins) -> None:
+        self._begun = event
+        self._console = Doubled(self._screen, event.folder.log)
+        self.head(event.ready, event.folder)
+        self._progress.start()
+        self._task = self._progress.add_task("starting the workers", total=None, metrics="")
 
     def head(self, ready: Ready, folder: RunFolder) -> None:
         """The resolved job in a few lines."""
@@ -91,29 +110,41 @@ class Screen:
     def _note(self, sentence: str) -> None:
         self._console.print(Text.assemble(("  note      ", "yellow"), sentence))
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._started = event
-            if event.steps_done:
-                self._console.print(
-                    f"going on after epoch {event.epochs_done}, step {event.steps_done} of "
-                    f"{event.steps}, with {event.workers} workers"
-                )
-            self._update(event.steps_done, event.epochs_done)
-            return
-        if isinstance(event, (GaveUp, StoppedOnRequest)):
-            return
-        if isinstance(event, Waiting):
-            self._note(f"it waits for {event.lacks}")
-            return
-        if isinstance(event, Decided):
-            self._note(event.sentence)
-            return
-        self._latest.update(event.metrics)
-        if isinstance(event, EpochEnded):
-            self._console.print(f"{self._epoch(event.epoch)}  {self._losses()}  {self._scores()}")
-        if not isinstance(event, Measured):
-            self._update(event.step, event.epoch)
+    def __call__(self, event: RunEvent) -> None:
+        match event:
+            case RunBegins():
+                self._begin(event)
+            case Started():
+                self._start(event)
+            case Waiting():
+                self._note(f"it waits for {event.lacks}")
+            case Decided():
+                self._note(event.sentence)
+            case EpochEnded():
+                self._latest.update(event.metrics)
+                line = f"{self._epoch(event.epoch)}  {self._losses()}  {self._scores()}"
+                self._console.print(line)
+                self._update(event.step, event.epoch)
+            case Measured():
+                self._latest.update(event.metrics)
+            case Progress():
+                self._latest.update(event.metrics)
+                self._update(event.step, event.epoch)
+            case GaveUp() | StoppedOnRequest():
+                pass  # the end of the run says so
+            case ControllerStarted():
+                pass
+            case _:
+                assert_never(event)
+
+    def _start(self, event: Started) -> None:
+        self._started = event
+        if event.steps_done:
+            self._console.print(
+                f"going on after epoch {event.epochs_done}, step {event.steps_done} of "
+                f"{event.steps}, with {event.workers} workers"
+            )
+        self._update(event.steps_done, event.epochs_done)
 
     def _update(self, step: int, epoch: int) -> None:
         if self._started and self._task is not None:
@@ -144,11 +175,12 @@ class Screen:
             parts.append(_rate(self._latest["train/images_per_s"]))
         return "  ".join(parts)
 
-    def result(self, ready: Ready, outcome: Outcome, command: Sequence[str]) -> None:
+    def result(self, result: RunResult, command: Sequence[str]) -> None:
         """The figures to remember, and what to type next after ``command``."""
-        metrics = outcome.metrics
+        assert self._begun, "a result came before its run began"
+        ready, metrics = self._begun.ready, result.metrics
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {outcome.best.top1:.2f} %)")
+        table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {result.best.top1:.2f} %)")
         if "val/ema_top1" in metrics:
             table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
         table.add_row("size", _cost(ready))
@@ -158,8 +190,8 @@ class Screen:
             f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
             f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
-        table.add_row("best checkpoint", locations.shown(str(outcome.best.source)))
-        table.add_row("last checkpoint", locations.shown(str(outcome.last.source)))
+        table.add_row("best checkpoint", locations.shown(result.best.location))
+        table.add_row("last checkpoint", locations.shown(result.last.location))
         self._console.print()
         self._console.print(table)
         other = "ltm" if ready.job.model.method == "none" else "none"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, assert_never
 
+import click
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from ltm_platform import tracking
+from ltm_platform.api import SweepBegins, TrialResult
 from ltm_platform.cli.program import program
-from ltm_platform.cli.screen.capture import Doubled
-from ltm_platform.cli.screen.console import WIDTH_OF_FILES
+from ltm_platform.cli.screen.console import WIDTH_OF_FILES, Doubled
 from ltm_platform.storage import locations
-from ltm_platform.tuning.sweep_driver import BEST_FILE, PICTURE_FILE
+from ltm_platform.storage.files import BEST_FILE, PICTURE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from ltm_platform.api import SweepEvent
     from ltm_platform.storage.run_folder import RunFolder
-    from ltm_platform.tuning.results import TrialResult
-    from ltm_platform.tuning.sweep_driver import Plan, Summary
+    from ltm_platform.tuning.sweep_driver import Plan, SweepSummary
 
 COLUMNS = {
     "top-1 %": ("val/top1", "{:.2f}"),
@@ -36,6 +37,48 @@ COLUMNS = {
 SHOWN_ROWS = 20
 SHOWN_ERROR = 120
 STYLES = {"running": "bold", "failed": "red", "stopped early": "yellow", "waiting": "dim"}
+
+
+class SweepListener:
+    """Shows a sweep from its beginning on; as a context, also how it ends early."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._folder: RunFolder | None = None
+        self._screen: SweepScreen | None = None
+
+    def __call__(self, event: SweepEvent) -> None:
+        match event:
+            case SweepBegins():
+                self._folder = event.folder
+                self._screen = SweepScreen(self._console, event.plan, event.folder.log)
+                self._screen.head(event.folder)
+                self._screen.__enter__()
+            case TrialResult():
+                self.screen(event)
+            case _:
+                assert_never(event)
+
+    @property
+    def screen(self) -> SweepScreen:
+        assert self._screen, "a trial came before the sweep began"
+        return self._screen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        if self._screen and self._folder:
+            self._screen.__exit__()
+            if isinstance(error, KeyboardInterrupt):
+                self._screen.stopped(self._folder)
+                raise click.exceptions.Exit(130) from None
+
+    def result(self, summary: SweepSummary) -> None:
+        """What the sweep shows; exit code 1 if no trial finished."""
+        self.screen.result(summary)
+        if summary.best is None:
+            raise click.exceptions.Exit(1)
 
 
 class SweepScreen:
@@ -157,7 +200,7 @@ class SweepScreen:
             )
         return table
 
-    def result(self, summary: Summary) -> None:
+    def result(self, summary: SweepSummary) -> None:
         """What the sweep shows, and what to type next."""
         self._console.print()
         self._console.print(self._table(summary.trials))
@@ -190,7 +233,7 @@ class SweepScreen:
             line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
             self._console.print(line, soft_wrap=True)
 
-    def _importance(self, summary: Summary) -> None:
+    def _importance(self, summary: SweepSummary) -> None:
         reasons = {found.missing for found in summary.importance if found.missing}
         for reason in sorted(reasons):
             metrics = [o.objective.metric for o in summary.importance if o.missing == reason]
@@ -203,7 +246,7 @@ class SweepScreen:
             for field, share in found.shares.items():
                 self._console.print(f"{field:<{width}} {100 * share:6.1f} %")
 
-    def _failures(self, summary: Summary) -> None:
+    def _failures(self, summary: SweepSummary) -> None:
         failed = sum(map(len, summary.failures.values()))
         if failed:
             self._console.print(f"\n{failed} of {len(summary.trials)} trials failed")

@@ -1,1 +1,72 @@
-"""Where images come from: one file a source."""
+"""Where images come from, one class a source; a new one is one file here and its name below.
+
+Another package adds a source by an entry point of the group `ENTRY_POINTS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ltm import plugins
+from ltm.errors import PluginError
+from ltm_platform.data.source import DataSource
+from ltm_platform.data.sources.digits import Digits
+from ltm_platform.data.sources.folder import Folder
+from ltm_platform.data.sources.shards import Shards
+from ltm_platform.errors import UserError, nearest
+from ltm_platform.storage.path import is_address
+
+ENTRY_POINTS = "ltm_platform.sources"
+
+
+def list_sources() -> tuple[type[DataSource], ...]:
+    """All sources, in the order in which they are asked whether a path is theirs.
+
+    Raises:
+        UserError: one of another package cannot be loaded, or is none.
+    """
+    return (Digits, *_installed(), Shards, Folder)
+
+
+def find_source(path: str, cache: Path) -> DataSource:
+    """The source that ``path`` names, not opened yet.
+
+    Raises:
+        UserError: it names none.
+    """
+    for source in list_sources():
+        if source.claims(path):
+            return source(path, cache)
+    raise UserError(_missing(path))
+
+
+def _installed() -> list[type[DataSource]]:
+    try:
+        found = {name: plugins.load(ENTRY_POINTS, name) for name in plugins.names(ENTRY_POINTS)}
+        for name, source in found.items():
+            if not (isinstance(source, type) and issubclass(source, DataSource)):
+                wanted = f"{DataSource.__module__}.{DataSource.__name__}"
+                raise plugins.broken(ENTRY_POINTS, name, f"is {source!r}, which is no {wanted}")
+    except PluginError as error:
+        raise UserError(str(error)) from error
+    return list(found.values())
+
+
+def _missing(path: str) -> str:
+    if is_address(path):
+        return f"{path} not found: there is no such folder in that store."
+    given = Path(path).expanduser()
+    where = "" if given.is_absolute() else f" in {Path.cwd()}"
+    what = f"{path}{where} is not a folder" if given.exists() else f"{path} not found{where}"
+    if "imagenet" in path.lower():
+        return (
+            f"{what}: for ImageNet-1k register at https://image-net.org, unpack it as "
+            "train/<class>/*.JPEG and val/<class>/*.JPEG, and pass --set data.path=FOLDER."
+        )
+    words = [source.word for source in list_sources() if source.word is not None]
+    return (
+        f"{what}: pass --set data.path=FOLDER with a folder of train/<class>/*.jpg and "
+        "val/<class>/*.jpg (or <class>/*.jpg alone), a folder of shards, or the word "
+        f"{' or '.join(map(repr, words))}"
+        f"{nearest(path, words)}."
+    )

@@ -8,24 +8,42 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ltm_platform.data.sources.shards import FORMAT_VERSION, ParquetSource, Record, write_shards
+from ltm_platform.data.source import DataSource
+from ltm_platform.data.sources.shards import FORMAT_VERSION, Record, ShardImages, write_shards
 from ltm_platform.data.split import stratified_split
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ltm_platform.data.cache import ShardCache
+
 VAL_FRACTION = 0.2
+CLASSES = tuple(map(str, range(10)))
 
 
-def open_digits(cache: Path) -> tuple[ParquetSource, ParquetSource]:
-    """Training and validation part, written into a folder of ``cache`` at the first use.
+class Digits(DataSource):
+    """The word ``digits``: written as shards into a folder of the cache at the first use.
 
     1,797 scans of 8 x 8 pixels as grey PNGs; the 80/20 stratified split never changes.
     """
-    folder = cache / f"digits-{FORMAT_VERSION}"
-    if not all((folder / split).is_dir() for split in ("train", "val")):
-        _write(folder)
-    return ParquetSource(folder / "train"), ParquetSource(folder / "val")
+
+    word = "digits"
+
+    def open(
+        self,
+        *,
+        val_fraction: float = VAL_FRACTION,  # noqa: ARG002 - the split is fixed
+        copies: ShardCache | None = None,  # noqa: ARG002 - on this machine's disk already
+    ) -> tuple[ShardImages, ShardImages]:
+        """Training and validation part."""
+        folder = self.cache / f"digits-{FORMAT_VERSION}"
+        if not all((folder / split).is_dir() for split in ("train", "val")):
+            _write(folder)
+        return ShardImages(folder / "train"), ShardImages(folder / "val")
+
+    def class_names(self) -> tuple[str, ...]:
+        """0 to 9."""
+        return CLASSES
 
 
 def _write(folder: Path) -> None:
@@ -36,10 +54,9 @@ def _write(folder: Path) -> None:
     pixels = np.rint(scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     keys = [f"digits/{number:04d}" for number in range(len(labels))]
     parts = stratified_split(labels, keys, VAL_FRACTION)
-    classes = [str(digit) for digit in range(10)]
     for split, part in zip(("train", "val"), parts, strict=True):
         records = (Record(_png(pixels[i]), int(labels[i]), keys[i]) for i in part)
-        write_shards(folder, split, records, classes)
+        write_shards(folder, split, records, CLASSES)
 
 
 def _png(pixels: np.ndarray) -> bytes:

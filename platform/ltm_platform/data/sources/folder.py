@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
 from ltm_platform.errors import UserError
+from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from ltm_platform.data.source import Indices
+    from ltm_platform.data.cache import ShardCache
+    from ltm_platform.data.image_set import Indices
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
 
 
-class FolderSource:
-    """Image files below ``root`` (see `Source`)."""
+class FolderImages:
+    """Image files below ``root`` (see `ImageSet`)."""
 
     def __init__(
         self,
@@ -60,7 +63,39 @@ class FolderSource:
             raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
 
-def open_folder(root: Path, val_fraction: float) -> tuple[FolderSource, FolderSource]:
+class Folder(DataSource):
+    """A local folder tree of image files."""
+
+    @classmethod
+    def claims(cls, path: str) -> bool:
+        """Any folder that no other source wants."""
+        return storage_path(path).is_folder()
+
+    def open(
+        self,
+        *,
+        val_fraction: float,
+        copies: ShardCache | None = None,  # noqa: ARG002 - files are read where they are
+    ) -> tuple[FolderImages, FolderImages]:
+        """Training and validation part, see `open_folder`."""
+        return open_folder(self._root(), val_fraction)
+
+    def class_names(self) -> tuple[str, ...]:
+        """The class folders, sorted by name."""
+        root = self._root()
+        return class_folders(root / "train" if (root / "train").is_dir() else root)
+
+    def _root(self) -> Path:
+        folder = storage_path(self.path)
+        if not folder.is_local:
+            raise UserError(
+                f"{self.path} holds no shards: image files are trained on from a local folder "
+                f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
+            )
+        return Path(folder.path)
+
+
+def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages]:
     """Training and validation part of ``train/<class>/...`` with ``val/`` (or ``validation/``).
 
     A tree of ``<class>/...`` alone is split instead, see `stratified_split`. Classes and files
@@ -91,7 +126,7 @@ def class_folders(root: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _scan(root: Path) -> FolderSource:
+def _scan(root: Path) -> FolderImages:
     classes = class_folders(root)
     files = {name: _images(root, name) for name in classes}
     if not any(files.values()):
@@ -107,7 +142,7 @@ def _scan(root: Path) -> FolderSource:
             )
     labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
     paths = [path for name in classes for path in files[name]]
-    return FolderSource(root, paths, labels, classes)
+    return FolderImages(root, paths, labels, classes)
 
 
 def _images(root: Path, name: str) -> list[str]:
@@ -128,7 +163,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _split(whole: FolderSource, val_fraction: float) -> tuple[FolderSource, FolderSource]:
+def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, FolderImages]:
     paths = [whole._path(index) for index in range(len(whole))]
     parts = stratified_split(whole.labels, paths, val_fraction)
     if not len(parts[1]):
@@ -137,13 +172,13 @@ def _split(whole: FolderSource, val_fraction: float) -> tuple[FolderSource, Fold
             "at least one class needs two."
         )
     train, val = (
-        FolderSource(whole.root, [paths[i] for i in part], whole.labels[part], whole.classes)
+        FolderImages(whole.root, [paths[i] for i in part], whole.labels[part], whole.classes)
         for part in parts
     )
     return train, val
 
 
-def _same_classes(train: FolderSource, val: FolderSource) -> None:
+def _same_classes(train: FolderImages, val: FolderImages) -> None:
     for here, there in ((train, val), (val, train)):
         extra = sorted(set(here.classes) - set(there.classes))
         if extra:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltm_platform.compat.deepspeed import import_deepspeed
+from ltm_platform.compat.deepspeed_engine import replace_gradient_exchange
 from ltm_platform.training.engine.gradient_buckets import GradientExchange, fill_up
+from ltm_platform.training.engine.sync_bn import BATCH_NORMS
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -46,7 +47,7 @@ class Classifier(nn.Module):
         """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, _BatchNorm) and _frozen(module):
+            if isinstance(module, BATCH_NORMS) and _frozen(module):
                 module.eval()
         return self
 
@@ -125,7 +126,7 @@ def build_engine(
     if config["zero_optimization"]["stage"] == 0:
         alone = engine.world_size == 1
         exchange = partial(fill_up, engine.module) if alone else GradientExchange(engine).finish
-        engine.allreduce_gradients = exchange
+        replace_gradient_exchange(engine, exchange)
     if compiled:
         engine.compile()
     return engine

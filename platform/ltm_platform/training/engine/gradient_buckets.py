@@ -53,7 +53,6 @@ class GradientExchange:
         follows. Collective, in place of the engine's ``allreduce_gradients``."""
         if not self._engine.is_gradient_accumulation_boundary():
             return
-        fill_up(self._engine.module)
         for bucket in self._buckets:
             for parameter in list(bucket.missing):
                 bucket.take(parameter)
@@ -84,10 +83,15 @@ class _Bucket:
 
     @torch.no_grad()
     def take(self, parameter: nn.Parameter) -> None:
-        """This rank's share of the average. The parameter's gradient is the place from here on."""
+        """This rank's share of the average. The parameter's gradient is the place from here on.
+
+        Zeros where the loss did not depend on the parameter, as of `fill_up`.
+        """
         place = self.missing.pop(parameter)
-        assert parameter.grad is not None
-        torch.mul(parameter.grad, self._share, out=place)
+        if parameter.grad is None:
+            place.zero_()
+        else:
+            torch.mul(parameter.grad, self._share, out=place)
         parameter.grad = place
 
 

@@ -13,9 +13,11 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ltm.backbones import adopt
+from ltm.adopt import adopt
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""All of torch's, and so all of timm's."""
 
 
 class _Mean(torch.autograd.Function):
@@ -36,7 +38,7 @@ def _mean_over_ranks(x: Tensor) -> Tensor:
     return x / dist.get_world_size()
 
 
-def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """x [b, C, H, W] by mean and variance over all ranks; running statistics follow them."""
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
@@ -96,7 +98,7 @@ def synchronise(model: nn.Module) -> None:
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if not isinstance(child, _BatchNorm):
+            if not isinstance(child, BATCH_NORMS):
                 continue
             if type(child) not in _SYNCED:
                 raise ValueError(f"sync_bn is true, but cannot be for {type(child).__name__}")

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.zero import GatheredParameters
+from deepspeed import zero
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ltm_platform.compat.deepspeed_engine import drop_gathered, own_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +29,7 @@ def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     model = engine.module.model
     weights = {}
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], enabled=sharded):
+        with zero.GatheredParameters([parameter], enabled=sharded):
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     if keep:
@@ -43,7 +46,7 @@ def load_weights(engine: DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
     sharded = engine.zero_optimization_stage() == 3
     model = engine.module.model
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
+        with zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
             parameter.copy_(weights[name])
     for name, buffer in model.named_buffers():
         if name in weights:
@@ -61,7 +64,7 @@ def weights_are_finite(engine: DeepSpeedEngine) -> bool:
 
 def shards(engine: DeepSpeedEngine) -> list[Tensor]:
     """What this rank holds: parameters, whole or sharded, then floating-point buffers."""
-    parameters = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
+    parameters = [own_shard(parameter) for parameter in engine.module.parameters()]
     return parameters + _float_buffers(engine)
 
 
@@ -91,6 +94,7 @@ class ShardedEma:
         self.decay = decay
         # In fp32 whatever the weights are in: a step's share of the average is too small for fp16.
         self._average = [shard.float().clone() for shard in shards(engine)]
+        self._mix = get_ema_multi_avg_fn(decay)
 
     def buffers(self) -> list[Tensor]:
         """The averages of the model's floating-point buffers."""
@@ -100,7 +104,7 @@ class ShardedEma:
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * weights, after an optimizer step."""
         weights = [shard.float() for shard in shards(self._engine)]
-        torch._foreach_lerp_(self._average, weights, 1.0 - self.decay)
+        self._mix(self._average, weights, None)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -115,7 +119,7 @@ class ShardedEma:
     def _exchange(self) -> None:
         if self._engine.zero_optimization_stage() == 3:
             # Gathered copies may outlive a forward pass and would hide the exchange.
-            self._engine.empty_partition_cache()
+            drop_gathered(self._engine)
         for average, shard in zip(self._average, shards(self._engine), strict=True):
             swapped = shard.clone()
             shard.copy_(average)

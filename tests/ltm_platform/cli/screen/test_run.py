@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
+from ltm_platform.api import Checkpoint, RunBegins, RunResult
 from ltm_platform.checks import Ready, check
 from ltm_platform.cli.screen.run import Screen
 from ltm_platform.errors import RunError
 from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
-from ltm_platform.storage.path import storage_path
 from ltm_platform.storage.run_folder import RunFolder
 
 JOB = """\
@@ -99,20 +100,24 @@ def test_the_head_says_what_runs_where(ready: Ready) -> None:
     assert "batch 256 = 128 x 1 accumulated x 2 workers" in text
 
 
-def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(ready: Ready) -> None:
-    from ltm_platform.runs.driver import Outcome
-    from ltm_platform.storage.checkpoints import StoredCheckpoint
-
+def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(
+    ready: Ready, tmp_path: Path
+) -> None:
     plain = Plain()
-    folders = "/runs/[old] digits/best", "/runs/x-1/last"
-    tops = {"val/top1": 91.5}, {"val/top1": 87.65}
-    best, last = (
-        StoredCheckpoint(Path(folder), top1, storage_path(folder))
-        for folder, top1 in zip(folders, tops, strict=True)
+    plain.screen(RunBegins(ready, RunFolder(tmp_path)))
+    result = RunResult(
+        name="x-1",
+        metrics=SCORES | SPEED,
+        best=Checkpoint("/runs/[old] digits/best", 91.5),
+        last=Checkpoint("/runs/x-1/last", 87.65),
+        folder=tmp_path,
+        run_id="1",
+        tracking_uri="sqlite:///x.db",
     )
     command = ["ltm-platform", "submit", "my [first] job.yaml"]
-    plain.screen.result(ready, Outcome(SCORES | SPEED, best, last), command)
-    table, _, after = "\n".join(plain.lines).partition("Next:")
+    head = len(plain.lines)
+    plain.screen.result(result, command)
+    table, _, after = "\n".join(plain.lines[head:]).partition("Next:")
     rows = dict(line.strip().split("  ", 1) for line in table.splitlines() if line.strip())
     rows = {key: value.strip() for key, value in rows.items()}
     assert rows["top-1"] == "87.65 % (best 91.50 %)"
@@ -123,6 +128,33 @@ def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(read
     assert "ltm-platform ui" in after
     assert "ltm-platform runs" in after
     assert "ltm-platform submit 'my [first] job.yaml' --set model.method=none" in after
+    assert (tmp_path / "run.log").read_text().splitlines() == plain.lines
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (RunError("rank 1: KeyError: '[bold]'"), 1, "failed: rank 1: KeyError: '[bold]'"),
+    ],
+)
+def test_a_run_that_ends_early_says_so_and_gives_the_exit_code(
+    ready: Ready, tmp_path: Path, error: BaseException, code: int, words: str
+) -> None:
+    plain = Plain()
+    with pytest.raises(click.exceptions.Exit) as end, plain.screen:
+        plain.screen(RunBegins(ready, RunFolder(tmp_path)))
+        raise error
+    assert end.value.exit_code == code
+    assert words in plain.lines
+    assert f"ltm-platform resume {tmp_path.name}" in plain.lines[-1]
+
+
+def test_what_breaks_before_a_run_begins_is_for_others_to_tell() -> None:
+    plain = Plain()
+    with pytest.raises(RunError), plain.screen:
+        raise RunError("before")
+    assert plain.lines == []
 
 
 def test_the_end_of_a_broken_run_says_why_and_how_to_go_on() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ltm_platform.data.sources.digits import open_digits
+from ltm_platform.data.sources.digits import Digits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,14 +36,14 @@ def test_parts_are_stratified(digits: Dataset) -> None:
 
 
 def test_are_written_once(tmp_path: Path) -> None:
-    open_digits(tmp_path)
+    Digits("digits", tmp_path).open()
     files = sorted(tmp_path.rglob("*.parquet"))
     before = [file.stat().st_mtime_ns for file in files]
-    open_digits(tmp_path)
+    Digits("digits", tmp_path).open()
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
 def test_a_part_lost_from_the_cache_is_written_again(tmp_path: Path) -> None:
-    _, val = open_digits(tmp_path)
+    _, val = Digits("digits", tmp_path).open()
     shutil.rmtree(val.folder.path)
-    assert open_digits(tmp_path)[1].checksum == val.checksum
+    assert Digits("digits", tmp_path).open()[1].checksum == val.checksum

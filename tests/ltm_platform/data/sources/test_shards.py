@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ltm_platform.data.sources.shards import ParquetSource, Record, write_shards
+from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def write(folder: Path, items: list[Record] | None = None) -> Path:
 
 
 def test_reads_back_what_was_written_in_any_order(tmp_path: Path) -> None:
-    source = ParquetSource(write(tmp_path))
+    source = ShardImages(write(tmp_path))
     wanted = [99, 0, 41, 41, 7, 98]
     assert source.read(wanted) == [records()[i][:2] for i in wanted]
     assert len(source) == 100
@@ -83,14 +83,14 @@ def test_two_writers_at_once_both_succeed(tmp_path: Path) -> None:
         jobs = [pool.submit(write_shards, tmp_path, "train", slow(), CLASSES) for _ in range(2)]
         targets = {job.result() for job in jobs}
     assert [*tmp_path.iterdir()] == [*targets]
-    assert len(ParquetSource(targets.pop())) == 100
+    assert len(ShardImages(targets.pop())) == 100
 
 
 def test_other_content_is_never_overwritten(tmp_path: Path) -> None:
     target = write(tmp_path)
     with pytest.raises(UserError, match="already holds other images"):
         write(tmp_path, records(50))
-    assert len(ParquetSource(target)) == 100
+    assert len(ShardImages(target)) == 100
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -105,22 +105,22 @@ def test_a_missing_a_damaged_and_a_foreign_shard_are_named(tmp_path: Path) -> No
     missing = sorted(write(tmp_path / "missing").iterdir())[1]
     missing.unlink()
     with pytest.raises(UserError, match=f"{missing.name} is missing"):
-        ParquetSource(missing.parent)
+        ShardImages(missing.parent)
 
     damaged = sorted(write(tmp_path / "damaged").iterdir())[1]
     damaged.write_bytes(damaged.read_bytes()[:-20])
     with pytest.raises(UserError, match=f"{damaged.name} is damaged"):
-        ParquetSource(damaged.parent)
+        ShardImages(damaged.parent)
 
     foreign = tmp_path / "foreign" / "00000-of-00001.parquet"
     foreign.parent.mkdir()
     pq.write_table(pa.table({"image": [b"x"], "label": [0]}), foreign)
     with pytest.raises(UserError, match="not a shard that ltm-platform wrote"):
-        ParquetSource(foreign.parent)
+        ShardImages(foreign.parent)
 
 
 def test_a_shard_cut_short_while_training_is_named(tmp_path: Path) -> None:
-    source = ParquetSource(write(tmp_path))
+    source = ShardImages(write(tmp_path))
     last = sorted(Path(source.folder.path).iterdir())[-1]
     os.truncate(last, 100)
     with pytest.raises(UserError, match=f"{last.name} is damaged"):
@@ -133,7 +133,7 @@ def test_any_reader_of_parquet_finds_the_images(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_vanishes_while_training_is_named(tmp_path: Path) -> None:
-    source = ParquetSource(write(tmp_path))
+    source = ShardImages(write(tmp_path))
     last = sorted(Path(source.folder.path).iterdir())[-1]
     last.unlink()
     with pytest.raises(UserError, match=f"{last.name} cannot be read"):
@@ -141,7 +141,7 @@ def test_a_shard_that_vanishes_while_training_is_named(tmp_path: Path) -> None:
 
 
 def test_travels_to_another_process_after_use(tmp_path: Path) -> None:
-    source = ParquetSource(write(tmp_path))
+    source = ShardImages(write(tmp_path))
     source.read(np.arange(100))
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read([5]) == source.read([5])

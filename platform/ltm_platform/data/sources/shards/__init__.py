@@ -1,5 +1,7 @@
 """Images as Parquet shards: the format, how they are written, and how they are read."""
 
+from ltm_platform.data.sources.shards.data_source import Shards
+from ltm_platform.data.sources.shards.images import ShardImages
 from ltm_platform.data.sources.shards.layout import (
     FORMAT_VERSION,
     SCHEMA,
@@ -11,7 +13,6 @@ from ltm_platform.data.sources.shards.layout import (
     unpacked_index,
     update_checksum,
 )
-from ltm_platform.data.sources.shards.source import ParquetSource
 from ltm_platform.data.sources.shards.writing import SHARD_BYTES, ShardWriter, write_shards
 
 __all__ = [
@@ -19,9 +20,10 @@ __all__ = [
     "SCHEMA",
     "SHARD_BYTES",
     "UNFINISHED",
-    "ParquetSource",
     "Record",
+    "ShardImages",
     "ShardWriter",
+    "Shards",
     "holds_shards",
     "read_footer",
     "shard_name",

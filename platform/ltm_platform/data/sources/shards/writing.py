@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ltm_platform.data.sources.shards.images import ShardImages
 from ltm_platform.data.sources.shards.layout import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -22,7 +23,6 @@ from ltm_platform.data.sources.shards.layout import (
     shard_name,
     update_checksum,
 )
-from ltm_platform.data.sources.shards.source import ParquetSource
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _publish(temporary: Path, target: Path) -> None:
         if not target.is_dir():
             raise
         # Renaming onto a folder that holds files fails: the split is there already.
-        ours, theirs = ParquetSource(temporary), ParquetSource(target)
+        ours, theirs = ShardImages(temporary), ShardImages(target)
         if (ours.checksum, ours.classes) != (theirs.checksum, theirs.classes):
             raise UserError(
                 f"{target} already holds other images: remove it or write into another folder."

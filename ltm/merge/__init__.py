@@ -1,0 +1,23 @@
+"""One value for every way of reducing tokens; see `ltm.merge.base`."""
+
+from ltm.merge.base import Merge
+from ltm.merge.partition import Assigned, MaxMagnitude, NormKept
+from ltm.merge.selected import Selected
+from ltm.merge.soft import Soft, presence
+from ltm.merge.weighted import Local, Weighted
+from ltm.merge.wrapped import Transformed, WithAttention, Wrapped
+
+__all__ = [
+    "Assigned",
+    "Local",
+    "MaxMagnitude",
+    "Merge",
+    "NormKept",
+    "Selected",
+    "Soft",
+    "Transformed",
+    "Weighted",
+    "WithAttention",
+    "Wrapped",
+    "presence",
+]

@@ -1,0 +1,95 @@
+"""A merge with something added. Legend: B images, T all tokens, H heads, D channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ltm.merge.base import Merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Wrapped(Merge):
+    """Another merge, with one thing of its own; what is asked of it, the other one answers."""
+
+    merge: Merge
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return self.merge.slots
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return self.merge.linear
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        return self.merge.convex
+
+    @property
+    def keeps_mass(self) -> bool:  # type: ignore[override]
+        return self.merge.keeps_mass
+
+    @property
+    def present(self) -> Tensor | None:  # type: ignore[override]
+        return self.merge.present
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.merge(x)
+
+    def alongside(self, x: Tensor) -> Tensor:
+        return self.merge.alongside(x)
+
+    def repeated(self, times: int) -> Merge:
+        return replace(self, merge=self.merge.repeated(times))
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return self.merge.unmerge(y)
+
+    def weights(self) -> Tensor | None:
+        return self.merge.weights()
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        return self.merge.sizes(mass)
+
+    def carried(self, amount: Tensor) -> Tensor:
+        return self.merge.carried(amount)
+
+
+@dataclass(frozen=True)
+class WithAttention(Wrapped):
+    """A merge that hands the block a map to use in the place of a new one, see `Merge.attention`.
+
+    map: [B, H, T, T], of the prefix and the slots.
+    """
+
+    map: Tensor
+
+    @property
+    def attention(self) -> Tensor:  # type: ignore[override]
+        return self.map
+
+    def repeated(self, times: int) -> Merge:
+        return WithAttention(self.merge.repeated(times), self.map.repeat_interleave(times, 0))
+
+
+@dataclass(frozen=True)
+class Transformed(Wrapped):
+    """A merge of tokens that are transformed first, such as normalised ones.
+
+    transform: [B, N, D] -> [B, N, D], for each image alone.
+    """
+
+    transform: Callable[[Tensor], Tensor]
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.merge(self.transform(x)).to(x.dtype)

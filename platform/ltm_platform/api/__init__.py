@@ -1,0 +1,103 @@
+"""What the command line, a notebook or a study calls.
+
+Every function returns values and raises `UserError` or `RunError`. None prints, ends the process
+or leaves environment variables or signal handlers changed: what libraries print goes to the run's
+log. Only where a function says so KeyboardInterrupt has a meaning beyond Python's.
+"""
+
+from ltm_platform.api.clusters import (
+    LocalRay,
+    cluster_down,
+    cluster_status,
+    cluster_up,
+    local_ray,
+    start_local_ray,
+    stop_local_ray,
+)
+from ltm_platform.api.jobs import address_of, goes_to_cluster, plan, validate
+from ltm_platform.api.networks import evaluate, export, pareto, predict
+from ltm_platform.api.records import (
+    Compared,
+    compare,
+    locate,
+    logs,
+    overview,
+    reconcile,
+    results_table,
+    runs,
+    status,
+    stop,
+)
+from ltm_platform.api.sending import plan_there
+from ltm_platform.api.sweeps import resume_sweep, tune
+from ltm_platform.api.training import resume, submit
+from ltm_platform.api.values import (
+    Checkpoint,
+    Curve,
+    Evaluated,
+    Exported,
+    Located,
+    Predicted,
+    RunBegins,
+    RunEvent,
+    RunResult,
+    SentCommand,
+    Status,
+    Stopped,
+    SweepBegins,
+    SweepEvent,
+)
+from ltm_platform.errors import RunError, UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.tuning.results import TrialResult
+
+__all__ = [
+    "Checkpoint",
+    "Compared",
+    "Curve",
+    "Evaluated",
+    "Exported",
+    "JobSpec",
+    "LocalRay",
+    "Located",
+    "Predicted",
+    "RunBegins",
+    "RunError",
+    "RunEvent",
+    "RunResult",
+    "SentCommand",
+    "Status",
+    "Stopped",
+    "SweepBegins",
+    "SweepEvent",
+    "TrialResult",
+    "UserError",
+    "address_of",
+    "cluster_down",
+    "cluster_status",
+    "cluster_up",
+    "compare",
+    "evaluate",
+    "export",
+    "goes_to_cluster",
+    "local_ray",
+    "locate",
+    "logs",
+    "overview",
+    "pareto",
+    "plan",
+    "plan_there",
+    "predict",
+    "reconcile",
+    "results_table",
+    "resume",
+    "resume_sweep",
+    "runs",
+    "start_local_ray",
+    "status",
+    "stop",
+    "stop_local_ray",
+    "submit",
+    "tune",
+    "validate",
+]

@@ -1,0 +1,92 @@
+"""A job before it is carried out, and where that will be."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltm_platform.api.output import captured_output
+from ltm_platform.api.process import restored_process
+from ltm_platform.job import JobSpec
+from ltm_platform.ray_cluster import attach
+from ltm_platform.ray_cluster.address import JOINED, Kind, find_address, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_platform.api.values import Printed
+    from ltm_platform.checks.run_plan import RunPlan
+
+
+def load(job: JobSpec | str | Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """A job file, or a bundled job by its name, with ``section.key=value`` overrides; a job is
+    changed by them, too.
+
+    Raises:
+        UserError: with one sentence a line for everything that is wrong.
+    """
+    return job.overridden(overrides) if isinstance(job, JobSpec) else JobSpec.load(job, overrides)
+
+
+def validate(job: JobSpec | str | Path, *, overrides: Sequence[str] = ()) -> JobSpec:
+    """The job with every default filled in. Nothing is started.
+
+    Raises:
+        UserError: with one sentence a line for everything that is wrong.
+    """
+    from ltm_platform.checks import check_names
+
+    spec = load(job, overrides)
+    check_names(spec)
+    return spec
+
+
+def address_of(job: JobSpec | None, address: str | None = None) -> str:
+    """The Ray that a job goes to: ``address``, else the job's ``cluster.address``, else the one
+    that this process is connected to, else ``RAY_ADDRESS``, else that of ``cluster up --local``,
+    else one of its own.
+
+    Raises:
+        UserError: it is no address.
+    """
+    own = address or (job is not None and job.cluster.address)
+    return JOINED if not own and attach.is_joined() else find_address(address, job)
+
+
+def goes_to_cluster(job: JobSpec | None, address: str | None = None) -> bool:
+    """Whether it is sent there, to be carried out by other processes than this one.
+
+    Raises:
+        UserError: as of `address_of`.
+    """
+    return kind(address_of(job, address)) == Kind.CLUSTER
+
+
+@restored_process()
+def plan(
+    job: JobSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    printed: Printed | None = None,
+) -> RunPlan:
+    """What the job would take, and in ``ready.problems`` why it could not start. Nothing is
+    started; a Ray that is there is joined meanwhile.
+
+    Raises:
+        UserError: the job is wrong in a way that nothing could override, or its address is that of
+            a cluster's Jobs API: `plan_there` asks that.
+    """
+    from ltm_platform.checks.run_plan import plan_run
+    from ltm_platform.errors import UserError
+
+    spec = load(job, overrides)
+    where = address_of(spec, address)
+    if kind(where) == Kind.CLUSTER:
+        raise UserError(f"what is free on {where} is known there alone: ask plan_there")
+    with (
+        tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log,
+        captured_output(Path(log.name), printed),
+    ):
+        return plan_run(spec, where)

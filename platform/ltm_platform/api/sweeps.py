@@ -1,0 +1,299 @@
+"""A job is trained many times, with other values of some of its fields."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from ltm_platform import tracking
+from ltm_platform.api.jobs import address_of, load
+from ltm_platform.api.output import captured_output, shown
+from ltm_platform.api.process import restored_process
+from ltm_platform.api.sending import send_resume, send_tune
+from ltm_platform.api.training import NOT_SENT
+from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
+from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster import attach
+from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.session import Session, session
+from ltm_platform.storage import locations
+from ltm_platform.storage.run_folder import RunFolder
+from ltm_platform.tracking.runs import CLUSTER_TAG
+from ltm_platform.tuning.spec import Sweep, named_as_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ltm_platform.api.values import Printed, SweepListener
+    from ltm_platform.job import JobSpec
+    from ltm_platform.tuning.sweep_driver import Plan, SweepSummary
+
+
+@overload
+def tune(
+    job: JobSpec | str | Path,
+    params: Sequence[str] = (),
+    *,
+    overrides: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    search: str | None = None,
+    trials: int | None = None,
+    scheduler: str = "none",
+    grace: int = 1,
+    seed: int = 0,
+    protocol: str | None = None,
+    name: str | None = None,
+    address: str | None = None,
+    wait: Literal[True] = True,
+    listener: SweepListener | None = None,
+    printed: Printed | None = None,
+) -> SweepSummary: ...
+
+
+@overload
+def tune(
+    job: JobSpec | str | Path,
+    params: Sequence[str] = (),
+    *,
+    overrides: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    search: str | None = None,
+    trials: int | None = None,
+    scheduler: str = "none",
+    grace: int = 1,
+    seed: int = 0,
+    protocol: str | None = None,
+    name: str | None = None,
+    address: str | None = None,
+    wait: Literal[False],
+    verbose: bool = False,
+) -> SentCommand: ...
+
+
+@restored_process()
+def tune(
+    job: JobSpec | str | Path,
+    params: Sequence[str] = (),
+    *,
+    overrides: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    search: str | None = None,
+    trials: int | None = None,
+    scheduler: str = "none",
+    grace: int = 1,
+    seed: int = 0,
+    protocol: str | None = None,
+    name: str | None = None,
+    address: str | None = None,
+    wait: bool = True,
+    listener: SweepListener | None = None,
+    printed: Printed | None = None,
+    verbose: bool = False,
+) -> SweepSummary | SentCommand:
+    """Find the best values of fields of a job, in trials that run side by side.
+
+    A trial has one worker, whatever the job says, unless an override says otherwise.
+
+    Args:
+        params: what varies, as ``--param`` of the command: ``lr``, ``recipe.lr=log:1e-5:1e-2``,
+            ``model.method=grid:none,ltm``.
+        objectives: ``METRIC`` or ``METRIC:max|min`` each; ``val/top1`` if left out.
+        search: ``optuna``, ``random`` or ``grid``; what goes with ``params`` if left out.
+        trials: how many; 8 if left out, and of a grid all.
+        scheduler: ``none``, ``asha`` or ``median`` stop trials early that are worse than others.
+        grace: epochs that every trial has before that.
+        seed: of the search.
+        protocol: ``published`` tunes as the paper does.
+        name: of the sweep; ``<job name>-sweep-<number>`` if left out.
+        listener: hears the sweep.
+
+    The others are as of `submit`. Without ``wait`` a cluster's sweep is returned as sent; its
+    result, if it is waited for, can be had where it was carried out alone.
+
+    Returns:
+        What all trials show; its ``best`` is None if none finished.
+
+    Raises:
+        UserError: the sweep cannot begin; one sentence says why and what to change.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the sweep, which is closed as KILLED;
+            `resume_sweep` goes on with it.
+    """
+    spec = load(job, overrides)
+    if not spec.where("cluster.workers").startswith("--set"):
+        spec = spec.replace("cluster.workers", 1)
+    if name is not None:
+        spec.replace("name", name)  # the same rules
+    sweep = Sweep(
+        name=name or "",
+        job=spec.to_dict(),
+        params=tuple(params),
+        objectives=tuple(objectives),
+        search=search,
+        trials=trials,
+        scheduler=scheduler,
+        grace=grace,
+        seed=seed,
+        protocol=protocol,
+    )
+    where = address_of(spec, address)
+    if kind(where) == Kind.CLUSTER:
+        if wait:
+            raise UserError(WAIT_FOR_SWEEP.format(address=where))
+        return send_tune(sweep, spec, where, verbose=verbose)
+    if not wait:
+        raise UserError(NOT_SENT.format(option="wait=False"))
+    return _start(sweep, spec, where, listener, printed)
+
+
+WAIT_FOR_SWEEP = (
+    "the sweep would be carried out on {address}, where its result stays: send it with wait=False, "
+    "and follow it"
+)
+
+
+def sweep_folder(name: str, uri: str | None) -> tuple[RunFolder, str | None] | None:
+    """The folder of the sweep of that name, and the address of the cluster that it was sent to.
+
+    Raises:
+        UserError: it has finished.
+    """
+    store = tracking.tracking_uri(uri)
+    record = next((run for run in tracking.list_runs(store) if run.name == name), None)
+    recorded = Path(record.folder) if record and record.folder else None
+    folder = RunFolder(recorded or locations.runs() / name)
+    if not folder.is_sweep:
+        return None
+    if record and record.status == "FINISHED":
+        raise UserError(f"the sweep {name!r} has finished: there is nothing to go on with")
+    return folder, (record.tags.get(CLUSTER_TAG) or None) if record else None
+
+
+@overload
+def resume_sweep(
+    name: str,
+    *,
+    address: str | None = None,
+    wait: Literal[True] = True,
+    tracking_uri: str | None = None,
+    listener: SweepListener | None = None,
+    printed: Printed | None = None,
+) -> SweepSummary: ...
+
+
+@overload
+def resume_sweep(
+    name: str,
+    *,
+    address: str | None = None,
+    wait: Literal[False],
+    tracking_uri: str | None = None,
+    verbose: bool = False,
+) -> SentCommand: ...
+
+
+@restored_process()
+def resume_sweep(
+    name: str,
+    *,
+    address: str | None = None,
+    wait: bool = True,
+    tracking_uri: str | None = None,
+    listener: SweepListener | None = None,
+    printed: Printed | None = None,
+    verbose: bool = False,
+) -> SweepSummary | SentCommand:
+    """Carry out the trials of a sweep that are left, where it was begun.
+
+    Raises:
+        UserError: there is no such sweep, it is going on or has finished.
+        KeyboardInterrupt: as of `tune`.
+    """
+    found = sweep_folder(name, tracking_uri)
+    if found is None:
+        raise UserError(f"there is no sweep {name!r} on this machine")
+    folder, recorded = found
+    where = address_of(None, address or recorded)
+    if kind(where) == Kind.CLUSTER:
+        if wait:
+            raise UserError(WAIT_FOR_SWEEP.format(address=where))
+        return send_resume(name, where, verbose=verbose, uri=tracking_uri)
+    if not wait:
+        raise UserError(NOT_SENT.format(option="wait=False"))
+    sweep = Sweep.load(folder.path)
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
+        plan, ray, said = _checked(sweep, where, stack, printed)
+        return _carry_out(plan, folder, said, ray, listener, printed)
+
+
+def _start(
+    sweep: Sweep,
+    job: JobSpec,
+    address: str,
+    listener: SweepListener | None,
+    printed: Printed | None,
+) -> SweepSummary:
+    """Check the sweep, give it a name and carry it out."""
+    from ltm_platform.checks import with_absolute_paths
+
+    job = with_absolute_paths(job)
+    store = tracking.tracking_uri(job.tracking.uri)
+    if not locations.has_password(store):
+        job = job.replace("tracking.uri", store)
+    sweep = replace(sweep, job=job.to_dict())
+    with ExitStack() as stack:
+        plan, ray, said = _checked(sweep, address, stack, printed)
+        folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
+        sweep = replace(sweep, name=folder.name)
+        sweep.save(folder.path)
+        stack.enter_context(folder.locked())
+        return _carry_out(plan, folder, said, ray, listener, printed)
+
+
+def _checked(
+    sweep: Sweep, address: str, stack: ExitStack, printed: Printed | None
+) -> tuple[Plan, Session, bytes]:
+    """The sweep ready to start, its Ray, and what libraries printed meanwhile.
+
+    A Ray that is there already is joined until the stack ends.
+    """
+    from ltm_platform.tuning.sweep_driver import check_nodes, plan_sweep
+
+    if attach.is_joined():
+        raise UserError(
+            "this process is connected to a Ray already, in which trials that are interrupted "
+            "would go on: call ray.shutdown() first, the sweep starts or joins one itself"
+        )
+    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
+        with captured_output(Path(log.name), printed):
+            ray = stack.enter_context(session(address))
+            plan = plan_sweep(sweep, ray.resources)
+            if ray.joined:
+                check_nodes(plan)
+        return plan, ray, Path(log.name).read_bytes()
+
+
+def _carry_out(
+    plan: Plan,
+    folder: RunFolder,
+    said: bytes,
+    ray: Session,
+    listener: SweepListener | None,
+    printed: Printed | None,
+) -> SweepSummary:
+    """What is printed meanwhile goes to the sweep's log."""
+    from ltm_platform.tuning.sweep_driver import carry_out
+
+    with folder.log.open("ab") as log:
+        log.write(said)
+    hear: Callable[[SweepEvent], None] = shown(listener or _unheard)
+    with captured_output(folder.log, printed):
+        hear(SweepBegins(plan, folder))
+        return carry_out(plan, folder, ray.ray(), hear)
+
+
+def _unheard(_: SweepEvent) -> None:
+    """Nobody listens."""

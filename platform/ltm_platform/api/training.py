@@ -1,0 +1,330 @@
+"""A job is trained, from its start or from where it stopped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from ltm_platform import checks, tracking
+from ltm_platform.api.jobs import address_of, load
+from ltm_platform.api.output import captured_output, shown
+from ltm_platform.api.process import restored_process
+from ltm_platform.api.sending import send_resume, send_submit
+from ltm_platform.api.values import Checkpoint, RunBegins, RunEvent, RunResult, SentCommand
+from ltm_platform.errors import RunError, UserError
+from ltm_platform.job import JobSpec, changes
+from ltm_platform.ray_cluster import attach
+from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.session import Session, session
+from ltm_platform.runs import lookup
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
+from ltm_platform.storage import locations
+from ltm_platform.storage.checkpoints import BEST_METRIC, found_again, prepare_to_resume
+from ltm_platform.storage.run_folder import Resume, RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ltm_platform.api.values import Printed, RunListener
+    from ltm_platform.checks import Ready
+    from ltm_platform.runs.driver import Outcome
+    from ltm_platform.tracking import RunRecord
+
+NOT_SENT = (
+    "this is carried out by this process, but {option} is for a cluster: "
+    "'ltm-platform cluster up --local' keeps a Ray on this machine that outlives it"
+)
+
+
+@overload
+def submit(
+    job: JobSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    address: str | None = None,
+    wait: Literal[True] = True,
+    variables: Sequence[str] = (),
+    typed: Sequence[str] = (),
+    force: bool = False,
+    listener: RunListener | None = None,
+    printed: Printed | None = None,
+) -> RunResult: ...
+
+
+@overload
+def submit(
+    job: JobSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    address: str | None = None,
+    wait: Literal[False],
+    variables: Sequence[str] = (),
+    typed: Sequence[str] = (),
+    force: bool = False,
+    verbose: bool = False,
+) -> SentCommand: ...
+
+
+@restored_process()
+def submit(
+    job: JobSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    address: str | None = None,
+    wait: bool = True,
+    variables: Sequence[str] = (),
+    typed: Sequence[str] = (),
+    force: bool = False,
+    listener: RunListener | None = None,
+    printed: Printed | None = None,
+    verbose: bool = False,
+) -> RunResult | SentCommand:
+    """Train a job on Ray workers with DeepSpeed, recorded in MLflow.
+
+    Args:
+        job: a job file, a bundled job by its name, or a job.
+        overrides: ``section.key=value`` each.
+        name: of the run; ``<job name>-<number>`` if left out.
+        address: of the Ray to use, as the job's ``cluster.address``; see `address_of`.
+        wait: until the run has ended; else only a cluster takes it.
+        variables: names of environment variables that a cluster is given, too.
+        typed: the command that a cluster's run shows as the one to type again.
+        force: start even though a check says it cannot work.
+        listener: hears the run. What it raises fails the run.
+        printed: hears what libraries print; without it, that is in the run's log alone. Of a run
+            on a cluster, what that prints.
+        verbose: what a cluster's run prints holds what libraries print there.
+
+    Raises:
+        UserError: the job cannot run; one sentence says why and what to change. Nothing of it is
+            recorded.
+        RunError: a rank failed; the run is closed as FAILED.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the run, which is closed as KILLED;
+            `resume` goes on with it. A run on a cluster goes on after Ctrl-C.
+    """
+    spec = load(job, overrides)
+    if name is not None:
+        spec = spec.replace("name", name)
+    where = address_of(spec, address)
+    if kind(where) == Kind.CLUSTER:
+        sent = send_submit(
+            spec,
+            where,
+            name=name,
+            force=force,
+            verbose=verbose or printed is not None,
+            variables=variables,
+            typed=typed,
+        )
+        return _awaited(sent, spec.tracking.uri, printed) if wait else sent
+    if not wait or variables:
+        raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
+    with ExitStack() as stack:
+        ready, ray, said = _checked(spec, where, stack, force=force, printed=printed)
+        folder = RunFolder.reserve(ready.job, name)
+        stack.enter_context(folder.locked())
+        return _carry_out(ready, folder, said, ray, listener, printed)
+
+
+@overload
+def resume(
+    name: str,
+    *,
+    start: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    wait: Literal[True] = True,
+    force: bool = False,
+    tracking_uri: str | None = None,
+    listener: RunListener | None = None,
+    printed: Printed | None = None,
+) -> RunResult: ...
+
+
+@overload
+def resume(
+    name: str,
+    *,
+    start: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    wait: Literal[False],
+    force: bool = False,
+    tracking_uri: str | None = None,
+    verbose: bool = False,
+) -> SentCommand: ...
+
+
+@restored_process()
+def resume(
+    name: str,
+    *,
+    start: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    wait: bool = True,
+    force: bool = False,
+    tracking_uri: str | None = None,
+    listener: RunListener | None = None,
+    printed: Printed | None = None,
+    verbose: bool = False,
+) -> RunResult | SentCommand:
+    """Train a run that stopped from its last checkpoint to the end, where it was carried out.
+
+    Args:
+        name: of the run.
+        start: an earlier checkpoint to go on from, by its name.
+        tracking_uri: MLflow's store that has the run; as of `runs`.
+
+    The others are as of `submit`, and so are the errors, besides these.
+
+    Raises:
+        UserError: there is no such run or checkpoint, it is going on or has finished, or an
+            override would make it another run; or it is a sweep, see `resume_sweep`.
+    """
+    found = lookup.locate(name, tracking_uri, address)
+    where = address_of(None, address or found.address)
+    if kind(where) == Kind.CLUSTER:
+        sent = send_resume(
+            name,
+            where,
+            start=start,
+            overrides=overrides,
+            force=force,
+            verbose=verbose or printed is not None,
+            uri=tracking_uri,
+        )
+        return _awaited(sent, tracking_uri, printed) if wait else sent
+    if not wait:
+        raise UserError(NOT_SENT.format(option="wait=False"))
+    store = tracking.tracking_uri(tracking_uri)
+    record = tracking.find_run(store, name)
+    folder = _stopped(record)
+    before = JobSpec.load(folder.job)
+    checks.check_storage(before)
+    job = JobSpec.load(folder.job, overrides)
+    changed = changes(before, job)
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
+        prepare_to_resume(folder, start)
+        if locations.has_password(store):
+            os.environ[tracking.URI_VARIABLE] = store  # not into the job file
+        else:
+            job = job.replace("tracking.uri", store)
+        ready, ray, said = _checked(job, where, stack, force=force, printed=printed)
+        again = Resume(record.run_id, changed, rewound=start is not None)
+        return _carry_out(ready, folder, said, ray, listener, printed, again)
+
+
+def _stopped(record: RunRecord) -> RunFolder:
+    """The folder of a run that can go on here.
+
+    Raises:
+        UserError: it has finished, is a sweep, or its folder is not on this machine.
+    """
+    name = record.name
+    if record.status == "FINISHED":
+        raise UserError(f"the run {name!r} has finished: there is nothing to go on with")
+    folder = RunFolder(Path(record.folder or ""))
+    if folder.is_sweep:
+        raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
+    if record.folder and folder.job.exists():
+        return folder
+    again = found_again(name, record.params.get("cluster.storage", ""))
+    if again is None:
+        raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+    return again
+
+
+def _checked(
+    job: JobSpec, address: str, stack: ExitStack, *, force: bool, printed: Printed | None
+) -> tuple[Ready, Session, bytes]:
+    """The job ready to start, its Ray, and what libraries printed meanwhile: there is no log yet.
+
+    A Ray that is there already is joined until the stack ends, and all of its nodes are checked.
+    """
+    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
+        with captured_output(Path(log.name), printed):
+            ray = stack.enter_context(session(address))
+            ready = checks.check(job, ray.resources, force=force)
+            if ray.joined:
+                collector = checks.ErrorCollector(force)
+                with collector():
+                    attach.check_shared_storage(ready.job)
+                ready = checks.with_problems(ready, collector.problems)
+        return ready, ray, Path(log.name).read_bytes()
+
+
+def _carry_out(
+    ready: Ready,
+    folder: RunFolder,
+    said: bytes,
+    ray: Session,
+    listener: RunListener | None,
+    printed: Printed | None,
+    resume: Resume | None = None,
+) -> RunResult:
+    """One run from its start to its result; what is printed meanwhile goes to the run's log."""
+    folder.job.write_text(ready.job.to_yaml())
+    with folder.log.open("ab") as log:
+        log.write(said)
+    store = tracking.tracking_uri(ready.job.tracking.uri)
+    hear: Callable[[RunEvent], None] = shown(listener or _unheard)
+    with captured_output(folder.log, printed):
+        hear(RunBegins(ready, folder))
+        connecting = tracking.connect_meanwhile(store)
+        try:
+            with ray.ray():
+                connecting.join()
+                from ltm_platform.runs.driver import drive
+
+                outcome = drive(ready, folder, hear, resume=resume, ray_stays=ray.stays)
+        except RunError as error:
+            error.log = folder.log
+            raise
+        finally:
+            connecting.join()
+    return _result(outcome, folder, store)
+
+
+def _unheard(_: RunEvent) -> None:
+    """Nobody listens."""
+
+
+def _result(outcome: Outcome, folder: RunFolder, store: str) -> RunResult:
+    best, last = (Checkpoint(str(c.source), c.top1) for c in (outcome.best, outcome.last))
+    return RunResult(
+        name=folder.name,
+        metrics=dict(outcome.metrics),
+        best=best,
+        last=last,
+        folder=folder.path,
+        run_id=outcome.run_id,
+        tracking_uri=store,
+    )
+
+
+def _awaited(sent: SentCommand, uri: str | None, printed: Printed | None) -> RunResult:
+    """What came of a run on a cluster, as MLflow knows it."""
+    sent.wait(printed)
+    store = tracking.tracking_uri(uri)
+    record = tracking.find_run(store, sent.run)
+    curve = tracking.read_curves(store, record.run_id, [BEST_METRIC])[BEST_METRIC]
+    best = max((point.value for point in curve), default=None)
+    return RunResult(
+        name=sent.run,
+        metrics=record.metrics,
+        best=Checkpoint(record.tags.get(checkpoint_tag("best"), ""), best),
+        last=Checkpoint(
+            record.tags.get(checkpoint_tag("last"), ""), record.metrics.get(BEST_METRIC)
+        ),
+        folder=Path(record.folder or ""),
+        run_id=record.run_id,
+        tracking_uri=store,
+    )

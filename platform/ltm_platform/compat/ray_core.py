@@ -1,0 +1,102 @@
+"""Ray itself: the settings that it reads, the processes that it starts, what it may start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTINGS: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's default of 2 s would hold up every report of a run with short epochs.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray's own metrics exporter has no reader here.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's default of 15 leaves training what every other program on this machine does not want.
+    "RAY_worker_niceness": "0",
+}
+"""Environment variables, read when Ray is imported and inherited by all that it starts.
+
+``ray.init`` has no argument for any of them; its ``_system_config`` is private as well.
+"""
+EMBEDDED_SETTINGS: Mapping[str, str] = {
+    # Nobody takes this machine away: the process that would hear of it is not started.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nobody looks into this Ray: its processes keep no statistics of themselves and no list of
+    # tasks. A tenth of what they take from training where all cores train.
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+}
+"""Besides, for a Ray that one command starts for itself."""
+
+NODE_MANAGER = "raylet"
+"""The process that starts a node's workers, by its name; ``ray.init`` gives no handle to it."""
+_NOT_STARTED = "timed out during startup"
+
+
+def is_startup_timeout(error: Exception) -> bool:
+    """Whether ``ray.init`` gave up waiting for the Ray that it started.
+
+    It raises a plain Exception, so that its text must do.
+    """
+    return _NOT_STARTED in str(error)
+
+
+def worker_processes() -> list[psutil.Process]:
+    """What the node managers have started that are children of this process."""
+    managers = [child for child in psutil.Process().children() if child.name() == NODE_MANAGER]
+    return [process for one in managers for process in one.children(recursive=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Nodes of one kind that the autoscaler may start."""
+
+    cpus: float
+    gpus: float
+    most: int | None
+    """None: without a limit."""
+
+
+def autoscaled_groups() -> list[NodeGroup]:
+    """The kinds of nodes that the autoscaler may start; none where there is no autoscaler.
+
+    Ray's public functions tell of the nodes that are there, and of requests for more.
+    """
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return [] if config is None else [_group(one) for one in config.node_group_configs]
+
+
+def _group(config: Any) -> NodeGroup:
+    """Of the autoscaler's message ``NodeGroupConfig``."""
+    resources = config.resources
+    most = None if config.max_count < 0 else int(config.max_count)
+    return NodeGroup(resources.get("CPU", 0.0), resources.get("GPU", 0.0), most)
+
+
+def remove_reservation(identity: str) -> None:
+    """Remove a placement group by the hexadecimal form of its id.
+
+    The public function takes the object that made it, which ends with its process.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The exception that was raised in a task, without Ray's around it and its traceback.
+
+    Ray documents that an error of a task is of both types, not how to get at the original.
+    """
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error

@@ -1,0 +1,69 @@
+"""Ray Train's trainer, without what these runs have no use for: it has no options for any of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from ltm_platform.compat.ray_core import autoscaled_groups
+
+if TYPE_CHECKING:
+    from ray.train import Result
+    from ray.train.v2._internal.execution.callback import RayTrainCallback
+    from ray.train.v2._internal.execution.context import TrainRunContext
+
+
+ABORT_TIMEOUT_S = 30.0
+
+
+class LeanTrainer(TorchTrainer):
+    """Starts up to three processes fewer, each of which costs seconds of imports.
+
+    Ranks read their images themselves: without a data set to shard, Ray Data's callback would
+    still start a process and have every rank import Ray Data. And nobody has to clean up after a
+    driver, whose end frees all that it placed; after a trial, which is an actor, somebody has to.
+    Where nodes do not come by themselves, nobody coordinates who asks for them.
+    """
+
+    _controller: Any = None
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        unused: tuple[type, ...] = (DatasetsCallback,)
+        if ray.get_runtime_context().get_actor_id() is None:
+            unused += (PlacementGroupCleanerCallback,)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, unused)]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        if isinstance(options["scaling_policy"], FixedScalingPolicy) and not autoscaled_groups():
+            options["scaling_policy"] = _AsksNobody(self.scaling_config)
+        return super()._initialize_and_run_controller(**options)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Interrupts stay Python's, and the workers end with their driver, or by `abort`.
+
+        Ray's own handler would first ask the workers to end. What ends a batch job or a service
+        signals all of its processes, Ray's too, and then it waits for an answer that never comes.
+        """
+        self._controller = controller
+
+    def abort(self) -> None:
+        """Stop the workers that `fit`, interrupted, has left behind in a Ray that runs on."""
+        if self._controller is not None:
+            with suppress(ray.exceptions.RayError):  # it ends the process that would answer
+                ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
+
+
+class _AsksNobody(FixedScalingPolicy):
+    """A fixed number of workers on the nodes that are there."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        """Leaves out the first request, and with it the process that takes them."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass

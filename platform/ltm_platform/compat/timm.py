@@ -1,0 +1,34 @@
+"""timm: an image operation that a new Pillow refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from timm.data import auto_augment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def allow_black_posters(step: Any) -> None:
+    """Let timm posterise to 0 bits, which is black, as its strongest levels ask for.
+
+    Pillow did so before version 13 and raises ValueError since. timm's table of operations is
+    private, and an operation takes its function out of it when it is made.
+    """
+    for operation in _operations(step):
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
+
+
+def _operations(step: Any) -> Iterator[auto_augment.AugmentOp]:
+    yield from getattr(step, "ops", [])  # RandAugment, AugMix
+    for policy in getattr(step, "policy", []):  # AutoAugment
+        yield from policy
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits)

@@ -1,0 +1,34 @@
+"""torch: the ends of data loaders, and memory that processes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+
+def is_running(loader: DataLoader[Any]) -> bool:
+    """Whether a loader with ``persistent_workers`` has its processes."""
+    return loader._iterator is not None
+
+
+def shut_down(loader: DataLoader[Any]) -> None:
+    """End the processes of a loader that runs, and wait for them.
+
+    By itself it does so when the garbage collector finds its iterator.
+    """
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # of the one with processes
+
+
+def empty_shared(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor in the memory in which tensors travel to other processes, of the type of ``like``.
+
+    ``share_memory_`` would make it elsewhere first and copy it there.
+    """
+    size = like.element_size()
+    for length in shape:
+        size *= length
+    storage = like.untyped_storage()._new_shared(size, device=like.device)
+    return like.new(storage).view(shape)

@@ -1,0 +1,69 @@
+"""What every rank runs to measure stored weights: no engine, no training state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ltm_platform.job import JobSpec
+
+BATCH = 64
+
+
+class ScoringConfig(TypedDict):
+    """What the driver decided."""
+
+    job: dict
+    cache: str
+    checkpoint: str
+    files: list[str]
+    """Weights in the checkpoint's folder."""
+    ratios: list[float | None]
+
+
+def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
+    """Scores of every file at every ratio; the same on all ranks."""
+    # The driver imports this module too, and must not load what only ranks need.
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from ltm_platform.data import open_data
+    from ltm_platform.data.loader import EvalLoader
+    from ltm_platform.data.transforms import eval_transform
+    from ltm_platform.models import create_model, input_pixels, load_weights
+    from ltm_platform.training.measurement.evaluation import score
+    from ltm_platform.training.recipe.network import PRECISION
+
+    job = JobSpec.from_dict(config["job"])
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    cache = Path(config["cache"])
+    dataset = open_data(job.data, cache=cache, copying=True)
+    model = create_model(job, len(dataset.classes)).eval().to(device)
+    pixels = input_pixels(model)
+    loader = EvalLoader(
+        dataset.val,
+        eval_transform(pixels.size, pixels.mean, pixels.std),
+        batch=BATCH,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        workers=job.data.loader_workers,
+    )
+    precision = PRECISION[job.engine.precision]
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            return model(images)
+
+    rows = []
+    try:
+        for file in config["files"]:
+            load_weights(model, Path(config["checkpoint"]) / file)
+            for ratio in config["ratios"]:
+                if ratio is not None:
+                    model.set_compression(ratio)
+                scores = score(logits, loader, device)
+                rows.append({"file": file, "ratio": ratio, "scores": scores})
+    finally:
+        loader.close()
+    return rows

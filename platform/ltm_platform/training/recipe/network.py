@@ -1,0 +1,78 @@
+"""The network as it is trained: what the job file says of it, all in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltm.bottleneck import StreamingBottleneck
+from ltm.errors import FieldError
+from ltm_platform.models import (
+    create_model,
+    create_teacher,
+    freeze,
+    freeze_for_method,
+    input_pixels,
+    load_start,
+    method_of,
+)
+from ltm_platform.training.engine.sync_bn import synchronise
+from ltm_platform.training.recipe.distillation import Teacher
+from ltm_platform.training.recipe.optimization import Objective
+
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network to train."""
+
+    model: Any
+    """A timm model."""
+    new_classifier: bool
+    """Weights were loaded, but those of the classifier were for another number of classes."""
+
+
+def build_network(job: JobSpec, num_classes: int) -> Network:
+    """The job's model with its first weights, its frozen parts, synced and checkpointed.
+
+    Raises:
+        FieldError: something of it does not fit.
+    """
+    model = create_model(job, num_classes)
+    new_classifier = load_start(model, job)
+    freeze(model, job.recipe.freeze)
+    freeze_for_method(model)
+    if job.recipe.sync_bn:
+        synchronise(model)
+    if job.engine.grad_checkpointing:
+        try:
+            model.set_grad_checkpointing()
+        except AssertionError:  # timm's word for a network that does not know it
+            name = job.model.backbone
+            problem = f"is {name!r}, which cannot train with engine.grad_checkpointing"
+            raise FieldError("backbone", name, problem=problem) from None
+    return Network(model, new_classifier)
+
+
+def build_objective(
+    job: JobSpec, model: Any, num_classes: int, device: torch.device
+) -> tuple[Objective, StreamingBottleneck]:
+    """The loss, with its teacher if it has one, and the statistics that it needs."""
+    bottleneck = StreamingBottleneck(
+        num_classes,
+        feature_dim=model.head_hidden_size,
+        clusters=job.recipe.ib.clusters,
+        beta=job.recipe.ib.beta,
+    ).to(device)
+    teacher = None
+    if job.recipe.distill.teacher:
+        precision = PRECISION[job.engine.precision]
+        network = create_teacher(job, num_classes)
+        teacher = Teacher(network, input_pixels(model), precision).to(device)
+    return Objective(job.recipe, bottleneck, teacher, method_of(model)), bottleneck

@@ -1,0 +1,158 @@
+"""The recipe: optimizer, learning-rate schedule and loss, from timm and the IB bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+from ltm_platform.models import method_of
+from ltm_platform.training.recipe.distillation import divergence
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from torch.optim import Optimizer
+
+    from ltm.bottleneck import StreamingBottleneck
+    from ltm.methods import Hooks
+    from ltm_platform.job import Recipe
+    from ltm_platform.training.recipe.distillation import Teacher
+
+_OF_WHOLE_TENSORS = {
+    "Adafactor",
+    "AdafactorBigVision",
+    "AdamP",
+    "Kron",
+    "Lamb",
+    "Lars",
+    "Mars",
+    "Muon",
+    "NovoGrad",
+    "NvNovoGrad",
+    "SGDP",
+}
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """timm's optimizer of that name, of all that is not frozen.
+
+    Biases and norms carry no weight decay. With ``layer_decay`` the rate falls from the classifier
+    to the first layer, by timm's order of layers; a method's own parameters have the full one, or
+    the part of it that the method says.
+    """
+    optimizer = create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+    )
+    for part, rate in method_of(model).rates().items():
+        _scale_rate(optimizer, [p for n, p in model.named_parameters() if part in f".{n}."], rate)
+    return optimizer
+
+
+def _scale_rate(optimizer: Optimizer, parameters: Collection[nn.Parameter], rate: float) -> None:
+    """Give some parameters groups of their own, whose rate is `rate` times that of the schedule."""
+    chosen = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        scaled = [p for p in group["params"] if id(p) in chosen]
+        if scaled:
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            own = {key: value for key, value in group.items() if key != "params"}
+            scale = rate * group.get("lr_scale", 1.0)
+            optimizer.add_param_group({**own, "params": scaled, "lr_scale": scale})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def is_elementwise(optimizer: str) -> bool:
+    """Whether timm's optimizer treats a tensor in pieces as it treats the whole.
+
+    ZeRO stages 1 to 3 give it flat pieces, so one that looks at the shape or a norm of a tensor
+    (LAMB, LARS, Muon, the mask of a "cautious" one) would depend on the number of workers.
+    """
+    info = get_optimizer_info(optimizer)
+    cautious = (info.defaults or {}).get("caution", False)
+    return not cautious and info.opt_class.__name__ not in _OF_WHOLE_TENSORS
+
+
+def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
+    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``; ``steps`` updates in all."""
+    warmup = round(recipe.warmup_epochs / recipe.epochs * steps)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, steps - warmup),
+        lr_min=recipe.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=min(recipe.min_lr, recipe.lr),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+class Objective:
+    """The two phases of LTM's training loss.
+
+    Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
+    and centroids settle; then cross-entropy + ``ib.weight`` x the IB bound. With a teacher,
+    ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher. Terms that
+    the method brings are added as they are.
+
+    parts: what the loss is made of, as metrics; of a teacher and a method only where they are.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        bottleneck: StreamingBottleneck,
+        teacher: Teacher | None = None,
+        method: Hooks | None = None,
+    ) -> None:
+        self._recipe = recipe
+        self._bottleneck = bottleneck
+        self._teacher = teacher
+        self._method = method if method is not None and method.adds_to_loss else None
+        self.parts: tuple[str, ...] = ("train/loss", "train/ce", "train/ib_bound")
+        self.parts += ("train/distill",) * (self._teacher is not None)
+        self.parts += ("train/method_loss",) * (self._method is not None)
+        self._warmup_epochs = recipe.ib.warmup * recipe.epochs
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, logits: Tensor, features: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The scalar loss of one micro-batch, and its detached parts in the order of ``parts``.
+
+        labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
+        """
+        warming_up = epoch < self._warmup_epochs
+        smoothing = self._recipe.label_smoothing if warming_up else 0.0
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        bound = self._bottleneck(features, hard_labels(labels), images)
+        loss, further = cross_entropy, []
+        if self._teacher:
+            distill = self._recipe.distill
+            apart = divergence(logits, self._teacher(images), distill.temperature)
+            loss = (1 - distill.weight) * cross_entropy + distill.weight * apart
+            further.append(apart)
+        if not warming_up:
+            loss = loss + self._recipe.ib.weight * bound
+        if self._method is not None:
+            own = torch.stack([*self._method.loss_terms().values(), bound.new_zeros(())]).sum()
+            loss = loss + own
+            further.append(own)
+        parts = (loss, cross_entropy, bound, *further)
+        return loss, torch.stack([part.detach() for part in parts])
+
+
+def hard_labels(labels: Tensor) -> Tensor:
+    """Labels [b] as they are; of shares [b, C] the class with the largest.
+
+    The bound and its Q(a | y) are of images that have one class; a mixed image counts as the one
+    that most of it is.
+    """
+    return labels.argmax(1) if labels.ndim == 2 else labels

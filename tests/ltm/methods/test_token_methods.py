@@ -1,0 +1,184 @@
+"""What every method that reduces tokens has to keep, on every family of backbones."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import ltm
+from ltm.merge import Merge, Soft
+
+from ..declared import assert_declared
+
+if TYPE_CHECKING:
+    from ltm.interfaces import SiteInput
+
+TOKEN_METHODS = ltm.list_token_methods()
+NETS = {
+    "vit_nano_patch4_32": 32,
+    "swin_nano_patch2_window4_32": 32,
+    "mobilevit_xxs": 64,
+    "efficientvit_b0": 64,
+}
+# merged tokens that are means weighted by size, and nothing else
+MEANS = ["tome", "pitome", "dtem"]
+
+methods = pytest.mark.parametrize("method", TOKEN_METHODS)
+backbones = pytest.mark.parametrize("backbone", NETS)
+
+
+def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    size = NETS[backbone]
+    model = ltm.create_model(
+        backbone, method, compression_ratio=ratio, image_size=size, num_classes=5
+    )
+    return model, torch.randn(3, 3, size, size)
+
+
+@methods
+@backbones
+def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None:
+    model, x = create(backbone, method)
+    with torch.no_grad():
+        whole = model.eval()(x)
+        torch.testing.assert_close(model(x.flip(0)), whole.flip(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model(x[1:2]), whole[1:2], atol=1e-5, rtol=1e-4)
+    y = model.train()(x)
+    terms: dict[str, torch.Tensor] = model.method.loss_terms()
+    (y.square().mean() + sum(terms.values())).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert ltm.count(model).gmacs < ltm.count(create(backbone, method, 1.0)[0]).gmacs
+
+
+@methods
+@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "mobilevit_xxs"])
+def test_what_is_computed_again_has_the_same_gradients(backbone: str, method: str) -> None:
+    gradients: list[list[torch.Tensor]] = []
+    for checkpointing in (False, True):
+        model, x = create(backbone, method)
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(1)  # a decision by chance is the same one
+        loss = model.train()(x).square().mean()
+        loss = loss + sum(model.method.loss_terms().values())
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@methods
+@backbones
+def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
+    model, x = create(backbone, method, 1.0)
+    base = ltm.create_model(backbone, "none", image_size=NETS[backbone], num_classes=5)
+    base.load_state_dict({k: v for k, v in model.state_dict().items() if k in base.state_dict()})
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), base.eval()(x), atol=1e-5, rtol=1e-4)
+    assert model.plan == {}
+
+
+@methods
+@backbones
+def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
+    """`Merge.convex`, `Merge.linear` and `Merge.keeps_mass`, whatever the method declares."""
+    model, x = create(backbone, method, 0.5)
+    seen: list[tuple[SiteInput, Merge]] = []
+    model.method.register_forward_hook(lambda _m, args, merge: seen.append((args[0], merge)))
+    with torch.no_grad():
+        model.eval()(x)
+    assert seen
+    for given, merge in seen:
+        assert_declared(given, merge)
+        if not model.method.varies:
+            assert merge.slots == given.site.slots
+            assert merge.present is None
+
+
+@methods
+def test_published_methods_fill_every_slot_and_keep_all_mass(method: str) -> None:
+    """All that are here, outside of training."""
+    model, x = create("vit_nano_patch4_32", method, 0.5)
+    seen: list[Merge] = []
+    model.method.register_forward_hook(lambda _m, _args, merge: seen.append(merge))
+    with torch.no_grad():
+        model.eval()(x)
+    assert seen
+    assert all(merge.convex and merge.keeps_mass for merge in seen)
+    assert all((merge.weights().sum(1) > 0).all() for merge in seen)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", MEANS)
+def test_the_mean_weighted_by_size_is_kept(method: str) -> None:
+    model, x = create("vit_nano_patch4_32", method, 0.4)
+    means: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(_module: Any, args: Any, merge: Any) -> None:
+        tokens, mass = args[0].tokens, args[0].mass
+        mass = torch.ones(tokens.shape[:2]) if mass is None else mass
+        before = (tokens * mass[..., None]).sum(1)
+        after = (merge(tokens) * merge.sizes(mass)[..., None]).sum(1)
+        means.append((before, after))
+
+    model.method.register_forward_hook(note)
+    with torch.no_grad():
+        model.eval()(x)
+    assert len(means) == 4
+    for before, after in means:
+        torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_token_that_stands_for_two_is_attended_as_two() -> None:
+    """Proportional attention, softmax(Q K^T / sqrt(d) + log s), in the blocks after a merge."""
+    model, x = create("vit_nano_patch4_32", "tome")
+    block = model.eval().blocks[2]
+    a, b, c = torch.randn(3, 1, 1, 64)
+    sizes = torch.tensor([[1.0, 2.0, 1.0]])
+    with torch.no_grad():
+        merged = block(torch.cat([a, b, c], 1), sizes.log()[:, None, None])
+        whole = block(torch.cat([a, b, b, c], 1))
+    torch.testing.assert_close(merged, whole[:, [0, 1, 3]])
+
+    carried: list[torch.Tensor] = []
+    masks: list[Any] = []
+    model.method.register_forward_hook(
+        lambda _m, args, merge: carried.append(merge.sizes(args[0].mass))
+    )
+    for block in model.blocks:
+        block.attn.register_forward_pre_hook(lambda _m, args: masks.append(args[1]))
+    with torch.no_grad():
+        model(x)
+    assert masks[0] is None
+    for mask, size in zip(masks[1:], carried[:-1], strict=True):
+        torch.testing.assert_close(mask[:, 0, 0], size.log())
+
+
+@methods
+def test_the_class_token_never_merges(method: str) -> None:
+    """Only the tokens of the image reach the method, in training and outside."""
+    torch.manual_seed(0)
+    model: Any = ltm.create_model(
+        "vit_tiny_patch16_224", method, compression_ratio=0.6, image_size=64, num_classes=3
+    )
+    counts: list[int] = []
+    model.method.register_forward_hook(lambda _m, args, _o: counts.append(args[0].tokens.shape[1]))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        tokens = model.eval().forward_features(x)
+        assert tokens.shape[1] == 1 + list(model.sites.values())[-1].slots
+        model.train().forward_features(x)
+    assert counts[0] == 16
+    assert len(counts) == 2 * len(model.sites)
+
+
+@pytest.mark.parametrize("method", [m for m in TOKEN_METHODS if m in {"dtem", "ltmp", "spvit"}])
+def test_a_soft_merge_keeps_places_and_its_masses_decide(method: str) -> None:
+    model, x = create("vit_nano_patch4_32", method)
+    seen: list[Any] = []
+    model.method.register_forward_hook(lambda _m, _a, merge: seen.append(merge))
+    model.train()(x)
+    assert seen
+    assert all(isinstance(merge, Soft) for merge in seen)
+    assert all(merge.slots >= 64 for merge in seen)
+    assert all((merge.mass > 0).all() for merge in seen)

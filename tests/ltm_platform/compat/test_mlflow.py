@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient, environment_variables
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from PIL import Image
+from requests.exceptions import ConnectionError as NoConnectionError
+
+from ltm_platform.compat import mlflow as compat
+from ltm_platform.tracking import ui
+from ltm_platform.tracking.runs import PARENT_TAG, last_rows
+
+PACKAGE = Path(mlflow.__file__).parent
+SETTINGS = (
+    *ui.ENVIRONMENT,
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_TRACKING_URI",
+)
+
+
+@pytest.fixture
+def client(store: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=store)
+
+
+@pytest.fixture
+def run_id(client: MlflowClient, tmp_path: Path) -> str:
+    experiment = client.create_experiment("e", artifact_location=(tmp_path / "e").as_uri())
+    return str(client.create_run(experiment).info.run_id)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_mlflow_reads_the_setting(name: str) -> None:
+    assert getattr(environment_variables, name).name == name
+
+
+def test_a_store_that_is_away_is_known_by_its_code_or_its_cause() -> None:
+    away = MlflowException("x", error_code=databricks_pb2.TEMPORARILY_UNAVAILABLE)
+    assert compat.is_away(away)
+    assert compat.is_away(NoConnectionError())
+    wrapped = MlflowException("API request failed")
+    wrapped.__cause__ = NoConnectionError()
+    assert compat.is_away(wrapped)
+    assert not compat.is_away(MlflowException("no such run"))
+
+
+def test_what_exists_already_is_known_by_its_code(client: MlflowClient) -> None:
+    client.create_registered_model("digits")
+    with pytest.raises(MlflowException) as refused:
+        client.create_registered_model("digits")
+    assert compat.exists_already(refused.value)
+    with pytest.raises(MlflowException) as refused:
+        client.get_registered_model("letters")
+    assert not compat.exists_already(refused.value)
+
+
+def test_an_image_is_found_by_its_key_and_step(client: MlflowClient, run_id: str) -> None:
+    picture = Image.new("RGB", (4, 4))
+    client.log_image(run_id, picture, key="confusion matrix", step=12, synchronous=True)
+    found = [one.path for one in client.list_artifacts(run_id, compat.IMAGES_FOLDER)]
+    assert any(compat.is_image(path, "confusion matrix", 12) for path in found)
+    assert not any(compat.is_image(path, "confusion matrix", 1) for path in found)
+    assert not any(compat.is_image(path, "confusion", 12) for path in found)
+
+
+def test_a_run_tells_the_last_step_and_time_of_its_metrics(
+    client: MlflowClient, run_id: str
+) -> None:
+    rows = [Metric("loss", 1.0, 5, 1), Metric("loss", 0.5, 7, 2), Metric("top1", 3.0, 6, 1)]
+    client.log_batch(run_id, metrics=rows)
+    expected = {("loss", 0.5, 7, 2), ("top1", 3.0, 6, 1)}
+    found = client.get_run(run_id)
+    assert {(m.key, m.value, m.timestamp, m.step) for m in last_rows(found)} == expected
+
+
+def test_a_model_is_linked_to_its_version_as_mlflow_does(client: MlflowClient, run_id: str) -> None:
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, "best", source_run_id=run_id)
+    compat.link_to_version(client, model.model_id, "digits", 3)
+    tag = client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]
+    assert json.loads(tag) == [{"name": "digits", "version": 3}]
+
+
+def test_a_saved_models_folders_and_files_have_these_names(tmp_path: Path) -> None:
+    code = tmp_path / "mine"
+    code.mkdir()
+    (code / "__init__.py").touch()
+    folder = tmp_path / "model"
+    mlflow.pytorch.save_model(
+        torch.nn.Linear(2, 1),
+        str(folder),
+        code_paths=[str(code)],
+        pip_requirements=["torch"],
+        serialization_format="pickle",
+    )
+    assert (folder / compat.DATA_FOLDER / "model.pth").is_file()
+    assert (folder / compat.CODE_FOLDER / "mine" / "__init__.py").is_file()
+    assert (folder / compat.CONDA_FILE).is_file()
+    assert (folder / compat.PYTHON_FILE).is_file()
+
+
+def test_the_user_interface_knows_the_words_of_an_address() -> None:
+    scripts = (PACKAGE / "server" / "js" / "build" / "static" / "js").glob("*.js")
+    text = "".join(script.read_text(errors="replace") for script in scripts)
+    for word in ("workflowType", "machine_learning", "orderByKey", "orderByAsc"):
+        assert word in text
+    assert compat.runs_page_address("http://h:1", "7", "val/top1") == (
+        "http://h:1/#/experiments/7/runs?workflowType=machine_learning"
+        "&orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
+    )
+
+
+def test_a_server_tells_that_it_serves() -> None:
+    from mlflow.server.security_utils import HEALTH_ENDPOINTS
+
+    assert compat.HEALTH_PATH in HEALTH_ENDPOINTS
+
+
+def test_monitors_measure_when_they_are_asked() -> None:
+    values: dict[str, Any] = {}
+    for monitor in compat.system_monitors():
+        monitor.collect_metrics()
+        values |= monitor.aggregate_metrics()
+        monitor.clear_metrics()
+        assert monitor.aggregate_metrics() == {}
+    assert {"cpu_utilization_percentage", "disk_usage_percentage"} <= values.keys()
+
+
+def test_the_parent_of_a_run_is_its_tag() -> None:
+    assert PARENT_TAG == MLFLOW_PARENT_RUN_ID

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import importlib.util
+import mmap
+from pathlib import Path
+
+import pytest
+import ray
+from ray._common.usage.usage_constants import USAGE_STATS_ENABLED_ENV_VAR
+from ray._private import ray_constants, services
+from ray._private.accelerators import accelerator
+from ray._private.state import state
+from ray.core.generated import autoscaler_pb2
+from ray.exceptions import RayTaskError
+from ray.train.v2._internal import constants as train_constants
+from ray.util.placement_group import PlacementGroup
+
+from ltm_platform.compat import ray_core
+from ltm_platform.compat.ray_core import EMBEDDED_SETTINGS, SETTINGS, NodeGroup
+
+SETTINGS_OF_PYTHON = {
+    USAGE_STATS_ENABLED_ENV_VAR,
+    train_constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR,
+    train_constants.METRICS_ENABLED_ENV_VAR,
+    train_constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+    accelerator.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR,
+}
+
+
+@pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
+def test_ray_reads_the_setting(name: str) -> None:
+    if name in SETTINGS_OF_PYTHON:
+        return
+    with Path(services.RAYLET_EXECUTABLE).open("rb") as file:
+        program = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        assert program.find(name.encode()) >= 0
+
+
+def test_the_node_manager_is_found_by_its_name() -> None:
+    assert Path(services.RAYLET_EXECUTABLE).name == ray_core.NODE_MANAGER
+    assert ray_constants.PROCESS_TYPE_RAYLET == ray_core.NODE_MANAGER
+    assert ray_core.worker_processes() == []  # there is no Ray of this process
+
+
+def test_a_ray_that_did_not_start_says_so() -> None:
+    spec = importlib.util.find_spec("ray._private.node")
+    assert spec
+    assert spec.origin
+    text = "The current node timed out during startup."
+    assert text in Path(spec.origin).read_text()
+    assert ray_core.is_startup_timeout(Exception(text))
+    assert not ray_core.is_startup_timeout(Exception("no room on the disk"))
+
+
+def test_groups_of_nodes_are_read_off_the_autoscalers_message() -> None:
+    assert callable(state.get_cluster_config)
+    config = autoscaler_pb2.ClusterConfig()
+    config.node_group_configs.add(name="gpu", max_count=3).resources.update({"CPU": 8, "GPU": 1})
+    config.node_group_configs.add(name="cpu", max_count=-1).resources.update({"CPU": 4})
+    groups = [ray_core._group(one) for one in config.node_group_configs]
+    assert groups == [NodeGroup(8, 1, 3), NodeGroup(4, 0, None)]
+
+
+def test_a_placement_group_is_its_id() -> None:
+    identity = ray.PlacementGroupID.from_random()
+    again = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity.hex())))
+    assert again.id == identity
+
+
+def test_an_error_of_a_task_is_unwrapped() -> None:
+    error = RayTaskError("task", "a long traceback", ValueError("too large"))
+    for one in (error, error.as_instanceof_cause()):
+        cause = ray_core.unwrapped(one)
+        assert (type(cause), str(cause)) == (ValueError, "too large")
+    own = KeyError("x")
+    assert ray_core.unwrapped(own) is own

@@ -1,0 +1,71 @@
+"""The micro-batch that fits: which are tried, and how memory is told on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltm_platform.job import JobSpec
+from ltm_platform.training.measurement.micro_batch import (
+    activation_bytes,
+    candidates,
+    fits_gpu,
+    training_step,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("share", "even", "expected"),
+    [
+        (1, False, [1]),
+        (12, False, [1, 2, 3, 4, 6, 12]),
+        (12, True, [2, 4, 6, 12]),
+        (64, False, [1, 2, 4, 8, 16, 32, 64]),
+    ],
+)
+def test_what_divides_the_share_is_tried(share: int, even: bool, expected: list[int]) -> None:
+    assert candidates(share, even=even) == expected
+
+
+def job(**engine: object) -> JobSpec:
+    return JobSpec.from_dict(
+        {
+            "model": {"backbone": "vit_nano_patch4_32"},
+            "data": {"path": "digits"},
+            "recipe": {"mix": {"mixup": 0.8}, "sync_bn": True, "micro_batch": "auto"},
+            "engine": engine,
+        }
+    )
+
+
+def test_activations_grow_with_the_batch_and_shrink_when_computed_again() -> None:
+    plain, again = (training_step(job(grad_checkpointing=on), 10, CPU) for on in (False, True))
+    four, eight = (activation_bytes(plain, size) for size in (4, 8))
+    twelve = activation_bytes(plain, 12)
+    assert twelve - eight == pytest.approx(eight - four, rel=0.05)
+    # 64 tokens of 64 channels in fp32, some dozen times in each of 4 blocks
+    assert 4 * 12 * 64 * 64 * 4 < (eight - four) / 4 < 4 * 60 * 64 * 64 * 4
+    assert activation_bytes(again, 8) < 0.6 * eight
+
+
+@pytest.fixture
+def _cuda_for_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is no GPU for."""
+    for name in ("set_per_process_memory_fraction", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+
+
+@pytest.mark.usefixtures("_cuda_for_show")
+def test_a_step_that_runs_out_of_memory_does_not_fit() -> None:
+    def step(size: int) -> None:
+        if size > 8:
+            raise torch.OutOfMemoryError("tried to allocate too much")
+        if size == 3:
+            raise RuntimeError("another error")
+
+    fits = fits_gpu(step, CPU)
+    assert [fits(size) for size in (1, 8, 9, 64)] == [True, True, False, False]
+    with pytest.raises(RuntimeError, match="another error"):
+        fits(3)

@@ -1,0 +1,263 @@
+"""Optimizer, learning rate and loss, as functions of the recipe alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ltm
+from ltm.bottleneck import StreamingBottleneck
+from ltm_platform.job import Bottleneck, Recipe
+from ltm_platform.models import freeze_for_method
+from ltm_platform.training.recipe.optimization import (
+    Objective,
+    build_optimizer,
+    build_schedule,
+    is_elementwise,
+)
+
+CLASSES, DIM, IMAGES = 3, 8, 12
+STEPS_PER_EPOCH = 10
+
+
+# --- the loss
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, labels, logits and features."""
+    random = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(IMAGES, 3, 32, 32, generator=random),
+        torch.arange(IMAGES) % CLASSES,
+        torch.randn(IMAGES, CLASSES, generator=random).requires_grad_(),
+        torch.randn(IMAGES, DIM, generator=random).requires_grad_(),
+    )
+
+
+@pytest.fixture
+def bottleneck(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> StreamingBottleneck:
+    images, labels, _, features = batch
+    bottleneck = StreamingBottleneck(CLASSES, feature_dim=DIM)
+    bottleneck(features.detach(), labels, images)
+    bottleneck.sync()
+    return bottleneck
+
+
+def recipe(warmup: float) -> Recipe:
+    return Recipe(epochs=10, label_smoothing=0.2, ib=Bottleneck(weight=0.5, warmup=warmup))
+
+
+@pytest.mark.parametrize(("warmup", "epoch"), [(0.3, 0), (0.3, 2), (1.0, 9), (0.05, 0)])
+def test_warm_up_is_smoothed_cross_entropy_alone(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    bottleneck: StreamingBottleneck,
+    warmup: float,
+    epoch: int,
+) -> None:
+    images, labels, logits, features = batch
+    loss, parts = Objective(recipe(warmup), bottleneck)(images, labels, logits, features, epoch)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    bound = bottleneck(features, labels, images)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(parts[:3], torch.stack([expected, expected, bound]).detach())
+    loss.backward()
+    assert features.grad is None
+
+
+@pytest.mark.parametrize(("warmup", "epoch"), [(0.3, 3), (0.3, 9), (0.0, 0), (0.05, 1)])
+def test_after_it_the_bound_takes_the_place_of_smoothing(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    bottleneck: StreamingBottleneck,
+    warmup: float,
+    epoch: int,
+) -> None:
+    images, labels, logits, features = batch
+    loss, parts = Objective(recipe(warmup), bottleneck)(images, labels, logits, features, epoch)
+    cross_entropy = F.cross_entropy(logits, labels)
+    bound = bottleneck(features, labels, images)
+    expected = cross_entropy + 0.5 * bound
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(parts[:3], torch.stack([expected, cross_entropy, bound]).detach())
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad.norm() > 0
+
+
+def test_terms_of_the_method_are_added_and_told(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    model = ltm.create_model("vit_nano_patch4_32", "ltmp", compression_ratio=0.7)
+    model.train()(images)
+    without, _ = Objective(recipe(0.3), bottleneck)(images, labels, logits, features, 5)
+    objective = Objective(recipe(0.3), bottleneck, method=model.method)
+    loss, parts = objective(images, labels, logits, features, 5)
+    assert parts[3] > 0
+    torch.testing.assert_close(loss, without + parts[3])
+    assert objective.parts[3] == "train/method_loss"
+
+
+def test_the_parts_keep_no_graph(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    _, parts = Objective(recipe(0.0), bottleneck)(images, labels, logits, features, 5)
+    assert not parts.requires_grad
+
+
+# --- the learning rate
+
+
+def rates(recipe: Recipe) -> list[float]:
+    """The rate of every step of the recipe, and of the one that would follow."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = build_schedule(optimizer, recipe, recipe.epochs * STEPS_PER_EPOCH)
+    rates = []
+    for step in range(recipe.epochs * STEPS_PER_EPOCH + 1):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def test_the_rate_rises_linearly_then_falls_along_a_cosine() -> None:
+    got = rates(Recipe(epochs=5, lr=0.1, min_lr=0.02, warmup_epochs=1.5))
+    warmup, total = 15, 50
+    for step in range(warmup):
+        assert got[step] == pytest.approx(0.02 + 0.08 * step / warmup)
+    assert got[warmup] == pytest.approx(0.1)
+    assert max(got) == pytest.approx(0.1)
+    assert got[warmup:] == sorted(got[warmup:], reverse=True)
+    quarter = warmup + (total - warmup) // 4  # not quite a quarter, so not quite 1 + sqrt(1/2)
+    cosine = torch.tensor(torch.pi * (quarter - warmup) / (total - warmup)).cos().item()
+    assert got[quarter] == pytest.approx(0.02 + 0.04 * (1 + cosine))
+    assert got[total - 1] > 0.02
+    assert got[total] == pytest.approx(0.02)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
+    got = rates(Recipe(epochs=2, lr=0.1, min_lr=0.0))
+    assert got[0] == pytest.approx(0.1)
+    assert got[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_warm_up_may_last_for_all_epochs() -> None:
+    got = rates(Recipe(epochs=2, lr=0.1, min_lr=0.0, warmup_epochs=2))
+    assert got[:20] == sorted(got[:20])
+    assert got[19] == pytest.approx(0.1 * 19 / 20)
+
+
+# --- the optimizer
+
+
+def test_biases_and_norms_carry_no_weight_decay() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", image_size=32, num_classes=CLASSES)
+    optimizer = build_optimizer(model, Recipe(weight_decay=0.05, lr=0.1))
+    decay = {
+        parameter: group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert decay.keys() == set(model.parameters())
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
+    checked = 0
+    for name, module in model.named_modules():
+        for kind, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, kinds):
+                spared = kind == "bias" or isinstance(module, nn.LayerNorm)
+                assert decay[parameter] == (0 if spared else 0.05), f"{name}.{kind}"
+                checked += 1
+    assert checked > 40
+
+
+def test_the_job_names_the_optimizer() -> None:
+    model = nn.Linear(2, 2)
+    assert type(build_optimizer(model, Recipe(optimizer="sgd"))) is torch.optim.SGD
+    assert type(build_optimizer(model, Recipe(optimizer="adamw"))) is torch.optim.AdamW
+
+
+def one_of_each_kind() -> list[str]:
+    """A name for each of timm's classes of optimizers, and one that is cautious."""
+    kinds = {get_optimizer_info(name).opt_class: name for name in reversed(list_optimizers())}
+    on_gpus = {name for name in kinds.values() if name.startswith(("fused", "bnb"))}
+    second_order, compiled = {"adahessian"}, {"kron"}
+    return sorted(({*kinds.values()} - on_gpus - second_order - compiled) | {"cadamw"})
+
+
+@pytest.mark.parametrize("optimizer", one_of_each_kind())
+def test_optimizers_that_may_have_tensors_in_pieces_are_known(optimizer: str) -> None:
+    whole, pieces = (weights_after_steps(optimizer, pieces) for pieces in (1, 2))
+    apart = (whole - pieces).abs().max()
+    assert is_elementwise(optimizer) == bool(apart < 1e-5), f"{apart} apart"
+
+
+def weights_after_steps(optimizer: str, pieces: int) -> Tensor:
+    """A matrix [64, 48] after some steps of an optimizer that has it in so many flat pieces."""
+    random = torch.Generator().manual_seed(0)
+    weights, *gradients = torch.randn(4, 64, 48, generator=random)
+    # At right angles to the weights, row by row: some optimizers then project.
+    direction = F.normalize(weights, dim=1)
+    gradients[0] -= (gradients[0] * direction).sum(1, keepdim=True) * direction
+
+    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor.flatten().chunk(pieces) if pieces > 1 else (tensor,)
+
+    parameters = [nn.Parameter(piece.clone()) for piece in cut(weights)]
+    stepper = create_optimizer_v2(parameters, opt=optimizer, lr=0.01, weight_decay=0.05)
+    for gradient in gradients:
+        for parameter, piece in zip(parameters, cut(gradient), strict=True):
+            parameter.grad = piece.clone()
+        stepper.step()
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
+def test_layers_learn_the_slower_the_earlier_they_are() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", image_size=32, num_classes=CLASSES)
+    recipe = Recipe(lr=0.1, layer_decay=0.5, epochs=2)
+    optimizer = build_optimizer(model, recipe)
+    build_schedule(optimizer, recipe, recipe.epochs * STEPS_PER_EPOCH).step_update(0)
+    rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = dict(model.named_parameters())
+    got = [rate[names[f"blocks.{i}.attn.qkv.weight"]] for i in range(4)]
+    assert got == pytest.approx([got[3] / 8, got[3] / 4, got[3] / 2, got[3]])
+    assert rate[names["patch_embed.proj.2.weight"]] == pytest.approx(got[0] / 2)
+    full = {rate[p] for name, p in names.items() if name.startswith(("head", "method"))}
+    assert full == {max(rate.values())} == {0.1}
+
+
+def test_what_is_frozen_is_not_optimized() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    optimizer = build_optimizer(model, Recipe())
+    assert [p for group in optimizer.param_groups for p in group["params"]] == [model.weight]
+
+
+def test_mixed_images_are_learned_by_their_shares(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, logits, features = batch
+    shares = 0.7 * F.one_hot(labels, CLASSES) + 0.3 * F.one_hot(labels.flip(0), CLASSES)
+    objective = Objective(recipe(0.0), bottleneck)
+    _, parts = objective(images, shares, logits, features, 5)
+    expected = 0.7 * F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(logits, labels.flip(0))
+    bound = bottleneck(features, labels, images)
+    torch.testing.assert_close(parts[1:3], torch.stack([expected, bound]).detach())
+
+
+def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", "ltmp", num_classes=5)
+    freeze_for_method(model)
+    learned = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(learned) == 2 * 4
+    assert all(name.startswith("method.") for name in learned)
+    settings = Recipe(epochs=10, warmup_epochs=0, lr=5e-3, min_lr=0.0)
+    optimizer = build_optimizer(model, settings)
+    build_schedule(optimizer, settings, settings.epochs * STEPS_PER_EPOCH).step_update(0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if name in learned:
+            expected = 5e-6 if "prune" in name else 5e-3
+            assert rates[id(parameter)] == pytest.approx(expected), name
