@@ -5,7 +5,12 @@ from __future__ import annotations
 import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.data.order import Order
-from ltm_platform.training.estimates import STAGES, checkpoint_bytes, model_states, sent_bytes
+from ltm_platform.training.measurement.estimates import (
+    STAGES,
+    checkpoint_bytes,
+    model_states,
+    sent_bytes,
+)
 
 NETWORKS = ("vit_s", "vit_b")
 WORKERS = (8, 64, 512)

@@ -71,7 +71,7 @@ def with_model(
     """Build the network once to see that it can be, settle its image size and count its MACs."""
     import ltm
     from ltm_platform.models import create_model, input_pixels, method_of
-    from ltm_platform.training.network import build_network
+    from ltm_platform.training.recipe.network import build_network
 
     with _located(job):
         network = build_network(job, num_classes)

@@ -11,13 +11,13 @@ from ltm_platform.job.batch import plan_batch
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage.run_folder import storage_root
-from ltm_platform.training import estimates
+from ltm_platform.training.measurement import estimates
 
 if TYPE_CHECKING:
     from ltm_platform.checks import Ready
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.ray_cluster.resources import Resources
-    from ltm_platform.training.estimates import Memory
+    from ltm_platform.training.measurement.estimates import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ def check_recipe(job: JobSpec) -> None:
     from timm.optim import get_optimizer_info, list_optimizers
 
     from ltm_platform.data.transforms import Augmentation, train_transform
-    from ltm_platform.training.optimization import is_elementwise
+    from ltm_platform.training.recipe.optimization import is_elementwise
 
     # No gradient of a gradient is taken in training.
     allowed = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]

@@ -150,7 +150,7 @@ def carry_out(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]
 
     from ltm_platform.compat.ray_trainer import LeanTrainer
     from ltm_platform.ray_cluster.failures import as_run_error
-    from ltm_platform.training.scoring import ScoringConfig, score_checkpoint
+    from ltm_platform.training.measurement.scoring import ScoringConfig, score_checkpoint
 
     job = evaluation.job
     config = ScoringConfig(

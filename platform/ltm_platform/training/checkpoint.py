@@ -23,13 +23,13 @@ from ltm_platform.storage.manifest import (
     read_manifest,
     seal,
 )
-from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine.optimizer_state import (
     Scalars,
     gather_optimizer_state,
     load_optimizer_state,
 )
 from ltm_platform.training.engine.weights import ShardedEma, gather_weights, load_weights
+from ltm_platform.training.recipe.early_stop import EarlyStop
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,10 @@ from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
 from ltm_platform.training.engine.weights import ShardedEma
-from ltm_platform.training.micro_batch import find_micro_batch
-from ltm_platform.training.mixing import Mixer
-from ltm_platform.training.network import build_network, build_objective
-from ltm_platform.training.optimization import build_optimizer, build_schedule
+from ltm_platform.training.measurement.micro_batch import find_micro_batch
+from ltm_platform.training.recipe.mixing import Mixer
+from ltm_platform.training.recipe.network import build_network, build_objective
+from ltm_platform.training.recipe.optimization import build_optimizer, build_schedule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ltm_platform.events import Listener
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.models import Pixels
-    from ltm_platform.training.optimization import Objective
+    from ltm_platform.training.recipe.optimization import Objective
     from ltm_platform.training.worker_context import WorkerContext
 
 

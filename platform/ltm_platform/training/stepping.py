@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
-from ltm_platform.training import method_hooks
+from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import Diverged
 
 if TYPE_CHECKING:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.events import Decided, EpochEnded, Listener, Measured, Started
 from ltm_platform.models import create_model, input_pixels, structure_cost, with_weights
-from ltm_platform.training import checkpoint, method_hooks
-from ltm_platform.training.bench import inference_speed
+from ltm_platform.training import checkpoint
 from ltm_platform.training.checkpoint_policy import CheckpointPolicy
 from ltm_platform.training.components import build_components, seed_everything
-from ltm_platform.training.early_stop import EarlyStop
 from ltm_platform.training.engine.weights import (
     average_buffers,
     gather_weights,
     weights_are_finite,
 )
+from ltm_platform.training.measurement.bench import inference_speed
+from ltm_platform.training.recipe import method_hooks
+from ltm_platform.training.recipe.early_stop import EarlyStop
 from ltm_platform.training.step_metrics import Diverged, StepMeter
 from ltm_platform.training.stepping import Stepper
 from ltm_platform.training.validation import Validation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltm_platform.training.engine.weights import average_buffers
-from ltm_platform.training.evaluation import evaluate
+from ltm_platform.training.measurement.evaluation import evaluate
 
 if TYPE_CHECKING:
     from torch import Tensor

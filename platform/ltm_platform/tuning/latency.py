@@ -10,7 +10,7 @@ import torch
 
 import ltm
 from ltm_platform.models import create_model, input_pixels
-from ltm_platform.training.bench import inference_speed
+from ltm_platform.training.measurement.bench import inference_speed
 from ltm_platform.tuning.trial import trial_job
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 
 import ltm
 from ltm_platform.events import Decided, EpochEnded, Started
-from ltm_platform.training.mixing import Mixer
+from ltm_platform.training.recipe.mixing import Mixer
 
 from .small_run import CLASSES, MODEL, TRAIN_IMAGES, FolderContext, after_each, small_job
 

@@ -32,8 +32,8 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     from ltm_platform.data.loader import EvalLoader
     from ltm_platform.data.transforms import eval_transform
     from ltm_platform.models import create_model, input_pixels, load_weights
-    from ltm_platform.training.evaluation import score
-    from ltm_platform.training.network import PRECISION
+    from ltm_platform.training.measurement.evaluation import score
+    from ltm_platform.training.recipe.network import PRECISION
 
     job = JobSpec.from_dict(config["job"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()

@@ -11,7 +11,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from ltm_platform.models import method_of
-from ltm_platform.training.distillation import divergence
+from ltm_platform.training.recipe.distillation import divergence
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ltm.bottleneck import StreamingBottleneck
     from ltm.methods import Hooks
     from ltm_platform.job import Recipe
-    from ltm_platform.training.distillation import Teacher
+    from ltm_platform.training.recipe.distillation import Teacher
 
 _OF_WHOLE_TENSORS = {
     "Adafactor",

@@ -125,7 +125,7 @@ def activations(job: JobSpec, num_classes: int) -> int:
     """Bytes of one image's activations, measured in steps of a few images on the CPU."""
     import torch
 
-    from ltm_platform.training.micro_batch import activation_bytes, training_step
+    from ltm_platform.training.measurement.micro_batch import activation_bytes, training_step
 
     step = training_step(job, num_classes, torch.device("cpu"))
     few, more = (activation_bytes(step, size) for size in SAMPLE)

@@ -10,8 +10,8 @@ import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.job import Distill, Recipe
 from ltm_platform.models import Pixels, input_pixels
-from ltm_platform.training.distillation import Teacher, divergence
-from ltm_platform.training.optimization import Objective
+from ltm_platform.training.recipe.distillation import Teacher, divergence
+from ltm_platform.training.recipe.optimization import Objective
 
 CLASSES = 4
 

@@ -20,8 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ltm_platform.errors import UserError
 from ltm_platform.models import input_pixels
-from ltm_platform.training.network import PRECISION, build_network, build_objective
-from ltm_platform.training.optimization import build_optimizer
+from ltm_platform.training.recipe.network import PRECISION, build_network, build_objective
+from ltm_platform.training.recipe.optimization import build_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ltm_platform.training.early_stop import EarlyStop
+from ltm_platform.training.recipe.early_stop import EarlyStop
 
 
 def epochs_until_due(stop: EarlyStop, scores: list[float]) -> int | None:

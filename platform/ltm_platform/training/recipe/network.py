@@ -18,9 +18,9 @@ from ltm_platform.models import (
     load_start,
     method_of,
 )
-from ltm_platform.training.distillation import Teacher
 from ltm_platform.training.engine.sync_bn import synchronise
-from ltm_platform.training.optimization import Objective
+from ltm_platform.training.recipe.distillation import Teacher
+from ltm_platform.training.recipe.optimization import Objective
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec

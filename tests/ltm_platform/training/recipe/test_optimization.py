@@ -12,7 +12,7 @@ import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm_platform.job import Bottleneck, Recipe
 from ltm_platform.models import freeze_for_method
-from ltm_platform.training.optimization import (
+from ltm_platform.training.recipe.optimization import (
     Objective,
     build_optimizer,
     build_schedule,

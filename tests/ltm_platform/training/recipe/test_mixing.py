@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ltm_platform.job import Mix, Recipe
-from ltm_platform.training.mixing import Mixer
-from ltm_platform.training.optimization import hard_labels
+from ltm_platform.training.recipe.mixing import Mixer
+from ltm_platform.training.recipe.optimization import hard_labels
 
 CLASSES = 5
 BATCH = 12

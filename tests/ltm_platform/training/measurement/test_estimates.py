@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ltm_platform.job import JobSpec
-from ltm_platform.training.estimates import (
+from ltm_platform.training.measurement.estimates import (
     activations,
     checkpoint_bytes,
     memory,
