@@ -233,7 +233,7 @@ class Compressible(nn.Module):
     def after_load(self, state: Mapping[str, Tensor]) -> None:
         """After this state dict was loaded."""
 
-    def may_lack(self, key: str) -> bool:
+    def may_be_missing(self, key: str) -> bool:
         """Whether a state dict may come without this key: those of the method start as they are."""
         return key.startswith("method.")
 

@@ -112,14 +112,14 @@ class MergingModel(Compressible):
     def check_method(self) -> None:
         """FieldError when the method needs what this network has not."""
         method, name = self.method, self.timm_name
-        lacking = method.needs - self.offers
-        if lacking:
+        missing = method.needs - self.offers
+        if missing:
             offered = ", ".join(sorted(self.offers)) or "nothing of its attention"
             raise FieldError(
                 "method",
                 method.name,
                 f"a method that needs no more than {name} shows: {offered}",
-                f"is {method.name!r}, which needs {', '.join(sorted(lacking))}",
+                f"is {method.name!r}, which needs {', '.join(sorted(missing))}",
             )
         if method.varies and (self.needs_grid or method.keeps_grid):
             raise FieldError(

@@ -202,8 +202,8 @@ class PrunableModel(Compressible):
         elif self.gated:
             self.set_compression(self._wish)
 
-    def may_lack(self, key: str) -> bool:
-        return super().may_lack(key) or any(key in part.gate_keys() for part in self.parts())
+    def may_be_missing(self, key: str) -> bool:
+        return super().may_be_missing(key) or any(key in part.gate_keys() for part in self.parts())
 
     def before_finetuning(self) -> None:
         """Of a network that was pruned before, further components may leave."""

@@ -35,7 +35,7 @@ class Started:
 class Waiting:
     """The workers do not fit beside what others run on the cluster; they start when they do."""
 
-    lacks: str
+    missing: str
     """What, and how much of it is free."""
 
 

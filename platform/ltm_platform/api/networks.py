@@ -137,7 +137,7 @@ def pareto(
 def _scored(
     prepared: Callable[[Resources], Evaluation], log_name: str, printed: Printed | None
 ) -> tuple[Evaluation, list[Score]]:
-    from ltm_platform.inference.evaluate import carry_out
+    from ltm_platform.inference.evaluate import run_evaluation
 
     with session(EMBEDDED) as ray:
         evaluation = prepared(ray.resources)
@@ -145,7 +145,7 @@ def _scored(
         log = locations.home() / log_name
         try:
             with captured_output(log, printed), ray.ray():
-                return evaluation, carry_out(evaluation, ray_stays=ray.stays)
+                return evaluation, run_evaluation(evaluation, ray_stays=ray.stays)
         except RunError as error:
             error.log = log
             raise

@@ -28,14 +28,14 @@ _capturing = threading.Lock()
 def shown(listener: Callable[[T], None]) -> Callable[[T], None]:
     """The listener of a caller: what it prints itself goes where it would without the call."""
 
-    def hear(what: T) -> None:
+    def notify(what: T) -> None:
         token = _shown.set(True)
         try:
             listener(what)
         finally:
             _shown.reset(token)
 
-    return hear
+    return notify
 
 
 @contextmanager

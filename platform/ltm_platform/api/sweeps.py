@@ -226,7 +226,7 @@ def resume_sweep(
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         plan, ray, said = _checked(sweep, where, stack, printed)
-        return _carry_out(plan, folder, said, ray, listener, printed)
+        return _run(plan, folder, said, ray, listener, printed)
 
 
 def _start(
@@ -250,7 +250,7 @@ def _start(
         sweep = replace(sweep, name=folder.name)
         sweep.save(folder.path)
         stack.enter_context(folder.locked())
-        return _carry_out(plan, folder, said, ray, listener, printed)
+        return _run(plan, folder, said, ray, listener, printed)
 
 
 def _checked(
@@ -276,7 +276,7 @@ def _checked(
         return plan, ray, Path(log.name).read_bytes()
 
 
-def _carry_out(
+def _run(
     plan: Plan,
     folder: RunFolder,
     said: bytes,
@@ -285,15 +285,15 @@ def _carry_out(
     printed: Printed | None,
 ) -> SweepSummary:
     """What is printed meanwhile goes to the sweep's log."""
-    from ltm_platform.tuning.sweep_driver import carry_out
+    from ltm_platform.tuning.sweep_driver import drive_sweep
 
     with folder.log.open("ab") as log:
         log.write(said)
-    hear: Callable[[SweepEvent], None] = shown(listener or _unheard)
+    notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
-        hear(SweepBegins(plan, folder))
-        return carry_out(plan, folder, ray.ray(), hear)
+        notify(SweepBegins(plan, folder))
+        return drive_sweep(plan, folder, ray.ray(), notify)
 
 
-def _unheard(_: SweepEvent) -> None:
+def _ignore(_: SweepEvent) -> None:
     """Nobody listens."""

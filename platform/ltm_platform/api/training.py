@@ -22,14 +22,14 @@ from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import locations
-from ltm_platform.storage.checkpoints import BEST_METRIC, found_again, prepare_to_resume
+from ltm_platform.storage.checkpoints import BEST_METRIC, prepare_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ltm_platform.api.values import Printed, RunListener
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.runs.driver import Outcome
     from ltm_platform.tracking import RunRecord
 
@@ -126,10 +126,10 @@ def submit(
     if not wait or variables:
         raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
     with ExitStack() as stack:
-        ready, ray, said = _checked(spec, where, stack, force=force, printed=printed)
-        folder = RunFolder.reserve(ready.job, name)
+        checked, ray, said = _checked(spec, where, stack, force=force, printed=printed)
+        folder = RunFolder.reserve(checked.job, name)
         stack.enter_context(folder.locked())
-        return _carry_out(ready, folder, said, ray, listener, printed)
+        return _run(checked, folder, said, ray, listener, printed)
 
 
 @overload
@@ -217,9 +217,9 @@ def resume(
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
-        ready, ray, said = _checked(job, where, stack, force=force, printed=printed)
+        checked, ray, said = _checked(job, where, stack, force=force, printed=printed)
         again = Resume(record.run_id, changed, rewound=start is not None)
-        return _carry_out(ready, folder, said, ray, listener, printed, again)
+        return _run(checked, folder, said, ray, listener, printed, again)
 
 
 def _stopped(record: RunRecord) -> RunFolder:
@@ -236,7 +236,7 @@ def _stopped(record: RunRecord) -> RunFolder:
         raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
     if record.folder and folder.job.exists():
         return folder
-    again = found_again(name, record.params.get("cluster.storage", ""))
+    again = restored_folder(name, record.params.get("cluster.storage", ""))
     if again is None:
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     return again
@@ -244,7 +244,7 @@ def _stopped(record: RunRecord) -> RunFolder:
 
 def _checked(
     job: JobSpec, address: str, stack: ExitStack, *, force: bool, printed: Printed | None
-) -> tuple[Ready, Session, bytes]:
+) -> tuple[CheckedJob, Session, bytes]:
     """The job ready to start, its Ray, and what libraries printed meanwhile: there is no log yet.
 
     A Ray that is there already is joined until the stack ends, and all of its nodes are checked.
@@ -252,17 +252,17 @@ def _checked(
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
-            ready = checks.check(job, ray.resources, force=force)
+            checked = checks.check(job, ray.resources, force=force)
             if ray.joined:
                 collector = checks.ErrorCollector(force)
                 with collector():
-                    attach.check_shared_storage(ready.job)
-                ready = checks.with_problems(ready, collector.problems)
-        return ready, ray, Path(log.name).read_bytes()
+                    attach.check_shared_storage(checked.job)
+                checked = checks.with_problems(checked, collector.problems)
+        return checked, ray, Path(log.name).read_bytes()
 
 
-def _carry_out(
-    ready: Ready,
+def _run(
+    checked: CheckedJob,
     folder: RunFolder,
     said: bytes,
     ray: Session,
@@ -271,20 +271,20 @@ def _carry_out(
     resume: Resume | None = None,
 ) -> RunResult:
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
-    folder.job.write_text(ready.job.to_yaml())
+    folder.job.write_text(checked.job.to_yaml())
     with folder.log.open("ab") as log:
         log.write(said)
-    store = tracking.tracking_uri(ready.job.tracking.uri)
-    hear: Callable[[RunEvent], None] = shown(listener or _unheard)
+    store = tracking.tracking_uri(checked.job.tracking.uri)
+    notify: Callable[[RunEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
-        hear(RunBegins(ready, folder))
+        notify(RunBegins(checked, folder))
         connecting = tracking.connect_meanwhile(store)
         try:
             with ray.ray():
                 connecting.join()
                 from ltm_platform.runs.driver import drive
 
-                outcome = drive(ready, folder, hear, resume=resume, ray_stays=ray.stays)
+                outcome = drive(checked, folder, notify, resume=resume, ray_stays=ray.stays)
         except RunError as error:
             error.log = folder.log
             raise
@@ -293,7 +293,7 @@ def _carry_out(
     return _result(outcome, folder, store)
 
 
-def _unheard(_: RunEvent) -> None:
+def _ignore(_: RunEvent) -> None:
     """Nobody listens."""
 
 

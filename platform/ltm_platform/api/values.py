@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.inference.evaluate import Score
     from ltm_platform.inference.predict import Drawn, Prediction
     from ltm_platform.report.pareto import Measurement
@@ -30,7 +30,7 @@ Printed = Callable[[str], None]
 class RunBegins:
     """The job is checked and has a name: its workers are about to be started."""
 
-    ready: Ready
+    checked: CheckedJob
     folder: RunFolder
 
 

@@ -16,7 +16,7 @@ CLIENT_LOGGERS = (
 _NO_AGENT = "No available agent"
 
 
-def lacks_agent(error: BaseException) -> bool:
+def is_agent_missing(error: BaseException) -> bool:
     """Whether a head that has just started has nobody yet to start a job.
 
     The client raises RuntimeError for every answer but 200, with the server's words in it.

@@ -41,7 +41,7 @@ class LeanTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
         if isinstance(options["scaling_policy"], FixedScalingPolicy) and not autoscaled_groups():
-            options["scaling_policy"] = _AsksNobody(self.scaling_config)
+            options["scaling_policy"] = _NoResourceRequests(self.scaling_config)
         return super()._initialize_and_run_controller(**options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
@@ -59,7 +59,7 @@ class LeanTrainer(TorchTrainer):
                 ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
 
 
-class _AsksNobody(FixedScalingPolicy):
+class _NoResourceRequests(FixedScalingPolicy):
     """A fixed number of workers on the nodes that are there."""
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:

@@ -23,7 +23,7 @@ RESERVE_BYTES = 5 * 1024**3
 logger = logging.getLogger(__name__)
 
 _telling = threading.Lock()
-_told: set[Path] = set()
+_reported: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ShardCache:
 
     def _fetch(self, shard: StoragePath, target: Path, size: int) -> bool:
         if shutil.disk_usage(self.folder).free < size + self.reserve:
-            _tell_that_it_is_full(self.folder)
+            _warn_full(self.folder)
             return False
         part = target.with_suffix(".part")
         try:
@@ -77,18 +77,18 @@ class ShardCache:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            _tell_that_it_is_full(self.folder)
+            _warn_full(self.folder)
             return False
         finally:
             part.unlink(missing_ok=True)
         return True
 
 
-def _tell_that_it_is_full(folder: Path) -> None:
+def _warn_full(folder: Path) -> None:
     """Once in a process, however many of its threads read."""
     with _telling:
-        if folder not in _told:
-            _told.add(folder)
+        if folder not in _reported:
+            _reported.add(folder)
             logger.warning(
                 "data.cache %s is full: shards without room there are read where they are", folder
             )

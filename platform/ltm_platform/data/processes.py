@@ -84,11 +84,11 @@ class DecodePool:
         if self._loader is None:
             return map(self._decoder.__getitem__, batches)
         self._schedule.batches = batches
-        with self._context.deaths_told():
+        with self._context.exits_reported():
             return iter(self._loader)
 
     def _checked(self, results: Iterator[Decoded | Failure]) -> Generator[Decoded, None, None]:
-        with self._context.deaths_told():
+        with self._context.exits_reported():
             for result in results:
                 if isinstance(result, Failure):
                     raise UserError(result.message)
@@ -145,7 +145,7 @@ class _Context(fork_server.MainlessContext):
     """Makes the decode processes, which need nothing of ``__main__``, and knows when one dies."""
 
     @contextmanager
-    def deaths_told(self) -> Iterator[None]:
+    def exits_reported(self) -> Iterator[None]:
         """An error in the block that comes from the end of a process says so."""
         try:
             yield

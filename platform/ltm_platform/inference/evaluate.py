@@ -138,7 +138,7 @@ def _costs(
     return tuple(counts)
 
 
-def carry_out(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
+def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
     """Every image once, at every ratio, for the weights and for their moving average.
 
     Ray must be running. ``ray_stays``: it runs on when this raises.

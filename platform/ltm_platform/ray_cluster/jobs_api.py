@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, lacks_agent, quiet_client
+from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
@@ -47,7 +47,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 STOP_WAIT_S = 60
 """Between ``ray job stop`` and SIGKILL: time for the run's last words."""
 RETRY_S = 1.0
-AWAY_S = 120.0
+UNREACHABLE_S = 120.0
 """How long a dashboard may be away, as when it restarts, before following ends."""
 AGENT_S = 60.0
 """How long a head that has just started may have nobody to start a job."""
@@ -145,7 +145,7 @@ def check_store(uri: str, address: str, job: JobSpec) -> None:
 def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
     """``submit`` again while a head that has just started has nobody yet to start a job."""
     return retry(
-        retry=retry_if_exception(lacks_agent),
+        retry=retry_if_exception(is_agent_missing),
         wait=wait_fixed(RETRY_S),
         stop=stop_after_delay(AGENT_S),
         reraise=True,
@@ -254,7 +254,7 @@ class JobsClient:
                     yield self.log(submission)[told:]
                     return
             except (RuntimeError, OSError, ClientError) as error:
-                if time.monotonic() - last_seen > AWAY_S:
+                if time.monotonic() - last_seen > UNREACHABLE_S:
                     raise UserError(
                         f"the cluster at {self.address} is away: {_line(error)}"
                     ) from None

@@ -14,16 +14,16 @@ class WaitCallback(PlacementCallback):
     def __init__(self, events: EventQueue, workers: int, per_worker: dict[str, float]) -> None:
         self._events = events
         self._needed = {name: workers * count for name, count in per_worker.items() if count}
-        self._told: str | None = None
+        self._reported: str | None = None
 
     def on_workers_wanted(self) -> None:
-        lack = lacking(self._needed, ray.available_resources())
-        if lack and lack != self._told:
+        lack = missing_resources(self._needed, ray.available_resources())
+        if lack and lack != self._reported:
             self._events.put_nowait([Waiting(lack)])
-        self._told = lack
+        self._reported = lack
 
 
-def lacking(needed: dict[str, float], free: dict[str, float]) -> str | None:
+def missing_resources(needed: dict[str, float], free: dict[str, float]) -> str | None:
     """The first resource of which more is needed than is free, with both counts."""
     for name, count in needed.items():
         there = free.get(name, 0.0)

@@ -74,7 +74,7 @@ def best(found: list[StoredCheckpoint]) -> StoredCheckpoint | None:
     return max(validated, key=lambda one: one.top1 or 0.0, default=None)
 
 
-def found_again(name: str, address: str) -> RunFolder | None:
+def restored_folder(name: str, address: str) -> RunFolder | None:
     """A folder for a run whose own is gone with its machine, from what lies in an object store.
 
     None: nothing of the run lies there.

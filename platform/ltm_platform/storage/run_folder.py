@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ltm_platform.storage.path import StoragePath
 
 
-PATIENCE_S = 0.3
+LOCK_TIMEOUT_S = 0.3
 """For a lock that another command holds only to see whether it is free."""
 
 
@@ -39,8 +39,8 @@ class Resume:
     """From an earlier checkpoint than its last."""
 
     @property
-    def anew(self) -> bool:
-        """Steps that were taken before may come out differently now."""
+    def alters_training(self) -> bool:
+        """Steps that are repeated may now give other results than those already recorded."""
         return self.rewound or any(key.startswith("recipe.") for key in self.changes)
 
 
@@ -88,7 +88,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=PATIENCE_S)
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise UserError(
                 f"the run {self.name!r} is being trained by another process: "

@@ -9,7 +9,7 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
-from ltm_platform.tracking.retry import PatientClient
+from ltm_platform.tracking.retry import RetryingClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ class Outbox:
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = PatientClient(client, limit_s=inf)
+        self._client = RetryingClient(client, limit_s=inf)
         self._run_id = run_id
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_away, is_image
+from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_image, is_unavailable
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
@@ -29,7 +29,7 @@ from ltm_platform.storage import locations
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
-from ltm_platform.tracking.retry import OUTAGE_S, PatientClient
+from ltm_platform.tracking.retry import OUTAGE_S, RetryingClient
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
@@ -73,7 +73,7 @@ class TrackedRun:
     """
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, folder: Path) -> None:
-        self._client = PatientClient(client)
+        self._client = RetryingClient(client)
         self._outbox = Outbox(client, run_id)
         self._folder = folder
         self.uri = uri
@@ -93,7 +93,7 @@ class TrackedRun:
                 self._start(event)
                 self._outbox.hurry()  # others look at the state of the run
             case Waiting():
-                self.tag(WAITS_TAG, event.lacks)
+                self.tag(WAITS_TAG, event.missing)
                 self._waits = True
                 self._outbox.hurry()
             case EpochEnded():
@@ -309,7 +309,7 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
     try:
         run.end(status, limit_s)
     except Exception as error:
-        away = isinstance(error, RunError) or is_away(error)
+        away = isinstance(error, RunError) or is_unavailable(error)
         if status == "FINISHED" or not away:
             raise
         _log.error("the run stays RUNNING in %s: %s", locations.shown(run.uri), error)

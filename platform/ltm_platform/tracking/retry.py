@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
-from ltm_platform.compat.mlflow import is_away
+from ltm_platform.compat.mlflow import is_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class PatientClient:
+class RetryingClient:
     """An MLflow client whose calls are tried again while the store is away.
 
     Writing the same twice must do no harm: a call may have been carried out although its answer
@@ -39,10 +39,10 @@ class PatientClient:
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         retrying = Retrying(
-            retry=retry_if_exception(is_away),
+            retry=retry_if_exception(is_unavailable),
             wait=wait_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             stop=self._is_over,
-            before_sleep=_tell,
+            before_sleep=_log_attempt,
             reraise=True,
         )
         return retrying(method, *args, **kwargs)
@@ -51,7 +51,7 @@ class PatientClient:
         return (state.seconds_since_start or 0.0) >= self.limit_s
 
 
-def _tell(state: RetryCallState) -> None:
+def _log_attempt(state: RetryCallState) -> None:
     assert state.outcome
     problem = str(state.outcome.exception()).splitlines()[0]
     _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, problem)

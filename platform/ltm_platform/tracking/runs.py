@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ltm_platform.compat.mlflow import is_away
+from ltm_platform.compat.mlflow import is_unavailable
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
 from ltm_platform.tracking.store import URI_VARIABLE, connect
@@ -51,7 +51,7 @@ class RunRecord:
     folder: str | None
     error: str | None
     tags: dict[str, str]
-    last_told_ms: int
+    last_recorded_ms: int
     """When it last recorded a metric, or started."""
 
 
@@ -73,7 +73,7 @@ def list_runs(uri: str) -> list[RunRecord]:
     try:
         return _all_runs(uri)
     except Exception as error:
-        if not is_away(error):
+        if not is_unavailable(error):
             raise
         raise UserError(
             f"the tracking store {locations.shown(uri)} does not answer: start it, or give the "
@@ -162,7 +162,9 @@ def _record(run: Run, experiment: str) -> RunRecord:
         folder=run.data.tags.get(RUN_FOLDER_TAG),
         error=run.data.tags.get(ERROR_TAG),
         tags=dict(run.data.tags),
-        last_told_ms=max((row.timestamp for row in last_rows(run)), default=run.info.start_time),
+        last_recorded_ms=max(
+            (row.timestamp for row in last_rows(run)), default=run.info.start_time
+        ),
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.events import Event, EventQueue
     from ltm_platform.storage.run_folder import RunFolder
 
@@ -52,13 +52,13 @@ class Workers:
     """Trains on workers in a thread; calling it hears the events that they send."""
 
     def __init__(self) -> None:
-        self._heard: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
         self._controller: Any = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case EpochEnded():
-                self._heard.put(event)
+                self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
             case Progress() | Measured() | Started() | Waiting() | Decided():
@@ -69,7 +69,7 @@ class Workers:
                 assert_never(event)
 
     def epochs(
-        self, ready: Ready, folder: RunFolder, events: EventQueue
+        self, checked: CheckedJob, folder: RunFolder, events: EventQueue
     ) -> Generator[EpochEnded, None, None]:
         """Train to the end. Closed before, it stops the workers at once.
 
@@ -78,10 +78,10 @@ class Workers:
         """
         free(folder.path)
         threading.Thread(
-            target=self._fit, args=(ready, folder, events), name="train", daemon=True
+            target=self._fit, args=(checked, folder, events), name="train", daemon=True
         ).start()
         try:
-            while (heard := self._heard.get()) is not None:
+            while (heard := self._received.get()) is not None:
                 if isinstance(heard, KeyboardInterrupt):
                     raise RunError("the workers were stopped") from heard
                 if isinstance(heard, BaseException):
@@ -91,13 +91,13 @@ class Workers:
             abort(self._controller, ABORT_TIMEOUT_S)
             raise
 
-    def _fit(self, ready: Ready, folder: RunFolder, events: EventQueue) -> None:
+    def _fit(self, checked: CheckedJob, folder: RunFolder, events: EventQueue) -> None:
         try:
-            fit(ready, folder, events, [_Reveal(events, folder.path)])
+            fit(checked, folder, events, [_Reveal(events, folder.path)])
         except BaseException as error:
-            self._heard.put(error)
+            self._received.put(error)
         else:
-            self._heard.put(None)
+            self._received.put(None)
 
 
 def free(folder: Path) -> None:

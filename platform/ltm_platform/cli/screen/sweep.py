@@ -117,12 +117,12 @@ class SweepScreen:
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""
         self._name = folder.name
-        stage, ready = self._plan.stages[0], self._plan.ready
-        workers = ready.batch.workers
+        stage, checked = self._plan.stages[0], self._plan.checked
+        workers = checked.batch.workers
         noun = "worker" if workers == 1 else "workers"
         scheduler = "" if stage.scheduler == "none" else f", {stage.scheduler} stops early"
         rows = {
-            "job": f"{stage.job.name}: {stage.job.model.backbone}, {ready.dataset.describe()}",
+            "job": f"{stage.job.name}: {stage.job.model.backbone}, {checked.dataset.describe()}",
             "params": ", ".join(f"{p.field} {p.domain}" for p in self._params),
             "objective": ", ".join(map(str, stage.objectives)),
             "search": f"{stage.search}, {self._total} trials{scheduler}",
@@ -136,7 +136,7 @@ class SweepScreen:
         self._console.print(folder.name, style="bold")
         for key, value in rows.items():
             self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
-        for notice in ready.notices:
+        for notice in checked.notices:
             self._console.print(Text.assemble(("  note      ", "yellow"), notice))
 
     def __call__(self, trial: TrialResult) -> None:
@@ -186,7 +186,7 @@ class SweepScreen:
         for head in ("trial", "state", "epoch", *heads, *COLUMNS):
             text = head in ("trial", "state")
             table.add_column(head, justify="left" if text else "right", overflow="fold")
-        epochs = self._plan.ready.job.recipe.epochs
+        epochs = self._plan.checked.job.recipe.epochs
         for trial in trials:
             cells = [_value(trial.values.get(field, "")) for field in fields]
             for key, shape in COLUMNS.values():

@@ -40,7 +40,7 @@ REPORT = "report.json"
 ALLOWED_BAD = 0.01
 
 
-def _unheard(done: int, total: int) -> None:
+def _ignore(done: int, total: int) -> None:
     """Nobody wants to know."""
 
 
@@ -62,7 +62,7 @@ def import_images(
     allow_bad: float = ALLOWED_BAD,
     processes: int = 1,
     shard_bytes: int = SHARD_BYTES,
-    listener: Callable[[int, int], None] = _unheard,
+    listener: Callable[[int, int], None] = _ignore,
 ) -> Imported:
     """Make shards of a folder tree, a tar of one, or Parquet files of images.
 
