@@ -2,7 +2,7 @@
 
 A backbone says where tokens may be reduced and what must hold there (`SiteKind`, `Site`), and shows
 a method what it asks for (`SiteInput`). A method says how they are reduced (`Method`), and answers
-with a `ltm.merge.Merge`. A model answers for its compression (`Compressible`), whoever made it.
+with a `ltm.merge.Merge`. A model has its compression (`Compressible`), whichever package made it.
 
 Legend: B images, T all tokens, N tokens of the image, P slots, D channels, H heads, d channels of a
 head. Tokens before those of the image (class, register tokens) are its prefix: T = prefix + N.
@@ -218,7 +218,7 @@ class Compressible(nn.Module):
     @property
     @abstractmethod
     def compression(self) -> Any:
-        """What was asked for: a kept fraction, a plan, or None for the default."""
+        """The setting: a kept fraction, a plan, or None for the default."""
 
     @abstractmethod
     def set_compression(self, to: Any = None) -> None:

@@ -39,7 +39,7 @@ class Look:
 class Seen:
     """What a block shows of its attention, as `SiteInput` has it but of all T tokens.
 
-    None for what was not asked for.
+    None for what was not requested.
     """
 
     normed_input: Tensor | None = None

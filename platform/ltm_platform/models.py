@@ -64,7 +64,7 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
 def load_start(model: nn.Module, job: JobSpec) -> bool:
     """Give a new network the weights of ``model.checkpoint``, if the job names one.
 
-    Returns whether the classifier starts anew, since it is for another number of classes.
+    Returns whether the classifier is initialised again, since it is for another number of classes.
 
     Raises:
         ValueError: there are no such weights, or they are of another network.

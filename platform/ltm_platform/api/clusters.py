@@ -75,7 +75,7 @@ def cluster_up(file: Path, *, yes: bool = False) -> int:
     exit code.
 
     Raises:
-        UserError: the file does not fit, or without ``yes`` nobody can answer.
+        UserError: the file does not fit, or without ``yes`` there is no terminal to confirm in.
     """
     from ltm_platform.ray_cluster import launcher
 
@@ -90,7 +90,7 @@ def cluster_down(file: Path, *, yes: bool = False) -> int:
 
 
 def cluster_status(file: Path) -> str:
-    """What Ray says on the head of a file's cluster.
+    """The output of ``ray status`` on the head of a file's cluster.
 
     Raises:
         UserError: there is none, or it cannot be reached.

@@ -55,10 +55,10 @@ def evaluate(
         data: others, as ``data.path``; the run's own if left out.
         workers: processes; one a GPU, or at most two on the CPU, if left out.
         tracking_uri: MLflow's store that has the run; as of `runs`.
-        printed: hears what libraries print; without it, that is in ``evaluate.log``.
+        printed: is called with what libraries print; without it, that is in ``evaluate.log``.
 
     Raises:
-        UserError: there is no such run or checkpoint, or the weights do not fit what is asked.
+        UserError: there is no such run or checkpoint, or the weights do not fit the request.
         RunError: a rank failed.
     """
     from ltm_platform.inference.evaluate import prepare

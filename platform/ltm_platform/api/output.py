@@ -43,7 +43,7 @@ def captured_output(log: Path, echo: Callable[[str], None] | None = None) -> Ite
     """Send to ``log`` what is printed in the block: by Python, also where ``sys.stdout`` is a
     notebook's, through file descriptors 1 and 2, and by child processes, which inherit these.
 
-    ``echo`` hears every line, too, in a thread.
+    ``echo`` is called with every line, too, in a thread.
 
     Raises:
         UserError: another thread captures the output of this process.

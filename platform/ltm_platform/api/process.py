@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Environment:
-    """As it was before the first of the calls that are going on in this process."""
+    """As it was before the first of the calls that run in this process."""
 
     lock = threading.Lock()
     calls = 0
@@ -26,7 +26,7 @@ class _Environment:
 def restored_process() -> Iterator[None]:
     """Environment variables and signal handlers are at the end of the block what they were.
 
-    Ray, DeepSpeed and MLflow read settings from the environment, and hand it on to the processes
+    Ray, DeepSpeed and MLflow read settings from the environment, and pass it on to the processes
     that they start; Ray takes signals over. Also a decorator.
     """
     _enter()

@@ -76,7 +76,7 @@ def overview(*, address: str | None = None, tracking_uri: str | None = None) -> 
 
 @restored_process()
 def locate(name: str, *, address: str | None = None, tracking_uri: str | None = None) -> Located:
-    """Where a run or a sweep that stopped would go on, see `resume` and `resume_sweep`.
+    """Where a run or a sweep that stopped would be resumed, see `resume` and `resume_sweep`.
 
     Raises:
         UserError: there is none of that name, or it is a sweep that has finished.
@@ -161,7 +161,7 @@ def stop(
         wait: until it has ended. A listener of the run itself must not.
 
     Raises:
-        UserError: there is no such run, or it is not going on.
+        UserError: there is no such run, or it is not running.
         RunError: the cluster could not stop it.
     """
     from ltm_platform.runs import stop as runs_stop
@@ -257,7 +257,7 @@ def reconcile(
     dry_run: bool = False,
     tracking_uri: str | None = None,
 ) -> list[Verdict]:
-    """Close as KILLED the runs that are recorded as RUNNING, but that nobody trains.
+    """Close as KILLED the runs that are recorded as RUNNING, but that no process trains.
 
     Args:
         silent_s: close runs of other machines, too, that have recorded nothing for so long.

@@ -108,10 +108,10 @@ def tune(
         seed: of the search.
         protocol: ``published`` tunes as the paper does.
         name: of the sweep; ``<job name>-sweep-<number>`` if left out.
-        listener: hears the sweep.
+        listener: is called with the sweep's events.
 
     The others are as of `submit`. Without ``wait`` a cluster's sweep is returned as sent; its
-    result, if it is waited for, can be had where it was carried out alone.
+    result, if it is waited for, is available only where it ran.
 
     Returns:
         What all trials show; its ``best`` is None if none finished.
@@ -119,7 +119,7 @@ def tune(
     Raises:
         UserError: the sweep cannot begin; one sentence says why and what to change.
         KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the sweep, which is closed as KILLED;
-            `resume_sweep` goes on with it.
+            `resume_sweep` continues it.
     """
     spec = load(job, overrides)
     if not spec.where("cluster.workers").startswith("--set"):
@@ -205,10 +205,10 @@ def resume_sweep(
     printed: Printed | None = None,
     verbose: bool = False,
 ) -> SweepSummary | SentCommand:
-    """Carry out the trials of a sweep that are left, where it was begun.
+    """Run the trials of a sweep that are left, where it was started.
 
     Raises:
-        UserError: there is no such sweep, it is going on or has finished.
+        UserError: there is no such sweep, it is running or has finished.
         KeyboardInterrupt: as of `tune`.
     """
     found = sweep_folder(name, tracking_uri)
@@ -236,7 +236,7 @@ def _start(
     listener: SweepListener | None,
     printed: Printed | None,
 ) -> SweepSummary:
-    """Check the sweep, give it a name and carry it out."""
+    """Check the sweep, give it a name and run it."""
     from ltm_platform.checks import with_absolute_paths
 
     job = with_absolute_paths(job)
@@ -296,4 +296,4 @@ def _run(
 
 
 def _ignore(_: SweepEvent) -> None:
-    """Nobody listens."""
+    """No listener was given."""

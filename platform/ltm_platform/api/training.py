@@ -96,9 +96,9 @@ def submit(
         variables: names of environment variables that a cluster is given, too.
         typed: the command that a cluster's run shows as the one to type again.
         force: start even though a check says it cannot work.
-        listener: hears the run. What it raises fails the run.
-        printed: hears what libraries print; without it, that is in the run's log alone. Of a run
-            on a cluster, what that prints.
+        listener: is called with the run's events. What it raises fails the run.
+        printed: is called with what libraries print; without it, that is in the run's log alone.
+            Of a run on a cluster, what that prints.
         verbose: what a cluster's run prints holds what libraries print there.
 
     Raises:
@@ -106,7 +106,7 @@ def submit(
             recorded.
         RunError: a rank failed; the run is closed as FAILED.
         KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the run, which is closed as KILLED;
-            `resume` goes on with it. A run on a cluster goes on after Ctrl-C.
+            `resume` continues it. A run on a cluster keeps running after Ctrl-C.
     """
     spec = load(job, overrides)
     if name is not None:
@@ -175,17 +175,17 @@ def resume(
     printed: Printed | None = None,
     verbose: bool = False,
 ) -> RunResult | SentCommand:
-    """Train a run that stopped from its last checkpoint to the end, where it was carried out.
+    """Train a run that stopped from its last checkpoint to the end, where it ran.
 
     Args:
         name: of the run.
-        start: an earlier checkpoint to go on from, by its name.
+        start: an earlier checkpoint to resume from, by its name.
         tracking_uri: MLflow's store that has the run; as of `runs`.
 
     The others are as of `submit`, and so are the errors, besides these.
 
     Raises:
-        UserError: there is no such run or checkpoint, it is going on or has finished, or an
+        UserError: there is no such run or checkpoint, it is running or has finished, or an
             override would make it another run; or it is a sweep, see `resume_sweep`.
     """
     found = lookup.locate(name, tracking_uri, address)
@@ -223,7 +223,7 @@ def resume(
 
 
 def _stopped(record: RunRecord) -> RunFolder:
-    """The folder of a run that can go on here.
+    """The folder of a run that can be resumed here.
 
     Raises:
         UserError: it has finished, is a sweep, or its folder is not on this machine.
@@ -294,7 +294,7 @@ def _run(
 
 
 def _ignore(_: RunEvent) -> None:
-    """Nobody listens."""
+    """No listener was given."""
 
 
 def _result(outcome: Outcome, folder: RunFolder, store: str) -> RunResult:

@@ -1,4 +1,4 @@
-"""What calls return, and what their listeners hear."""
+"""What calls return, and what their listeners get."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ltm_platform.tuning.sweep_driver import Plan
 
 Printed = Callable[[str], None]
-"""Hears what Ray, DeepSpeed, torch and their processes print, a line a call."""
+"""Called with what Ray, DeepSpeed, torch and their processes print, a line a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class SweepBegins:
 
 RunEvent = RunBegins | events.Event
 RunListener = Callable[[RunEvent], None]
-"""Hears a run: its beginning in the caller's thread, the rest in a thread of its own."""
+"""Called with a run's events: `RunBegins` in the caller's thread, the rest in one of its own."""
 SweepEvent = SweepBegins | TrialResult
 SweepListener = Callable[[SweepEvent], None]
-"""Hears a sweep: a trial whenever something new is known of it."""
+"""Called with a sweep's events: a trial whenever something new is known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class SentCommand:
-    """A command that a cluster carries out, whether this process lives on or not."""
+    """A command that a cluster runs, whether this process ends or not."""
 
     run: str
     """The name of the run that it is about."""
@@ -112,7 +112,7 @@ class SentCommand:
 
         Raises:
             UserError: the command was refused there; its own sentence.
-            KeyboardInterrupt: the run was stopped there, or Ctrl-C came: then it goes on.
+            KeyboardInterrupt: the run was stopped there, or Ctrl-C came: then it keeps running.
             RunError: it failed.
         """
         last, rest = "", ""
@@ -148,7 +148,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a name is carried out, or would go on."""
+    """Where a run is, or would be resumed."""
 
     name: str
     is_sweep: bool
@@ -194,7 +194,7 @@ class Predicted:
 
     predictions: tuple[Prediction, ...]
     heatmaps: tuple[Drawn, ...]
-    """One an image, if they were asked for."""
+    """One an image, if requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class Status:
 
     summary: RunSummary
     waits_for: str
-    """What its workers lack on a cluster that others use, too; else empty."""
+    """Resources that its workers wait for on a cluster that others use, too; else empty."""
     folder: str
     begun: bool
     """Something is recorded of it; else a cluster has it and has not begun."""
@@ -226,7 +226,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A run that was asked to stop."""
+    """A run that was requested to stop."""
 
     name: str
     status: str | None

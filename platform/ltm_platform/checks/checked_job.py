@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckedJob:
-    """A job that can start, with all that was decided on the way."""
+    """A job that passed all checks, with what they decided."""
 
     job: JobSpec
     """Resolved: absolute paths, a number of workers, a batch that fits the data."""
@@ -63,8 +63,8 @@ class ErrorCollector:
 def check(job: JobSpec, resources: Resources, *, force: bool = False) -> CheckedJob:
     """Resolve the job against what there is, its data and the model library.
 
-    The cheap checks come first, so that a mistake is told before anything heavy is imported.
-    With ``force`` what may be mended meanwhile is no error, but one of `CheckedJob.problems`.
+    The cheap checks come first, so that a mistake is reported before anything heavy is imported.
+    With ``force`` what may be corrected meanwhile is no error, but one of `CheckedJob.problems`.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.

@@ -40,8 +40,8 @@ def _located(job: JobSpec) -> Iterator[None]:
         raise UserError(str(error)) from None
     except FieldError as error:
         key = _key_of(job, error.field)
-        said = error.sentence(key) if key != "model" else f"model: {error}"
-        raise job.error(key, said) from None
+        sentence = error.sentence(key) if key != "model" else f"model: {error}"
+        raise job.error(key, sentence) from None
     except ValueError as error:
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a job would take and do, told before anything is taken."""
+"""What a job would take and do, computed before anything is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training is asked to do: optimizer, augmentation, mixing, precision."""
+"""The settings of training: optimizer, augmentation, mixing, precision."""
 
 from __future__ import annotations
 

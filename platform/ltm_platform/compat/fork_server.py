@@ -54,7 +54,7 @@ class _Popen(popen_forkserver.Popen):
 
 @contextmanager
 def _no_main_module() -> Iterator[None]:
-    """What a process is told to import is read off the module that is there meanwhile."""
+    """What a process has to import is read off the module that is there meanwhile."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -26,9 +26,9 @@ class LeanTrainer(TorchTrainer):
     """Starts up to three processes fewer, each of which costs seconds of imports.
 
     Ranks read their images themselves: without a data set to shard, Ray Data's callback would
-    still start a process and have every rank import Ray Data. And nobody has to clean up after a
-    driver, whose end frees all that it placed; after a trial, which is an actor, somebody has to.
-    Where nodes do not come by themselves, nobody coordinates who asks for them.
+    still start a process and have every rank import Ray Data. A driver's placement groups are freed
+    when it ends, so no process has to clean them up; those of a trial, which is an actor, are not.
+    Without an autoscaler there are no requests for nodes to coordinate.
     """
 
     _controller: Any = None
@@ -53,7 +53,7 @@ class LeanTrainer(TorchTrainer):
         self._controller = controller
 
     def abort(self) -> None:
-        """Stop the workers that `fit`, interrupted, has left behind in a Ray that runs on."""
+        """Stop the workers that an interrupted `fit` has left in a Ray that keeps running."""
         if self._controller is not None:
             with suppress(ray.exceptions.RayError):  # it ends the process that would answer
                 ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)

@@ -28,7 +28,7 @@ _reported: set[Path] = set()
 
 @dataclass(frozen=True, slots=True)
 class ShardCache:
-    """A folder that holds whole copies and nothing else; safe to delete while nobody reads."""
+    """A folder of whole copies and nothing else; safe to delete while no process reads it."""
 
     folder: Path
     reserve: int = RESERVE_BYTES
@@ -40,7 +40,7 @@ class ShardCache:
         Of several that want it at once one copies, and the others wait for that.
 
         Args:
-            name: of the copy; tells the shard's content from any other.
+            name: of the copy; differs from that of any other content.
             size: of the shard in bytes.
 
         Raises:

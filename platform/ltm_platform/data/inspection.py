@@ -61,7 +61,7 @@ def check_shards(
     """Read every byte of the shards below ``path`` and compare them with what they say.
 
     That every shard is there, its schema, checksum, counts and labels; and of one image in
-    `SAMPLED`, or of all, that it can be decoded. ``listener`` is told shards done and in all.
+    `SAMPLED`, or of all, that it can be decoded. ``listener`` gets shards done and in all.
 
     Raises:
         UserError: there are no shards.

@@ -70,7 +70,7 @@ class DecodePool:
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
         """Images [b, 3, H, W] and labels [b] of each batch. One pass at a time.
 
-        The processes begin at once, whenever the first batch is asked for.
+        The processes begin at once, whenever the first batch is requested.
 
         Raises:
             UserError: an image cannot be read or decoded; names it and its source.
@@ -100,12 +100,12 @@ class DecodePool:
         if self._loader is None or not is_running(self._loader):
             return
         # A process killed while it holds the lock of torch's stop event would hang us, so torch
-        # sets the event first and the axe falls on those that do not heed it.
-        axe = threading.Timer(_GRACE_SECONDS, self._context.kill)
-        axe.daemon = True
-        axe.start()
+        # sets the event first, and only those are killed that do not exit in time.
+        killer = threading.Timer(_GRACE_SECONDS, self._context.kill)
+        killer.daemon = True
+        killer.start()
         shut_down(self._loader)
-        axe.cancel()
+        killer.cancel()
         # Let go of the semaphores now: Ray kills their tracker before this process exits, and
         # freeing them after that fills the log.
         self._results.close()
@@ -142,11 +142,11 @@ def _begin(_: int) -> None:
 
 
 class _Context(fork_server.MainlessContext):
-    """Makes the decode processes, which need nothing of ``__main__``, and knows when one dies."""
+    """Makes the decode processes, which need nothing of ``__main__``, and notices when one dies."""
 
     @contextmanager
     def exits_reported(self) -> Iterator[None]:
-        """An error in the block that comes from the end of a process says so."""
+        """An error in the block that is due to the exit of a process is raised as such."""
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:

@@ -48,7 +48,7 @@ class Augment(Section):
 
 
 class Mix(Section):
-    """Mixing pairs of training images and their labels, drawn anew at every step."""
+    """Mixing pairs of training images and their labels, drawn again at every step."""
 
     mixup: NotNegative = 0.0
     """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
@@ -76,7 +76,7 @@ class Distill(Section):
     weight: Probability = 0.5
     """Share of the teacher in the loss; the labels have the rest."""
     temperature: Positive = 1.0
-    """Divisor of both networks' logits; larger tells more of the unlikely classes."""
+    """Divisor of both networks' logits; larger gives unlikely classes more weight."""
 
     @model_validator(mode="after")
     def _checkpoint_has_a_network(self) -> Distill:

@@ -26,9 +26,9 @@ _BATCH_KEYS = ("recipe.global_batch", "recipe.micro_batch", "cluster.workers")
 
 
 class JobSpec(Section):
-    """What a job file says, with every default filled in.
+    """A job file's values, with every default filled in.
 
-    The value alone counts for equality, `to_dict` and `to_yaml`; where each part of it was said is
+    The value alone counts for equality, `to_dict` and `to_yaml`; where each part of it was given is
     known to `where` and to the errors made here.
     """
 
@@ -136,7 +136,7 @@ class JobSpec(Section):
         return self._build(layer.values, origins, layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
-        """The job with one field changed and checked again; `where` still tells what was said."""
+        """The job with one field changed and checked again; `where` is as before."""
         self._get(key)
         values = self.to_dict()
         *sections, field = key.split(".")
@@ -159,12 +159,12 @@ class JobSpec(Section):
         return dict(_flatten(self.to_dict()))
 
     def where(self, key: str) -> str:
-        """Where a field was said: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
+        """Where a field was given: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
         self._get(key)
         return self._origins.where(key)
 
     def error(self, key: str, sentence: str) -> UserError:
-        """An error to raise about a field: ``sentence`` after the place where it was said."""
+        """An error to raise about a field: ``sentence`` after the place where it was given."""
         return UserError(self._origins.prefix(key) + sentence, {key: self._get(key)})
 
     def choice_error(self, key: str, allowed: Iterable[str]) -> UserError:

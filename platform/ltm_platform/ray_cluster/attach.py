@@ -78,7 +78,7 @@ def there() -> Resources:
 
 
 def free() -> Resources:
-    """What of that nobody uses."""
+    """What of that is free."""
     import ray
 
     left = ray.available_resources()

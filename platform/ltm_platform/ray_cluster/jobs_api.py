@@ -50,13 +50,13 @@ RETRY_S = 1.0
 UNREACHABLE_S = 120.0
 """How long a dashboard may be away, as when it restarts, before following ends."""
 AGENT_S = 60.0
-"""How long a head that has just started may have nobody to start a job."""
+"""How long a head that has just started may have no agent to start a job."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command of ours to carry out on the cluster."""
+    """A command of ours to run on the cluster."""
 
     args: tuple[str, ...]
     job: str | None
@@ -65,11 +65,11 @@ class Request:
     """The address that it was sent to."""
     submission: str
     typed: tuple[str, ...] = ()
-    """What the user typed, where it is told again."""
+    """What the user typed, where it is shown again."""
 
     @classmethod
     def here(cls) -> Request | None:
-        """The one that this process carries out, if any."""
+        """The one that this process runs, if any."""
         text = os.environ.get(REQUEST)
         if not text:
             return None
@@ -143,7 +143,7 @@ def check_store(uri: str, address: str, job: JobSpec) -> None:
 
 
 def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
-    """``submit`` again while a head that has just started has nobody yet to start a job."""
+    """``submit`` again while a head that has just started has no agent yet to start a job."""
     return retry(
         retry=retry_if_exception(is_agent_missing),
         wait=wait_fixed(RETRY_S),
@@ -187,7 +187,7 @@ class JobsClient:
         environment: Mapping[str, str],
         typed: Sequence[str] = (),
     ) -> str:
-        """Have a command of ours carried out on the head; the job's id there.
+        """Run a command of ours on the head; returns the job's id there.
 
         Raises:
             UserError: the code is too large, or the cluster refuses.
@@ -224,8 +224,8 @@ class JobsClient:
 
     def training(self, run: str) -> Sent | None:
         """The job that trains a run and has not ended."""
-        carried_out = (one for one in self.sent(run) if one.begins or one.command == "resume")
-        return next((one for one in carried_out if not one.ended), None)
+        training = (one for one in self.sent(run) if one.begins or one.command == "resume")
+        return next((one for one in training if not one.ended), None)
 
     def log(self, submission: str) -> str:
         """What it has printed so far."""
@@ -235,23 +235,23 @@ class JobsClient:
         """What it prints, from its beginning to its end, also beyond a restart of the dashboard.
 
         Raises:
-            UserError: the cluster is away for too long.
+            UserError: the cluster cannot be reached for too long.
         """
         from aiohttp import ClientError
 
-        told, last_seen = 0, time.monotonic()
+        yielded, last_seen = 0, time.monotonic()
         while True:
             position = 0
             try:
                 for text in self._tail(submission):
                     last_seen = time.monotonic()
-                    new = text[max(0, told - position) :]
+                    new = text[max(0, yielded - position) :]
                     position += len(text)
-                    told = max(told, position)
+                    yielded = max(yielded, position)
                     if new:
                         yield new
                 if self.look(submission).ended:
-                    yield self.log(submission)[told:]
+                    yield self.log(submission)[yielded:]
                     return
             except (RuntimeError, OSError, ClientError) as error:
                 if time.monotonic() - last_seen > UNREACHABLE_S:
@@ -272,7 +272,7 @@ class JobsClient:
                 yield text
 
     def interrupt(self, submission: str) -> None:
-        """End a job, with `STOP_WAIT_S` for its last words, and wait until it has ended."""
+        """End a job, with `STOP_WAIT_S` to close its run, and wait until it has ended."""
         self._client.stop_job(submission)
         while not self.look(submission).ended:
             time.sleep(RETRY_S)

@@ -88,7 +88,7 @@ def start(resources: Resources) -> LocalRay:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
         command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
         command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
-        # Any that is free: at Ray's usual one another Ray may listen, and no job could start.
+        # Any that is free: another Ray may use the default one, and then no job could start.
         command += ["--dashboard-agent-listen-port", "0"]
         command += ["--num-cpus", str(max(1, int(resources.cpus)))]
         command += ["--num-gpus", str(int(resources.gpus))]
@@ -161,7 +161,7 @@ def _authentication() -> str:
 
 
 def _free_port(wanted: int = 0) -> int:
-    """``wanted`` if nobody listens there, else another."""
+    """``wanted`` if it is free, else another."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             try:

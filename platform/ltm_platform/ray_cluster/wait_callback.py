@@ -1,4 +1,4 @@
-"""Saying that a run waits for what others use: its state is WAITING until its workers start."""
+"""Reports that a run waits for resources in use: its state is WAITING until its workers start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ltm_platform.events import EventQueue, Waiting
 
 
 class WaitCallback(PlacementCallback):
-    """Looks, in Ray Train's controller, when workers are asked for and when they did not come."""
+    """Checks, in Ray Train's controller, when workers are requested and when they did not start."""
 
     def __init__(self, events: EventQueue, workers: int, per_worker: dict[str, float]) -> None:
         self._events = events
@@ -17,10 +17,10 @@ class WaitCallback(PlacementCallback):
         self._reported: str | None = None
 
     def on_workers_wanted(self) -> None:
-        lack = missing_resources(self._needed, ray.available_resources())
-        if lack and lack != self._reported:
-            self._events.put_nowait([Waiting(lack)])
-        self._reported = lack
+        missing = missing_resources(self._needed, ray.available_resources())
+        if missing and missing != self._reported:
+            self._events.put_nowait([Waiting(missing)])
+        self._reported = missing
 
 
 def missing_resources(needed: dict[str, float], free: dict[str, float]) -> str | None:

@@ -89,7 +89,7 @@ def results(table: PublishedFigures, runs: Iterable[Tracked]) -> Results:
         candidates = [one for one in candidates if one not in own]
         for method in dict.fromkeys([*network.results, *(one.method for one in own)]):
             ours = [one for one in own if one.method == method]
-            # what is published is told once, beside the first of ours
+            # published figures are shown once, beside the first of ours
             lines.append(_line(network, method, network.results.get(method), *ours[:1]))
             lines += [_line(network, method, None, one) for one in ours[1:]]
     return Results(

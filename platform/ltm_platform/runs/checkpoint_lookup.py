@@ -68,12 +68,12 @@ def tracked_folder(kind: str) -> str:
 
 
 def checkpoint_tag(kind: str) -> str:
-    """Which tag tells the folder of a run's ``best`` or ``last`` checkpoint."""
+    """The tag that has the folder of a run's ``best`` or ``last`` checkpoint."""
     return f"ltm.checkpoint_{kind}"
 
 
 def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
-    """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
+    """A copy of a run's weights in MLflow, made again for as long as the run may change them."""
     folder = _copies(record) / kind
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -79,7 +79,7 @@ def drive(
 ) -> Outcome:
     """Train a checked job to its end. Ray must be running.
 
-    ``ray_stays``: it runs on when this raises, so that the workers have to be stopped.
+    ``ray_stays``: it keeps running when this raises, so that the workers have to be stopped.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is closed as KILLED.
@@ -118,11 +118,11 @@ def recording(
     events: EventQueue,
     *listeners: Listener,
 ) -> Iterator[None]:
-    """Record in ``run`` what training in the block tells and keeps; listeners hear it, too.
+    """Record in ``run`` events and checkpoints of the block's training; listeners get events, too.
 
     Raises:
         RunError: a rank gave up.
-        KeyboardInterrupt: training saved and ended because somebody asked for it.
+        KeyboardInterrupt: training saved and ended because a stop was requested.
     """
     run.log_metrics(model_metrics(checked), step=0, time_ms=int(time.time() * 1000))
     reasons: list[str] = []
@@ -207,7 +207,7 @@ def fit(
 
 
 def worker_config(checked: CheckedJob, events: EventQueue) -> WorkerConfig:
-    """What the ranks are told."""
+    """What the ranks get."""
     from ltm_platform.training.worker import WorkerConfig
 
     return WorkerConfig(job=checked.job.to_dict(), cache=str(locations.cache()), events=events)
@@ -223,7 +223,7 @@ def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
 
 
 def location_tags() -> dict[str, str]:
-    """MLflow tags of a run that this process carries out."""
+    """MLflow tags that say where a run of this process is."""
     request = Request.here()
     return {
         HOST_TAG: platform.node(),

@@ -76,7 +76,7 @@ def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
 
 
 def log_model(run: TrackedRun, network: CheckpointedModel) -> None:
-    """The network as a model of MLflow, registered if the job says so; nothing if it says no."""
+    """The network as a model of MLflow, registered if the job wants it; nothing if it is off."""
     wish = network.job.tracking
     if not wish.log_model:
         return

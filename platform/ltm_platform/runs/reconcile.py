@@ -1,4 +1,4 @@
-"""Runs that MLflow holds for RUNNING though nobody trains them: what a power cut left."""
+"""Runs that MLflow has as RUNNING though no process trains them, such as after a power cut."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Verdict:
 
 
 def reconcile(uri: str, *, silent_s: float | None = None, dry_run: bool = False) -> list[Verdict]:
-    """Close every RUNNING run that nobody trains as `STATUS`, at the time it last told anything.
+    """Close every RUNNING run that no process trains as `STATUS`, at the time of its last record.
 
     A run on this machine is trained for as long as a process holds the lock of its folder, a
     sweep's trial for as long as one holds the sweep's. Of a run elsewhere nothing is known, and it
-    is let be, unless ``silent_s`` is given: then it counts as ended when it has recorded nothing
-    for so many seconds. System metrics are recorded at least every sixty, whatever training does.
+    is left as it is, unless ``silent_s`` is given: then it counts as ended when it has recorded
+    nothing for so many seconds. System metrics are recorded at least every 60 s.
     """
     verdicts = []
     records = {record.run_id: record for record in tracking.list_runs(uri)}
@@ -59,19 +59,19 @@ def reconcile(uri: str, *, silent_s: float | None = None, dry_run: bool = False)
 
 
 def _last_recorded(records: Iterable[RunRecord]) -> dict[str, int]:
-    """Run id -> when the run last recorded anything; a sweep tells by its trials."""
-    told: dict[str, int] = {}
+    """Run id -> when the run last recorded anything; a sweep also through its trials."""
+    last: dict[str, int] = {}
     for record in records:
         for run_id in (record.run_id, record.tags.get(PARENT_TAG)):
             if run_id:
-                told[run_id] = max(told.get(run_id, 0), record.last_recorded_ms)
-    return told
+                last[run_id] = max(last.get(run_id, 0), record.last_recorded_ms)
+    return last
 
 
 def _judge(
     record: RunRecord, owner: RunRecord, recorded_ms: int, silent_s: float | None, stack: ExitStack
 ) -> Verdict:
-    """The owner's lock, if it is free, is held until the stack ends: nobody takes the run up."""
+    """The owner's lock, if free, is held until the stack ends: no process can resume the run."""
 
     def verdict(trained: bool | None, reason: str) -> Verdict:
         return Verdict(record.name, record.run_id, trained, reason)

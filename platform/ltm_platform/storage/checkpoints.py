@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as Ray Train's own record of them tells."""
+"""The checkpoints of a run, according to Ray Train's own record of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StoredCheckpoint:
 
 
 def stored(folder: RunFolder) -> list[StoredCheckpoint]:
-    """A run's finished checkpoints, the oldest first, whatever became of the run."""
+    """A run's finished checkpoints, the oldest first, whether or not the run finished."""
     return _recorded(folder.storage, folder.path)
 
 
@@ -92,7 +92,7 @@ def restored_folder(name: str, address: str) -> RunFolder | None:
 
 
 def prepare_to_resume(folder: RunFolder, start: str | None) -> None:
-    """See that the checkpoint to go on from is whole, and make it the run's last.
+    """Check that the checkpoint to resume from is whole, and make it the run's last.
 
     ``start`` names an earlier one; what came after it is removed. So is what a killed run left
     half-written.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STOP_FILE = ".stop"
 """In a run's folder: the run is to save and end."""
 SWEEP_FILE = "sweep.json"
-"""In the folder of a sweep: what was asked for. Trials lie in folders of their own below it."""
+"""In the folder of a sweep: its specification. Trials lie in folders of their own below it."""
 BEST_FILE = "best.yaml"
 """There, too: the best trial as a job file."""
 PICTURE_FILE = "pareto.png"

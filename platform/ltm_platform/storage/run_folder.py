@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 LOCK_TIMEOUT_S = 0.3
-"""For a lock that another command holds only to see whether it is free."""
+"""For a lock that another command holds for a moment to see whether it is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time carries out the run; the system frees it however that one ends.
+        """One process at a time runs it; the system frees the lock however that process ends.
 
         Raises:
             UserError: another process has it.
@@ -102,7 +102,7 @@ class RunFolder:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a process on this machine carries out the run."""
+        """Whether a process on this machine runs it."""
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -113,7 +113,7 @@ class RunFolder:
 
     @property
     def owner(self) -> RunFolder:
-        """Whose lock tells that the run is carried out: a trial's sweep, else the run itself."""
+        """Whose lock is held while it runs: a trial's sweep, else the run itself."""
         sweep = RunFolder(self.path.parent.parent)
         return sweep if sweep.is_sweep else self
 
@@ -123,7 +123,7 @@ class RunFolder:
 
     @property
     def pid(self) -> int | None:
-        """The process that carries out the run; None if none does."""
+        """The process that runs it; None if there is none."""
         return int(self._pid.read_text()) if self.is_locked() and self._pid.exists() else None
 
     @property

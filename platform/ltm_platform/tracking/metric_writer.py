@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
 INTERVAL_S = 1.0
-"""Between batches, unless somebody waits for them: many rows cost hardly more than one."""
+"""Between batches, unless a caller waits for them: many rows cost hardly more than one."""
 LONGEST_INTERVAL_S = 30.0
 SHARE = 0.01
 """Of the time that writing may take: where it is slow, for the machine is busy, it comes seldom."""
@@ -31,7 +31,7 @@ SHARE = 0.01
 class Outbox:
     """Metrics and tags of one run: taken at once, written in order by a thread, many at a time.
 
-    While the store is away they wait here, however long, and nobody waits for them.
+    While the store is unavailable they stay in this queue, without a limit, and block no caller.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
@@ -54,7 +54,7 @@ class Outbox:
                 self._changed.notify_all()
 
     def hurry(self) -> None:
-        """Have what waits written without a pause; nobody waits for it."""
+        """Have what is queued written without a pause; the call returns at once."""
         with self._changed:
             self._hurried = True
             self._changed.notify_all()

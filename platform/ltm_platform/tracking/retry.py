@@ -1,4 +1,4 @@
-"""Calls to a store that may be away for a while: a server that restarts, a database in use."""
+"""Retried calls to a store that may be unavailable: a server that restarts, a database in use."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _log = logging.getLogger(__name__)
 
 
 class RetryingClient:
-    """An MLflow client whose calls are tried again while the store is away.
+    """An MLflow client whose calls are retried while the store is unavailable.
 
-    Writing the same twice must do no harm: a call may have been carried out although its answer
-    was lost. What is known when ``limit_s`` has passed is raised.
+    Writing the same twice must do no harm: a call may have been executed although its answer
+    was lost. The last error is raised when ``limit_s`` has passed.
     """
 
     def __init__(self, client: MlflowClient, limit_s: float = OUTAGE_S) -> None:
         self._client = client
         self.limit_s = limit_s
-        """Seconds; a change counts for calls that wait already."""
+        """Seconds; a change also applies to calls that are waiting."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._call, getattr(self._client, name))

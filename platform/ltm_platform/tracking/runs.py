@@ -21,7 +21,7 @@ HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
 WORKERS_TAG = "ltm.workers"
 WAITS_TAG = "ltm.waits_for"
-"""What its workers lack on a cluster that others use, too; empty once they have started."""
+"""Resources that its workers wait for on a shared cluster; empty once they have started."""
 EPOCH_TAG = "ltm.epoch"
 """Epochs done of epochs in all, e.g. 3/300."""
 TRIALS_TAG = "ltm.trials"
@@ -121,7 +121,7 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
 def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Point]]:
     """Every value of the metrics ``keys`` in the order of their steps; [] for one without any.
 
-    Of a step that was recorded again, as a run does that goes on in another way, the last counts.
+    Of a step that was recorded again, as by a run that was resumed with changes, the last counts.
     """
     client = connect(uri)
     curves: dict[str, list[Point]] = {}
@@ -169,6 +169,6 @@ def _record(run: Run, experiment: str) -> RunRecord:
 
 
 def last_rows(run: Run) -> Sequence[Metric]:
-    """The last value of every metric with its step and time, which ``run.data.metrics`` lacks."""
+    """The last value of every metric with its step and time, which ``run.data.metrics`` omits."""
     rows: Sequence[Metric] = run.data.to_proto().metrics
     return rows

@@ -83,7 +83,7 @@ class TrackedSweep(TrackedRun):
 
 @contextmanager
 def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSweep]:
-    """Record the sweep in ``folder``, or go on recording it; ``job`` is what its trials vary.
+    """Record the sweep in ``folder``, or continue to record it; ``job`` is what its trials vary.
 
     At the end its status, and that of trials which were cut off, is as for `tracked_run`.
     """

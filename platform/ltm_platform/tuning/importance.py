@@ -41,8 +41,8 @@ def importance(
         if trial.state == "finished" and (value := objective.of(trial.metrics)) is not None
     ]
     if len(scored) < LEAST_TRIALS:
-        told = f"it takes {LEAST_TRIALS} finished trials to tell, and there are {len(scored)}"
-        return Importance(objective, {}, told)
+        reason = f"it takes {LEAST_TRIALS} finished trials to tell, and there are {len(scored)}"
+        return Importance(objective, {}, reason)
     if len({value for _, value in scored}) == 1:
         return Importance(objective, {}, f"all {len(scored)} finished trials are equal")
     return Importance(objective, _shares(scored, params, objective))

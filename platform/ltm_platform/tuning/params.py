@@ -223,7 +223,7 @@ def _checked(text: str, field: str, domain: Range | Values, job: JobSpec) -> Ran
 def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec:
     """The job with these fields, and what must follow: one wish of compression, min_lr below lr.
 
-    ``source`` is told in errors as their place. Keep ratios are left to `with_keep_ratios`.
+    ``source`` is named in errors as their place. Keep ratios are left to `with_keep_ratios`.
 
     Raises:
         UserError: the job cannot have such a value.

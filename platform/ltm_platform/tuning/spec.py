@@ -1,4 +1,4 @@
-"""A sweep as a value: all that is needed to begin it, and to go on with it."""
+"""A sweep as a value: all that is needed to start and to resume it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stage:
     objectives: tuple[SweepObjective, ...]
     search: Literal["optuna", "random", "grid"]
     samples: int
-    """How often the search is asked; with grids, for every combination."""
+    """How many values the search suggests; with grids, for every combination."""
     scheduler: Literal["none", "asha", "median"]
     grace: int
     """Epochs that every trial has before it can be stopped early."""
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What the user asked for, word by word, with the whole job."""
+    """What the user gave, as written, with the whole job."""
 
     name: str
     job: dict[str, Any]
@@ -185,7 +185,7 @@ def _check_objectives(job: JobSpec, objectives: Sequence[SweepObjective], schedu
 def _search(
     sweep: Sweep, params: Sequence[Param]
 ) -> tuple[Literal["optuna", "random", "grid"], int]:
-    """Which search, and how often it is asked."""
+    """Which search, and how many trials it suggests."""
     grids = [p for p in params if isinstance(p.domain, Values) and p.domain.grid]
     ranges = [p for p in params if isinstance(p.domain, Range)]
     if sweep.search == "grid" or (sweep.search is None and len(grids) == len(params)):

@@ -127,10 +127,10 @@ def drive_sweep(
     ray: AbstractContextManager[None],
     watcher: Callable[[TrialResult], None],
 ) -> SweepSummary:
-    """All trials, or those that are left. Ray must be running inside of ``ray``.
+    """Run all trials, or those that are left. Ray must be running inside of ``ray``.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; `drive_sweep` goes on from there.
+        KeyboardInterrupt: SIGINT or SIGTERM came; `drive_sweep` resumes from there.
     """
     from ltm_platform.runs.driver import sigterm_is_interrupt
     from ltm_platform.tuning.latency import measured_alone

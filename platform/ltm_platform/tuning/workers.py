@@ -35,7 +35,7 @@ ABORT_TIMEOUT_S = 30.0
 
 
 class _Reveal(StopCallback):
-    """Tells the trial what it takes to stop its workers."""
+    """Sends the trial the handle that stops its workers."""
 
     def __init__(self, events: EventQueue, folder: Path) -> None:
         self._events = events
@@ -49,7 +49,7 @@ class _Reveal(StopCallback):
 
 
 class Workers:
-    """Trains on workers in a thread; calling it hears the events that they send."""
+    """Trains on workers in a thread; it is a listener of the events that they send."""
 
     def __init__(self) -> None:
         self._received: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
@@ -81,12 +81,12 @@ class Workers:
             target=self._fit, args=(checked, folder, events), name="train", daemon=True
         ).start()
         try:
-            while (heard := self._received.get()) is not None:
-                if isinstance(heard, KeyboardInterrupt):
-                    raise RunError("the workers were stopped") from heard
-                if isinstance(heard, BaseException):
-                    raise heard
-                yield heard
+            while (received := self._received.get()) is not None:
+                if isinstance(received, KeyboardInterrupt):
+                    raise RunError("the workers were stopped") from received
+                if isinstance(received, BaseException):
+                    raise received
+                yield received
         except GeneratorExit:
             abort(self._controller, ABORT_TIMEOUT_S)
             raise

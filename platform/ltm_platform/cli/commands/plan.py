@@ -72,9 +72,9 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), {cost.params_m:.3g} M parameters",
     )
     fewest, most = job.cluster.worker_range
-    asked = f"{fewest} to {most}" if fewest < most else str(most)
+    workers = f"{fewest} to {most}" if fewest < most else str(most)
     kind = "a GPU and " if checked.use_gpu else ""
-    yield _row("workers", f"{asked}, with {kind}{job.cluster.cpus_per_worker:g} CPUs each")
+    yield _row("workers", f"{workers}, with {kind}{job.cluster.cpus_per_worker:g} CPUs each")
     nodes = "1 node" if plan.nodes == 1 else f"{plan.nodes} nodes"
     yield _row(
         "there",

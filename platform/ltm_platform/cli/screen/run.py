@@ -131,7 +131,7 @@ class Screen:
                 self._latest.update(event.metrics)
                 self._update(event.step, event.epoch)
             case GaveUp() | StoppedOnRequest():
-                pass  # the end of the run says so
+                pass  # reported at the end of the run
             case ControllerStarted():
                 pass
             case _:
@@ -235,9 +235,9 @@ def _division(checked: CheckedJob) -> str:
 
 def _sharing(checked: CheckedJob) -> str:
     engine = checked.job.engine
-    told = f"ZeRO {engine.zero_stage}"
+    stage = f"ZeRO {engine.zero_stage}"
     shared = engine.stage_of(checked.batch.workers) == engine.zero_stage
-    return told if shared else f"{told} (one worker alone shares out nothing)"
+    return stage if shared else f"{stage} (one worker alone shares out nothing)"
 
 
 def _method(checked: CheckedJob) -> str:

@@ -156,7 +156,7 @@ class SweepScreen:
         parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
         parts += _measured(trial)
         if trial.error:
-            # in a terminal the end tells the whole of it, once
+            # in a terminal all of it is printed once, at the end
             parts.append(shorten(trial.error, SHOWN_ERROR) if self._terminal else trial.error)
         return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
 
@@ -262,7 +262,7 @@ class SweepScreen:
 
 
 def _short(fields: Sequence[str]) -> list[str]:
-    """Fields by their last words, as many of them as tell them apart."""
+    """Fields by their last names, as many of them as distinguish them."""
     last = [field.rpartition(".")[2] for field in fields]
     return [
         word if last.count(word) == 1 else ".".join(field.split(".")[-2:])
