@@ -25,7 +25,7 @@ class Started:
     epochs: int
     epochs_done: int
     steps: int
-    """Of all epochs."""
+    """Optimizer steps of all epochs."""
     steps_done: int
     device: str
     workers: int
@@ -36,7 +36,7 @@ class Waiting:
     """The workers do not fit beside what others run on the cluster; they start when they do."""
 
     missing: str
-    """What, and how much of it is free."""
+    """What is missing, and how much of it is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class EventQueue(Protocol):
 class Sender:
     """Rank 0's end: events are sent in batches and by a thread, so that no step waits for them.
 
-    All but the steps' metrics is sent at once, and has been when the call returns: it must be
-    known whatever happens next. What went wrong in sending is raised by a later call.
+    All but the steps' metrics is sent before the call returns, so that it arrives even if the
+    process ends next. An error in sending is raised by a later call.
     """
 
     def __init__(self, queue: EventQueue) -> None:
@@ -181,7 +181,7 @@ def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
         yield
     finally:
         try:
-            queue.put_nowait(None)  # the end, behind all that was sent
+            queue.put_nowait(None)  # marks the end, after all that was sent
         except Exception as error:
             failures.append(error)  # the queue is gone, and the thread has noticed it
         thread.join()

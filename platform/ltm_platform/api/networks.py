@@ -1,4 +1,4 @@
-"""Trained networks: how good they are, what they see, and how they leave."""
+"""Trained networks: accuracy, predictions, and export."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import RunRecord
 
 CURVE, CURVE_OF_LAST = "pareto", "pareto_last"
-"""Of the metrics, and folder of the artifacts."""
+"""Prefix of the metrics, and folder of the artifacts."""
 
 
 @restored_process()
@@ -191,7 +191,7 @@ def predict(
     last: bool = False,
     tracking_uri: str | None = None,
 ) -> Predicted:
-    """Say what is in images, by the network of a run or of a checkpoint's folder.
+    """Classify images by the network of a run or of a checkpoint's folder.
 
     Args:
         images: files.
@@ -237,7 +237,7 @@ def export(
 ) -> Exported:
     """Write the network of a run, or of a checkpoint's folder, for other programs.
 
-    It is read back and compared with the trained one; what does not compute the same is not kept.
+    It is read back and compared with the trained one; a file with other outputs is not kept.
 
     Args:
         form: ``onnx``, ``pt2`` or ``safetensors``.

@@ -1,4 +1,4 @@
-"""What a call changes in the process of its caller, and gives back."""
+"""What a call changes in the process of its caller, and restores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Environment:
-    """As it was before the first of the calls that run in this process."""
+    """The environment as it was before the first of the calls that run in this process."""
 
     lock = threading.Lock()
     calls = 0
@@ -59,7 +59,7 @@ def _leave() -> None:
 
 
 def _handlers() -> dict[signal.Signals, signal.Handlers]:
-    """Of the main thread, which alone may set them, and without those that Python does not know."""
+    """Python's handlers of the signals; none outside of the main thread, which alone may set them."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {signum: signal.getsignal(signum) for signum in _SIGNALS}

@@ -1,4 +1,4 @@
-"""A job is trained many times, with other values of some of its fields."""
+"""Train a job many times, with other values of some of its fields."""
 
 from __future__ import annotations
 

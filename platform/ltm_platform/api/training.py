@@ -1,4 +1,4 @@
-"""A job is trained, from its start or from where it stopped."""
+"""Train a job, from its start or from where it stopped."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def submit(
         listener: is called with the run's events. What it raises fails the run.
         printed: is called with what libraries print; without it, that is in the run's log alone.
             Of a run on a cluster, what that prints.
-        verbose: what a cluster's run prints holds what libraries print there.
+        verbose: the output of a run on a cluster includes what libraries print there.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change. Nothing of it is
@@ -311,7 +311,7 @@ def _result(outcome: Outcome, folder: RunFolder, store: str) -> RunResult:
 
 
 def _awaited(sent: SentCommand, uri: str | None, printed: Printed | None) -> RunResult:
-    """What came of a run on a cluster, as MLflow knows it."""
+    """The result of a run on a cluster, as recorded in MLflow."""
     sent.wait(printed)
     store = tracking.tracking_uri(uri)
     record = tracking.find_run(store, sent.run)

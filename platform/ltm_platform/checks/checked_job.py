@@ -1,4 +1,4 @@
-"""All checks of a job, and what is decided on the way."""
+"""All checks of a job, and the values that they resolve."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ErrorCollector:
 
 
 def check(job: JobSpec, resources: Resources, *, force: bool = False) -> CheckedJob:
-    """Resolve the job against what there is, its data and the model library.
+    """Resolve the job against resources, data and the model library.
 
     The cheap checks come first, so that a mistake is reported before anything heavy is imported.
     With ``force`` what may be corrected meanwhile is no error, but one of `CheckedJob.problems`.

@@ -36,7 +36,7 @@ def check_cache(job: JobSpec) -> None:
 
 
 def check_sample(job: JobSpec, dataset: Dataset) -> None:
-    """A few images of each split can be read and decoded."""
+    """Check that a few images of each split can be read and decoded."""
     import numpy as np
 
     from ltm_platform.data.importing.originals import BadImageError

@@ -37,15 +37,15 @@ class RunPlan:
     memory: tuple[Memory, ...]
     """At every ZeRO stage."""
     activation_bytes: int
-    """Of one image."""
+    """Bytes for one image."""
     storage: str
     storage_s: float
     """Seconds to write, read back and remove a file there, on every node."""
     images: int
-    """That all epochs train on."""
+    """Images of all epochs."""
 
     def hours(self, images_per_s: float) -> float:
-        """Of training alone, at so many images a second by all workers together."""
+        """Hours of training alone, at so many images a second of all workers together."""
         return self.images / images_per_s / 3600
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's import, without what it would bring along."""
+"""DeepSpeed's import, without the modules that no rank uses."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class MainlessProcess(context.ForkServerProcess):
 
 
 class MainlessContext(context.ForkServerContext):
-    """For a ``multiprocessing_context``; it remembers the processes that it made."""
+    """For a ``multiprocessing_context``; it keeps a list of its processes."""
 
     def __init__(self) -> None:
         self.processes: list[MainlessProcess] = []

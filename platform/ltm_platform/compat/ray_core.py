@@ -18,7 +18,7 @@ SETTINGS: Mapping[str, str] = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's default of 15 leaves training what every other program on this machine does not want.
+    # Ray's default niceness of 15 gives training only the CPU time that other programs leave.
     "RAY_worker_niceness": "0",
 }
 """Environment variables, read when Ray is imported and inherited by all that it starts.
@@ -29,7 +29,7 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
     # No cluster takes this machine away: the process that watches for it is not started.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # This Ray has no dashboard: its processes keep no statistics of themselves and no list of
-    # tasks. A tenth of what they take from training where all cores train.
+    # tasks. A tenth of their CPU time where all cores train.
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
 }

@@ -1,4 +1,4 @@
-"""Ray Train's trainer, without what these runs have no use for: it has no options for any of it."""
+"""Ray Train's trainer without parts that these runs do not use: it has no options for them."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class LeanTrainer(TorchTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
         """Interrupts stay Python's, and the workers end with their driver, or by `abort`.
 
-        Ray's own handler would first ask the workers to end. What ends a batch job or a service
-        signals all of its processes, Ray's too, and then it waits for an answer that never comes.
+        Ray's own handler would first ask the workers to end. Schedulers and service managers
+        signal all processes of a job, Ray's too, and then it would wait for an answer for ever.
         """
         self._controller = controller
 
     def abort(self) -> None:
         """Stop the workers that an interrupted `fit` has left in a Ray that keeps running."""
         if self._controller is not None:
-            with suppress(ray.exceptions.RayError):  # it ends the process that would answer
+            with suppress(ray.exceptions.RayError):  # the process that would answer ends
                 ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
 
 

@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 _PREFETCHED_BATCHES = 2  # per process
 _GRACE_SECONDS = 0.5
-# A rank that is held up holds up all others; decoding is ahead of it and can wait for them to wait.
+# A delayed rank delays all others; decoding is ahead of it and can yield the CPU.
 _NICENESS = 10
 # Imported once by the fork server instead of once in every decode process.
 _PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
 
 
 def start_fork_server() -> None:
-    """Begin the imports of the decode processes; the earlier, the sooner the first image."""
+    """Start the imports of the decode processes; the earlier, the sooner the first image."""
     fork_server.start(_PRELOAD)
 
 
@@ -126,7 +126,7 @@ def _unchanged(item: T) -> T:
 
 
 def _begin(_: int) -> None:
-    """In a decode process: give way to the process that trains, and end when it is gone.
+    """In a decode process: run at a lower priority than the one that trains, and end with it.
 
     Torch looks at the parent alone, and that is the fork server, which lives for its children.
     """

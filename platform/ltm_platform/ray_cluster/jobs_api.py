@@ -1,4 +1,4 @@
-"""A cluster at the other end of Ray's Jobs API: commands are sent there, and followed."""
+"""A client of Ray's Jobs API: sends commands to a cluster, and follows them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ PASSED_ON = (
     "NCCL_SOCKET_IFNAME",
     "OMP_NUM_THREADS",
 )
-"""Environment variables that go along, if they are set here."""
+"""Environment variables that are sent along, if they are set here."""
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|_KEY|APIKEY", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 STOP_WAIT_S = 60
-"""Between ``ray job stop`` and SIGKILL: time for the run's last words."""
+"""Between ``ray job stop`` and SIGKILL: time for the run to close itself."""
 RETRY_S = 1.0
 UNREACHABLE_S = 120.0
-"""How long a dashboard may be away, as when it restarts, before following ends."""
+"""How long a dashboard may be unreachable, as when it restarts, before following ends."""
 AGENT_S = 60.0
 """How long a head that has just started may have no agent to start a job."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -94,12 +94,12 @@ class Sent:
 
     @property
     def begins(self) -> bool:
-        """It begins a run, or a sweep."""
+        """Whether it starts a run or a sweep."""
         return self.command in ("submit", "tune")
 
 
 def passed_on(further: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that go along: `PASSED_ON` and ``further``.
+    """The environment variables that are sent along: `PASSED_ON` and ``further``.
 
     Raises:
         UserError: one is not set, no name, or looks like a secret: the cluster shows them to all.
@@ -158,7 +158,7 @@ class JobsClient:
     def __init__(self, address: str) -> None:
         """
         Raises:
-            UserError: there is none, or it does not let this user in.
+            UserError: there is none, or it refuses this user.
         """
         use_token()
         from ray.exceptions import AuthenticationError
@@ -267,7 +267,7 @@ class JobsClient:
             return str(chunk) if (chunk := await anext(chunks, None)) is not None else None
 
         with asyncio.Runner() as runner:
-            # The runner cancels what it waits for when Ctrl-C comes.
+            # The runner cancels its task on Ctrl-C.
             while (text := runner.run(piece())) is not None:
                 yield text
 
@@ -279,7 +279,7 @@ class JobsClient:
 
 
 def exit_code(sent: Sent) -> int:
-    """Of the command that has ended on the cluster."""
+    """The exit code of the command that has ended on the cluster."""
     if sent.status == "SUCCEEDED":
         return 0
     if sent.status == "STOPPED":

@@ -38,15 +38,15 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LocalRay:
-    """The process that keeps it, and where it answers."""
+    """Its main process and its address."""
 
     address: str
-    """Of its dashboard and Jobs API."""
+    """The address of its dashboard and Jobs API."""
     pid: int
     created: float
-    """When the process started: its number alone may be another's by now."""
+    """When the process started: its pid alone may have been reused."""
     folder: str
-    """Ray's own files."""
+    """The folder of Ray's own files."""
 
     def process(self) -> psutil.Process | None:
         """None: it is gone."""
@@ -134,7 +134,7 @@ def stop(ray: LocalRay) -> None:
 
 
 def answers(address: str, timeout_s: float = 5.0) -> bool:
-    """Whether a Ray dashboard is there, whatever it thinks of us."""
+    """Whether a Ray dashboard answers, even if it refuses this user."""
     try:
         with urlopen(f"{address}{VERSION_PATH}", timeout=timeout_s):
             return True

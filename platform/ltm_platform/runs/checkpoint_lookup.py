@@ -51,7 +51,7 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
-    """In the run's storage, or None if it has none of that kind or is away."""
+    """In the run's storage; None if there is none of that kind or the storage cannot be reached."""
     if not record.folder:
         return None
     try:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 START_ATTEMPTS = 3
-"""To start the workers of a job that was forced on a cluster without room for it."""
+"""Attempts to start the workers of a job that was forced on a cluster without room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Outcome:
     """A finished run."""
 
     run_id: str
-    """Of MLflow."""
+    """The id of its MLflow run."""
     metrics: dict[str, float]
     best: StoredCheckpoint
     last: StoredCheckpoint
@@ -207,7 +207,7 @@ def fit(
 
 
 def worker_config(checked: CheckedJob, events: EventQueue) -> WorkerConfig:
-    """What the ranks get."""
+    """The arguments of `train_worker`."""
     from ltm_platform.training.worker import WorkerConfig
 
     return WorkerConfig(job=checked.job.to_dict(), cache=str(locations.cache()), events=events)
@@ -233,7 +233,7 @@ def location_tags() -> dict[str, str]:
 
 
 def event_queue() -> Queue:
-    """From the workers to this process; on its node, so that no other node's end takes it away."""
+    """A queue from the workers to this process; on its node, so that it survives other nodes."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
@@ -249,7 +249,7 @@ def model_metrics(checked: CheckedJob) -> dict[str, float]:
 
 
 def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
-    """Of a network, and of the same without merging."""
+    """The cost of a network, and of the same without merging, as metrics."""
     return {
         "model/gmacs": cost.gmacs,
         "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
@@ -262,7 +262,7 @@ def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
 def _log_checkpoints(
     run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
 ) -> None:
-    """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
+    """Log weights and job to MLflow; what else resuming needs stays in storage, with a link."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
             path = checkpoint.fetch()
@@ -274,7 +274,7 @@ def _log_checkpoints(
 
 @contextmanager
 def sigterm_is_interrupt() -> Iterator[None]:
-    """SIGTERM takes the same way out as Ctrl-C. In other threads than the main one nothing does."""
+    """In the block SIGTERM acts as Ctrl-C does. Only in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run records on its way to the store."""
+"""Writes a run's metrics and tags to the store, in the background."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Folder(DataSource):
 
     @classmethod
     def claims(cls, path: str) -> bool:
-        """Any folder that no other source wants."""
+        """Any folder that no other source claims."""
         return storage_path(path).is_folder()
 
     def open(
