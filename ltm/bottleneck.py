@@ -219,7 +219,7 @@ class StreamingBottleneck(nn.Module):
             sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
 
     def share(self) -> None:
-        """Begin to add up over ranks what was collected, which travels while backward computes.
+        """Start the all-reduce of what was collected, which overlaps with backward.
 
         Collective. Nothing more may be collected until `sync`.
         """

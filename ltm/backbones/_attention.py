@@ -139,7 +139,7 @@ def _seen_of_map(attention: Tensor, look: Look) -> Seen:
 
 
 def _mean_over_queries(attention: Tensor, look: Look) -> Tensor:
-    """[B, H, T, T] -> [B, H, T]; padding asks nothing."""
+    """[B, H, T, T] -> [B, H, T]; queries of padding do not count."""
     if look.present is None:
         return attention.mean(2)
     queries = F.pad(look.present, (look.prefix, 0), value=True).to(attention.dtype)
@@ -185,7 +185,7 @@ class MergingBlock(Block):
         watch: Watch | None,
         attention: Tensor | None,
     ) -> Tensor:
-        """Before the MLP. Its own method, so that what it holds is free when the MLP begins."""
+        """Before the MLP. A method of its own, so that its tensors are free when the MLP begins."""
         look = Look() if merging is None else merging.look
         if watch is not None:
             look = replace(watch.look, asks=look.asks | watch.look.asks)

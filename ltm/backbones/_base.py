@@ -77,7 +77,7 @@ class MergingModel(Compressible):
 
     @abstractmethod
     def walk(self, choose: Choose) -> Iterator[Site]:
-        """Follow the tokens through the network, asking at every site what to keep."""
+        """Follow the tokens through the network; `choose` says at every site what to keep."""
 
     @abstractmethod
     def widths(self) -> dict[str, int]:
@@ -89,7 +89,7 @@ class MergingModel(Compressible):
         """Give the model a method, made for the sites that it may use, and set the compression.
 
         Those are the sites of the plan or the default ones, and all others of the same widths.
-        FieldError for a method that needs what this network has not.
+        FieldError for a method that needs what this network does not have.
         """
         default = self.default_plan()
         names: set[str] = {*self.default_sites()}

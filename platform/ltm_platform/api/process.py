@@ -59,7 +59,7 @@ def _leave() -> None:
 
 
 def _handlers() -> dict[signal.Signals, signal.Handlers]:
-    """Python's handlers of the signals; none outside of the main thread, which alone may set them."""
+    """Python's signal handlers; none outside of the main thread, which alone may set them."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {signum: signal.getsignal(signum) for signum in _SIGNALS}

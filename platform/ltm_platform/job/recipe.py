@@ -98,7 +98,7 @@ class Recipe(Section):
     """Images per optimizer step, over all workers: the same for one worker or eight."""
     micro_batch: Count | Literal["auto"] | None = None
     """Images per forward pass of one worker, accumulated up to its share of the global batch; null
-    is the whole share, auto the largest part of it that fits the memory, tried at the start."""
+    is the whole share, auto the largest part of it that fits the memory, found at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-4

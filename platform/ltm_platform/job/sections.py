@@ -1,4 +1,4 @@
-"""What a job file may say, section by section: every field with its unit, range and default."""
+"""The sections of a job file: every field with its unit, range and default."""
 
 from __future__ import annotations
 
@@ -118,8 +118,7 @@ class Engine(Section):
         """The stage that so many workers train at.
 
         With one worker nothing is sharded; without ZeRO there is no second copy of weights and
-        gradients.
-        Scaling the loss and offloading are parts of ZeRO.
+        gradients. Scaling the loss and offloading are parts of ZeRO.
         """
         alone = workers == 1 and self.precision != "fp16" and self.offload == "none"
         return 0 if alone else self.zero_stage
@@ -166,7 +165,7 @@ class Engine(Section):
 
 
 class Checkpoint(Section):
-    """What is kept of a run. A checkpoint is written at the end of every epoch, too."""
+    """What is stored of a run. A checkpoint is written at the end of every epoch, too."""
 
     every_steps: Count | None = 1000
     """Optimizer steps between checkpoints within an epoch; null writes none there."""
@@ -175,7 +174,7 @@ class Checkpoint(Section):
 
 
 class Cluster(Section):
-    """What the run asks of the Ray cluster."""
+    """What the run requests from the Ray cluster."""
 
     address: Text | None = None
     """Where it runs: http://HOST:8265 sends it to that cluster, auto or HOST:PORT joins a Ray that

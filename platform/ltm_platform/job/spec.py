@@ -43,9 +43,9 @@ class JobSpec(Section):
     engine: Engine = Field(default_factory=Engine)
     """DeepSpeed's settings."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    """What is kept of a run."""
+    """What is stored of a run."""
     cluster: Cluster = Field(default_factory=Cluster)
-    """What the run asks of the Ray cluster."""
+    """What the run requests from the Ray cluster."""
     tracking: Tracking = Field(default_factory=Tracking)
     """Where MLflow keeps the run."""
 
@@ -108,7 +108,7 @@ class JobSpec(Section):
 
     @property
     def _micro_batch(self) -> int | None:
-        """The one that the job names; what is found at the start may be the whole share."""
+        """The micro-batch of the job; None, a rank's whole share, for ``auto``, which finds it later."""
         micro = self.recipe.micro_batch
         return None if micro == "auto" else micro
 
@@ -155,7 +155,7 @@ class JobSpec(Section):
         return dump_yaml(self.to_dict())
 
     def flat(self) -> dict[str, Scalar]:
-        """Dotted keys and scalars, as MLflow's parameters want them; lists become JSON text."""
+        """Dotted keys and scalars, in the form of MLflow's parameters; lists become JSON text."""
         return dict(_flatten(self.to_dict()))
 
     def where(self, key: str) -> str:

@@ -153,7 +153,7 @@ def _has_classes(run: Tracked, classes: int) -> bool:
 
 
 def measure(run: Tracked) -> OwnFigures:
-    """What a run came to, in the terms of the table. It must have a validation top-1."""
+    """The result of a run, in the terms of the table. It must have a validation top-1."""
     params, metrics, tags = run.record.params, run.record.metrics, run.record.tags
     top1 = run.best("val/top1")
     assert top1 is not None
@@ -192,7 +192,7 @@ def _data(params: Mapping[str, str]) -> str:
 
 
 def regime(params: Mapping[str, str], tags: Mapping[str, str] | None = None) -> str:
-    """What the weights began as, and what else taught them, by the job's fields and the tags."""
+    """How the weights were initialised and trained, by the job's fields and the tags."""
     if tags and EVALUATED_TAG in tags:
         return f"off-the-shelf, weights of {tags[EVALUATED_TAG]}"
     checkpoint = _given(params, "model.checkpoint")

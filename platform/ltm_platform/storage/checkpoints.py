@@ -31,7 +31,7 @@ class StoredCheckpoint:
     """A checkpoint that the run has finished writing."""
 
     path: Path
-    """Where it lies or, of one in an object store, where `fetch` copies it."""
+    """The local folder; of one in an object store, where `fetch` copies it."""
     metrics: dict[str, float]
     source: StoragePath
     """Where the run has written it."""
@@ -75,9 +75,9 @@ def best(found: list[StoredCheckpoint]) -> StoredCheckpoint | None:
 
 
 def restored_folder(name: str, address: str) -> RunFolder | None:
-    """A folder for a run whose own is gone with its machine, from what lies in an object store.
+    """A new folder for a run whose own is lost, from what is in an object store.
 
-    None: nothing of the run lies there.
+    None: nothing of the run is there.
     """
     if not is_address(address):
         return None

@@ -29,14 +29,14 @@ LOCK_TIMEOUT_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A run that was begun before."""
+    """How a run that was started before is resumed."""
 
     run_id: str
-    """Its MLflow run."""
+    """The id of its MLflow run."""
     changes: Mapping[str, str]
     """Fields of its job that differ from now on, each with ``old -> new``."""
     rewound: bool
-    """From an earlier checkpoint than its last."""
+    """Whether it resumes from an earlier checkpoint than its last."""
 
     @property
     def alters_training(self) -> bool:
@@ -46,8 +46,8 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run's: its log, its resolved job and, unless they lie in an object store, what Ray Train
-    stores of it, which is its checkpoints with a record of them."""
+    """The folder of one run: its log, its resolved job and, unless they are in an object store, its
+    checkpoints with Ray Train's record of them."""
 
     path: Path
 

@@ -24,9 +24,9 @@ class Importance:
 
     objective: SweepObjective
     shares: Mapping[str, float]
-    """Of the fields in the spread of the objective, adding up to 1, the largest first."""
+    """Each field's share of the variance of the objective; they sum to 1, the largest first."""
     missing: str | None = None
-    """Why there are none."""
+    """Why there are no shares."""
 
 
 def importance(
@@ -67,7 +67,7 @@ def _shares(
 
 
 def distribution(param: Param) -> optuna.distributions.BaseDistribution:
-    """What Optuna calls the domain."""
+    """The domain as Optuna's distribution."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,

@@ -39,7 +39,7 @@ class Stage:
     """Trials that are chosen together: by one search over some fields."""
 
     job: JobSpec
-    """What its trials vary."""
+    """The parameters that its trials vary."""
     params: tuple[Param, ...]
     objectives: tuple[SweepObjective, ...]
     search: Literal["optuna", "random", "grid"]
@@ -95,10 +95,10 @@ def named_as_sweep(job: JobSpec) -> JobSpec:
 
 
 def read_stages(sweep: Sweep) -> tuple[Stage, ...]:
-    """What is searched one after another; a stage takes what the one before it found best.
+    """The stages, searched one after another; each starts from the best values of the one before.
 
     Raises:
-        UserError: a name or a value that cannot be, or two that do not go together.
+        UserError: a name or a value is invalid, or two exclude each other.
     """
     if sweep.protocol is None:
         return (_read_stage(sweep),)

@@ -46,7 +46,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 GAVE_UP = "gave_up"
-"""Why a trial failed in a way that another try would not change."""
+"""Key of a report: why a trial failed in a way that a retry would not change."""
 _REDUCTION = 3  # of so many trials ASHA continues one
 _STARTUP_TRIALS = 10  # that Optuna draws at random, but not more than half of all
 
@@ -246,7 +246,7 @@ def run_stage(
                 max_concurrent_trials=at_once if stage.search == "optuna" else None,
                 search_alg=_search(stage, at_once),
                 scheduler=_scheduler(stage),
-                # Of Train's workers, an early end is their process's end.
+                # Workers of Ray Train end with their process.
                 reuse_actors=workers == 1,
                 trial_name_creator=_Namer(settings.folder, settings.folder.parent.name),
                 trial_dirname_creator=str,
@@ -276,7 +276,7 @@ def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Closer:
-    """Ends the MLflow runs of trials that were ended and so could not do it themselves."""
+    """Closes the MLflow runs of trials that were stopped and so could not do it themselves."""
 
     settings: TrialSettings
     sweep: TrackedSweep
@@ -291,7 +291,7 @@ class _Closer:
 
 
 def _resources(stage: Stage, *, alone: bool, use_gpu: bool) -> dict[str, float]:
-    """What Tune takes for a trial: of several workers, Ray Train takes theirs itself."""
+    """What Tune reserves for a trial; Ray Train itself reserves for several workers."""
     if not alone:
         return {"memory": 1}  # a byte: Ray knows no request for nothing
     return {"CPU": stage.job.cluster.cpus_per_worker, "GPU": 1 if use_gpu else 0}

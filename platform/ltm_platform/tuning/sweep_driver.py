@@ -45,7 +45,7 @@ TABLE_FILE = "trials.csv"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sweep that can start, with all that was decided on the way."""
+    """A sweep that passed all checks, with what they decided."""
 
     sweep: Sweep
     stages: tuple[Stage, ...]
@@ -65,7 +65,7 @@ class SweepSummary:
     fronts: dict[str, list[TrialResult]]
     """Cost -> the trials that no other beats in accuracy and in that cost."""
     importance: tuple[Importance, ...]
-    """For every objective."""
+    """One for every objective."""
     failures: dict[str, list[str]]
     folder: Path
     """Where the best job, the picture and the table are."""
@@ -100,7 +100,7 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
 
 
 def check_nodes(plan: Plan) -> None:
-    """Every node of the Ray that was joined can keep trials and record them.
+    """Check that every node of the Ray that was joined can store trials and record them.
 
     Raises:
         UserError: one cannot; the sentence says what to change.
@@ -212,7 +212,7 @@ def _log_summary(tracked: TrackedSweep, summary: SweepSummary) -> None:
 def _complete_pictures(
     tracked: TrackedSweep, folder: Path, dataset: Dataset, trials: Sequence[TrialResult]
 ) -> None:
-    """Of trials that were stopped early, and then cut off before they had drawn all of them."""
+    """Complete the pictures of trials that a scheduler stopped and that were killed while drawing."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     for trial in trials:

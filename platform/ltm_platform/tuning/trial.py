@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 Metrics = dict[str, float]
 
 EPOCH = "epoch"
-"""Epochs that a trial has behind it."""
+"""Key of a report: epochs that are done."""
 FINISHED = "finished"
-"""Its last report has it: the trial was not stopped early."""
+"""Key of the last report of a trial that was not stopped early."""
 STOPPED = "stopped"
-"""A report has it instead: the trial had been stopped early before."""
+"""Key of the report of a resumed trial that had been stopped early before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def trial_job(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
     """The job of a trial with these values.
 
     Raises:
-        UserError: they do not go together.
+        UserError: they exclude each other.
     """
     return with_keep_ratios(with_values(job, values, "the trial's values"), values)
 
@@ -72,7 +72,7 @@ def train(
     Closing the iterator ends training there; the trial's MLflow run is then left to the sweep.
 
     Raises:
-        UserError: the values make no job that can be trained.
+        UserError: the job with these values cannot be trained.
         RunError: training gave up.
     """
     folder = RunFolder(settings.folder / name)
@@ -81,7 +81,7 @@ def train(
     uri = tracking.tracking_uri(settings.job.tracking.uri)
     run_id = tracking.run_of_folder(uri, experiment, folder.path)
     if run_id and (ended := tracking.how_it_ended(uri, run_id)):
-        # The sweep was killed before it knew.
+        # The sweep was killed before it recorded the end.
         if ended.stopped_after is not None:
             yield ended.metrics | {EPOCH: ended.stopped_after, STOPPED: 1}
         else:
@@ -125,7 +125,7 @@ def train(
 
 
 def _log_pictures(run: TrackedRun, checked: CheckedJob, folder: RunFolder) -> None:
-    """Of the best network that the trial came to, if it validated one."""
+    """Log pictures of the trial's best network, if one was validated."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     if chosen := best(stored(folder)):

@@ -1,4 +1,4 @@
-"""Ray Train's workers of one trial: started within it, and gone when it ends, however it ends."""
+"""Ray Train's workers of one trial: started within it, and stopped when it ends in any way."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Workers:
             case Progress() | Measured() | Started() | Waiting() | Decided():
                 pass
             case GaveUp() | StoppedOnRequest():
-                pass  # `recording` raises what they mean
+                pass  # `recording` raises for these
             case _:
                 assert_never(event)
 
     def epochs(
         self, checked: CheckedJob, folder: RunFolder, events: EventQueue
     ) -> Generator[EpochEnded, None, None]:
-        """Train to the end. Closed before, it stops the workers at once.
+        """Train to the end. Closing the iterator earlier stops the workers at once.
 
         Raises:
             RunError: a rank failed, more often than the job allows.
@@ -101,7 +101,7 @@ class Workers:
 
 
 def free(folder: Path) -> None:
-    """Give back what the trial in ``folder`` has reserved: after its process was killed.
+    """Release what the trial in ``folder`` has reserved, after its process was killed.
 
     Ray keeps a reservation for as long as the job lives that made it, here the sweep.
     """

@@ -161,7 +161,7 @@ class SweepScreen:
         return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
 
     def _running_table(self) -> Table:
-        """Those that run, and the latest of those that ended."""
+        """Trials that run, and the latest of those that ended."""
         trials = list(self._trials.values())
         running = [t for t in trials if not t.ended]
         ended = [t for t in trials if t.ended]
@@ -171,7 +171,7 @@ class SweepScreen:
         return table
 
     def _table(self, trials: Sequence[TrialResult]) -> Table:
-        """With all names in full, where there is room for them."""
+        """The table with all names in full, where there is room for them."""
         table = self._drawn(trials, narrow=False)
         if self._terminal is None:
             return table
