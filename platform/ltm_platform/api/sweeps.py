@@ -225,8 +225,8 @@ def resume_sweep(
     sweep = Sweep.load(folder.path)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
-        plan, ray, said = _checked(sweep, where, stack, printed)
-        return _run(plan, folder, said, ray, listener, printed)
+        plan, ray, early_output = _checked(sweep, where, stack, printed)
+        return _run(plan, folder, early_output, ray, listener, printed)
 
 
 def _start(
@@ -245,12 +245,12 @@ def _start(
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:
-        plan, ray, said = _checked(sweep, address, stack, printed)
+        plan, ray, early_output = _checked(sweep, address, stack, printed)
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
         sweep = replace(sweep, name=folder.name)
         sweep.save(folder.path)
         stack.enter_context(folder.locked())
-        return _run(plan, folder, said, ray, listener, printed)
+        return _run(plan, folder, early_output, ray, listener, printed)
 
 
 def _checked(
@@ -279,7 +279,7 @@ def _checked(
 def _run(
     plan: Plan,
     folder: RunFolder,
-    said: bytes,
+    early_output: bytes,
     ray: Session,
     listener: SweepListener | None,
     printed: Printed | None,
@@ -288,7 +288,7 @@ def _run(
     from ltm_platform.tuning.sweep_driver import drive_sweep
 
     with folder.log.open("ab") as log:
-        log.write(said)
+        log.write(early_output)
     notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
         notify(SweepBegins(plan, folder))

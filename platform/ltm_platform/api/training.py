@@ -126,10 +126,10 @@ def submit(
     if not wait or variables:
         raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
     with ExitStack() as stack:
-        checked, ray, said = _checked(spec, where, stack, force=force, printed=printed)
+        checked, ray, early_output = _checked(spec, where, stack, force=force, printed=printed)
         folder = RunFolder.reserve(checked.job, name)
         stack.enter_context(folder.locked())
-        return _run(checked, folder, said, ray, listener, printed)
+        return _run(checked, folder, early_output, ray, listener, printed)
 
 
 @overload
@@ -217,9 +217,9 @@ def resume(
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
-        checked, ray, said = _checked(job, where, stack, force=force, printed=printed)
+        checked, ray, early_output = _checked(job, where, stack, force=force, printed=printed)
         again = Resume(record.run_id, changed, rewound=start is not None)
-        return _run(checked, folder, said, ray, listener, printed, again)
+        return _run(checked, folder, early_output, ray, listener, printed, again)
 
 
 def _stopped(record: RunRecord) -> RunFolder:
@@ -264,7 +264,7 @@ def _checked(
 def _run(
     checked: CheckedJob,
     folder: RunFolder,
-    said: bytes,
+    early_output: bytes,
     ray: Session,
     listener: RunListener | None,
     printed: Printed | None,
@@ -273,7 +273,7 @@ def _run(
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
     folder.job.write_text(checked.job.to_yaml())
     with folder.log.open("ab") as log:
-        log.write(said)
+        log.write(early_output)
     store = tracking.tracking_uri(checked.job.tracking.uri)
     notify: Callable[[RunEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):

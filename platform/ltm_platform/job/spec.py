@@ -108,7 +108,7 @@ class JobSpec(Section):
 
     @property
     def _micro_batch(self) -> int | None:
-        """The micro-batch of the job; None, a rank's whole share, for ``auto``, which finds it later."""
+        """The micro-batch of the job; None, the whole share of a worker, for ``auto``."""
         micro = self.recipe.micro_batch
         return None if micro == "auto" else micro
 

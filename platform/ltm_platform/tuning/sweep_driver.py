@@ -212,7 +212,7 @@ def _log_summary(tracked: TrackedSweep, summary: SweepSummary) -> None:
 def _complete_pictures(
     tracked: TrackedSweep, folder: Path, dataset: Dataset, trials: Sequence[TrialResult]
 ) -> None:
-    """Complete the pictures of trials that a scheduler stopped and that were killed while drawing."""
+    """Complete pictures of trials that a scheduler stopped and that were killed meanwhile."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     for trial in trials:
