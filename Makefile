@@ -18,18 +18,18 @@ help:
 quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
-UNIT := tests/ltm tests/ltm_platform --numprocesses auto --dist loadfile
-E2E := tests/e2e --numprocesses 2
+UNIT := tests/test_house.py tests/ltm tests/ltm_platform
 
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow"
-	$(BIN)/python -m pytest $(E2E) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 2
 
 test-all: venv
-	$(BIN)/python -m pytest $(E2E) -m slow
+	$(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 2
 
 coverage: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --cov --cov-report=xml --cov-report=html --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --numprocesses auto --dist loadfile \
+	  --cov --cov-report=term --cov-report=xml --cov-report=html
 
 lint: venv
 	$(BIN)/ruff format --check .

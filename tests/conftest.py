@@ -37,6 +37,18 @@ def ltm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _own_state_of_the_process() -> Iterator[None]:
+    """No test draws torch's random numbers where another one stopped, or finds modules where
+    another one put some: MLflow does, of the models that it loads."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+    path, before = sys.path, sys.path[:]
+    yield
+    path[:] = before
+    sys.path = path
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     import ray

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PLATFORM = ROOT / "platform" / "ltm_platform"
 LTM = ROOT / "ltm"
-SEARCHED = (PLATFORM,)
+SEARCHED = (PLATFORM, LTM)
 """Packages that touch private names behind their doors alone."""
 DOORS = (PLATFORM / "compat", LTM / "_compat.py")
 DEPENDENCIES = frozenset({"ray", "deepspeed", "mlflow", "torch", "timm"})

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = ROOT / "platform/ltm_platform"
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 EXTENDING = "docs/extending.md"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS = 3, 18
 PREDICT = """
 import json, sys

@@ -104,12 +104,13 @@ def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
 @pytest.mark.parametrize("optimizer", ["lamb", "lars", "muon", "adafactor", "adamp"])
 def test_an_optimizer_of_whole_tensors_is_refused_where_zero_cuts_them(optimizer: str) -> None:
     assert "engine.zero_stage=0" in refusal(f"recipe.optimizer={optimizer}")
-    checked(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
+    whole = checked(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
+    assert whole.job.recipe.optimizer == optimizer
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "nadamw"])
 def test_an_optimizer_of_single_weights_is_taken(optimizer: str) -> None:
-    checked(f"recipe.optimizer={optimizer}")
+    assert checked(f"recipe.optimizer={optimizer}").job.recipe.optimizer == optimizer
 
 
 def test_an_unreadable_augmentation_is_refused() -> None:

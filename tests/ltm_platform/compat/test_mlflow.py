@@ -109,6 +109,18 @@ def test_a_saved_models_folders_and_files_have_these_names(tmp_path: Path) -> No
     assert (folder / compat.PYTHON_FILE).is_file()
 
 
+def test_code_inside_logged_models_finds_the_network(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 1)
+    mlflow.pytorch.save_model(
+        network, str(tmp_path / "m"), pip_requirements=["torch"], serialization_format="pickle"
+    )
+    x = torch.ones(1, 2)
+    assert torch.equal(mlflow.pytorch.load_model(str(tmp_path / "m"))(x), network(x))
+    # Those that version 0.1 logged hold this name.
+    again = mlflow.pytorch._load_model(str(tmp_path / "m" / compat.DATA_FOLDER))
+    assert torch.equal(again(x), network(x))
+
+
 def test_the_user_interface_knows_the_words_of_an_address() -> None:
     scripts = (PACKAGE / "server" / "js" / "build" / "static" / "js").glob("*.js")
     text = "".join(script.read_text(errors="replace") for script in scripts)

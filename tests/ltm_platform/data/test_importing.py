@@ -244,19 +244,18 @@ def test_a_killed_import_goes_on_and_gives_the_same_bytes(tree: Path, tmp_path: 
     script.write_text(KILLED)
     expected = load(tree, tmp_path / "whole")
     out = tmp_path / "out"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, script, tree, out],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout
-    for line in process.stdout:
-        if int(line):
-            break
-    writers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if int(line):
+                break
+        writers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
     with pytest.raises(UserError, match="give the same"):
         open_dataset(str(out), cache=tmp_path, val_fraction=0.2)
     # The processes that write end with the one that was killed.

@@ -18,7 +18,7 @@ from ltm_platform.storage.path import storage_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .conftest import Tree
+    from tests.ltm_platform.conftest import Tree
 
 HALF = (0.5, 0.5, 0.5)
 

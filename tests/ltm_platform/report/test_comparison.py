@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from ltm_platform.errors import UserError
 from ltm_platform.report.comparison import compare
@@ -62,7 +63,11 @@ def test_the_picture_holds_a_point_and_the_losses(
 
 
 def test_runs_without_any_metric_can_be_drawn(make_run: MakeRun, tmp_path: Path) -> None:
-    save(comparison_figure([make_run("new", status="RUNNING")]), tmp_path / "new.png")
+    figure = comparison_figure([make_run("new", status="RUNNING")])
+    save(figure, tmp_path / "new.png")
+    with Image.open(tmp_path / "new.png") as picture:
+        picture.verify()
+    assert not any(axes.collections or axes.texts for axes in figure.axes)
 
 
 @pytest.mark.parametrize(

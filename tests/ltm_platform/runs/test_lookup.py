@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +12,9 @@ from ltm_platform.cli.app import main
 from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Started, Waiting
 from ltm_platform.job import JobSpec
-from ltm_platform.runs.logs import read
 from ltm_platform.runs.lookup import LOST, WAITING, list_all, locate, summarise
 from ltm_platform.runs.stop import stop
-from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE
+from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import find_run, tracked_run, tracked_sweep
 from ltm_platform.tracking.runs import TRIALS_TAG
@@ -128,47 +125,3 @@ def test_a_run_that_is_not_there_is_told_with_the_nearest(store: str, run: Track
     assert locate("mine", store, None).record.run_id == run.run_id  # type: ignore[union-attr]
     with pytest.raises(UserError, match="did you mean 'mine'"):
         locate("mime", store, None)
-
-
-def test_a_stop_is_asked_for_and_forgotten_at_the_next_start(folder: RunFolder) -> None:
-    with pytest.raises(UserError, match="is not going on"):
-        stop(folder, now=False)
-    folder.request_stop()
-    with folder.locked():
-        assert not (folder.path / STOP_FILE).exists()
-        assert folder.pid == os.getpid()
-    assert folder.pid is None
-
-
-def test_stop_now_interrupts_the_process(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = folder.locked()
-    lock.__enter__()
-    got: list[int] = []
-
-    def end(signum: int, _: object) -> None:
-        got.append(signum)
-        lock.__exit__(None, None, None)
-
-    before = signal.signal(signal.SIGTERM, end)
-    monkeypatch.setattr("ltm_platform.runs.stop.POLL_S", 0.01)
-    try:
-        stop(folder, now=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert got == [signal.SIGTERM]
-    assert not (folder.path / STOP_FILE).exists()
-
-
-def test_the_log_is_read_to_the_end_of_the_run(folder: RunFolder) -> None:
-    lock = folder.locked()
-    lock.__enter__()
-    folder.log.write_text("first\n")
-    pieces = read(folder, follow=True)
-    assert next(pieces) == "first\n"
-    with folder.log.open("a") as log:
-        log.write("last\n")
-    lock.__exit__(None, None, None)
-    assert "".join(pieces) == "last\n"
-    assert "".join(read(folder, follow=False)) == "first\nlast\n"

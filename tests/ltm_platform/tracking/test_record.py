@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from ltm_platform.errors import UserError
-from ltm_platform.events import EpochEnded, Measured, Progress, Started, Waiting
+from ltm_platform.events import EpochEnded, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
     RunRecord,
     TrackedRun,
     connect_meanwhile,
-    find_run,
     list_runs,
-    metric_writer,
     read_curves,
     tracked_run,
-    tracking_uri,
 )
-from ltm_platform.tracking.runs import WAITS_TAG, WORKERS_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from .conftest import Race
 
 FOLDER = Path("/runs/digits-1")
 
@@ -53,46 +46,6 @@ def only_run(store: str) -> RunRecord:
 def history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float, int]]:
     rows = client.get_metric_history(run_id, metric)
     return sorted((row.step, row.value, row.timestamp) for row in rows)
-
-
-# --- the store's address
-
-
-def test_by_default_the_store_lies_in_the_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path))
-    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-def test_the_variable_wins_over_the_default_and_the_job_over_the_variable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////of/the/variable.db")
-    assert tracking_uri() == "sqlite:////of/the/variable.db"
-    assert tracking_uri("http://of.the.job:5000") == "http://of.the.job:5000"
-
-
-def test_a_relative_sqlite_path_becomes_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri("sqlite:///mine.db") == f"sqlite:///{tmp_path}/mine.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a/../its.db")
-    assert tracking_uri() == f"sqlite:///{tmp_path}/its.db"
-
-
-@pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "/data/mlruns", "file:///data/mlruns"])
-def test_a_folder_is_refused(uri: str) -> None:
-    with pytest.raises(UserError, match="must be a database") as error:
-        tracking_uri(uri)
-    assert repr(uri) in str(error.value)
-    assert len(str(error.value).splitlines()) == 1
-
-
-def test_a_store_is_there_once_it_was_connected_meanwhile(tmp_path: Path) -> None:
-    connect_meanwhile(f"sqlite:///{tmp_path / 'mlflow.db'}").join()
-    assert (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.filterwarnings("error")
@@ -298,100 +251,3 @@ def test_a_run_goes_on_where_it_stopped(job: JobSpec, store: str, client: Mlflow
     assert (record.run_id, record.status) == (run.run_id, "FINISHED")
     assert history(client, run.run_id, "train/loss") == [(1, 2.0, 1001), (2, 1.0, 1002)]
     assert history(client, run.run_id, "model/gmacs") == [(0, 3.7, 1000)]
-
-
-# --- finding runs again
-
-
-def test_runs_of_all_experiments_are_listed_the_newest_first(job: JobSpec, store: str) -> None:
-    other = job.replace("tracking.experiment", "other")
-    for one, name in ((job, "digits-1"), (other, "photos-1"), (job, "digits-2")):
-        with tracked_run(one, name, FOLDER):
-            pass
-    runs = [(run.name, run.experiment) for run in list_runs(store)]
-    assert runs == [
-        ("digits-2", "ltm-platform"),
-        ("photos-1", "other"),
-        ("digits-1", "ltm-platform"),
-    ]
-
-
-def test_a_store_that_does_not_exist_has_no_runs_and_is_not_made(tmp_path: Path) -> None:
-    assert list_runs(f"sqlite:///{tmp_path}/none/mlflow.db") == []
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_newest_run_of_a_name_is_found(job: JobSpec, store: str) -> None:
-    ids = []
-    for name in ("digits-1", "digits-1", "digits-2"):
-        with tracked_run(job, name, FOLDER) as run:
-            ids.append(run.run_id)
-    assert find_run(store, "digits-1").run_id == ids[1]
-
-
-def test_a_wrong_name_is_told_with_the_nearest(job: JobSpec, store: str) -> None:
-    for name in ("digits-1", "photos-1"):
-        with tracked_run(job, name, FOLDER):
-            pass
-    with pytest.raises(UserError, match="did you mean 'digits-1'") as error:
-        find_run(store, "digit-1")
-    assert len(str(error.value).splitlines()) == 1
-
-
-# --- two processes
-
-OPEN_STORE = """
-import sys
-from pathlib import Path
-import mlflow
-from ltm_platform.job import JobSpec
-from ltm_platform.tracking import tracked_run
-job = JobSpec.load("quickstart", ["tracking.uri=" + sys.argv[1]])
-print("ready", flush=True)
-sys.stdin.readline()
-with tracked_run(job, sys.argv[2], Path(".")):
-    pass
-"""
-
-
-def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path, race: Race) -> None:
-    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    names = ["digits-1", "digits-2"]
-    race(OPEN_STORE, *((uri, name) for name in names))
-    assert sorted((run.name, run.status) for run in list_runs(uri)) == [
-        (name, "FINISHED") for name in names
-    ]
-
-
-# --- when it is written
-
-
-def test_how_a_run_stands_is_written_without_a_pause(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    monkeypatch.setattr(metric_writer, "INTERVAL_S", 3600.0)
-    monkeypatch.setattr(metric_writer, "LONGEST_INTERVAL_S", 3600.0)
-    written: SimpleQueue[tuple[str, str]] = SimpleQueue()
-
-    class Telling(MlflowClient):
-        def log_batch(self, *args: Any, **rows: Any) -> None:
-            super().log_batch(*args, **rows)
-            for tag in rows["tags"]:
-                written.put((tag.key, tag.value))
-
-    def await_tag(value: str) -> None:
-        while written.get(timeout=60) != (WAITS_TAG, value):
-            pass
-        assert client.get_run(run_id).data.tags[WAITS_TAG] == value
-
-    client = Telling(tracking_uri=store)
-    run_id = client.create_run("0").info.run_id
-    run = TrackedRun(client, store, run_id, FOLDER)
-    run(Waiting("2 CPUs: 0 are free now"))
-    await_tag("2 CPUs: 0 are free now")
-    run(Started(2, 0, 16, 0, "cpu", 2))
-    await_tag("")
-    assert client.get_run(run_id).data.tags[WORKERS_TAG] == "2"
-    run.end("FINISHED", limit_s=60)

@@ -167,6 +167,7 @@ def postgres() -> Iterator[Postgres]:
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL (apt-get install postgresql)")
 def test_a_team_shares_a_server_with_postgresql(
     postgres: Postgres, job: JobSpec, port: int, tmp_path: Path

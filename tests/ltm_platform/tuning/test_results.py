@@ -110,7 +110,8 @@ def test_where_importance_cannot_be_told_the_reason_is() -> None:
 def test_the_picture_is_drawn_whatever_was_measured(tmp_path) -> None:  # type: ignore[no-untyped-def]
     costs = (GMACS, SweepObjective("bench/latency_ms", "min"))
     draw_fronts(TRIALS, TOP1, costs, tmp_path / "front.png")
-    assert Image.open(tmp_path / "front.png").width > 500
+    with Image.open(tmp_path / "front.png") as picture:
+        assert picture.width > 500
 
 
 def test_objectives_have_a_direction() -> None:

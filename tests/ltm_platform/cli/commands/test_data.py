@@ -39,7 +39,8 @@ def test_import_check_and_show_in_turn(run: Run, tmp_path: Path) -> None:
     shown = run("show", "shards", "--sheet", "sheet.png")
     lines = [line.split() for line in shown.out.splitlines()]
     assert lines[1:3] == [["cat", "4", "1"], ["dog", "4", "1"]]
-    assert Image.open(tmp_path / "sheet.png").size[0] > 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 0
 
 
 def test_left_out_images_are_told(run: Run, pets: Path) -> None:

@@ -1,19 +1,21 @@
-"""A run's folder: what it is called and where it lies."""
+"""A run's folder: what it is called, where it lies and who has it."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
-from ltm_platform.storage.run_folder import RunFolder
+from ltm_platform.storage.files import SWEEP_FILE
+from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .conftest import Race
+    from tests.ltm_platform.conftest import Race
 
 RESERVE = """
 import sys
@@ -82,3 +84,41 @@ def test_two_processes_at_once_get_different_names(home: Path, race: Race) -> No
     assert len(names) == 40
     assert set(names) == expected
     assert {folder.name for folder in (home / "runs").iterdir()} == expected
+
+
+def test_the_process_that_has_a_run_is_known_while_it_has_it(job: JobSpec) -> None:
+    folder = RunFolder.reserve(job)
+    assert (folder.is_locked(), folder.pid) == (False, None)
+    with folder.locked():
+        assert (folder.is_locked(), folder.pid) == (True, os.getpid())
+    assert (folder.is_locked(), folder.pid) == (False, None)
+
+
+def test_a_trial_is_owned_by_its_sweep(job: JobSpec) -> None:
+    sweep = RunFolder.reserve(job, "sweep")
+    trial = RunFolder(sweep.path / "trials" / "sweep-001")
+    assert (sweep.is_sweep, sweep.owner, trial.owner) == (False, sweep, trial)
+    (sweep.path / SWEEP_FILE).touch()
+    assert (sweep.is_sweep, sweep.owner, trial.owner) == (True, sweep, sweep)
+
+
+def test_a_storage_that_cannot_be_written_to_cannot_stop_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"cannot be asked to stop.*'stop --now' ends it"):
+        run.request_stop()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rewound", "anew"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"recipe.lr": "0.1 -> 0.2"}, False, True),
+        ({"cluster.workers": "2 -> 4"}, False, False),
+    ],
+)
+def test_what_makes_steps_come_out_differently(
+    changes: dict[str, str], rewound: bool, anew: bool
+) -> None:
+    assert Resume("0", changes, rewound).anew == anew

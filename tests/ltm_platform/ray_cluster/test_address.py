@@ -1,0 +1,92 @@
+"""What an address means, and which one counts."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.ray_cluster import address
+from ltm_platform.ray_cluster.address import EMBEDDED, Kind, find_address, kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("local", Kind.EMBEDDED),
+        ("auto", Kind.JOINED),
+        ("10.0.0.1:6379", Kind.JOINED),
+        ("http://head:8265", Kind.CLUSTER),
+        ("https://ray.example.com/team", Kind.CLUSTER),
+    ],
+)
+def test_an_address_tells_how_ray_is_reached(address: str, meant: Kind) -> None:
+    assert kind(address) == meant
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "http://a b", "$(touch x):1", ""])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="must be http://HOST:8265"):
+        kind(address)
+
+
+def test_the_option_comes_before_the_job_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = JobSpec.load("quickstart", ["cluster.address=http://job:8265/"])
+    plain = JobSpec.load("quickstart")
+    assert find_address(None, plain) == EMBEDDED
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert find_address(None, plain) == "10.0.0.1:6379"
+    assert find_address(None, job) == "http://job:8265"
+    assert find_address("http://option:8265", job) == "http://option:8265"
+
+
+def test_a_wrong_address_is_told_with_its_place() -> None:
+    job = JobSpec.load("quickstart", ["cluster.address=head"])
+    with pytest.raises(UserError, match=r"^--set cluster\.address=head: cluster\.address: "):
+        find_address(None, job)
+
+
+def test_no_ray_is_kept_here() -> None:
+    assert not address.is_here("http://127.0.0.1:8265")
+
+
+@pytest.mark.parametrize("known", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "a file"])
+def test_a_token_is_shown_by_who_has_one_and_has_not_said_otherwise(
+    known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    address.use_token()
+    assert "RAY_AUTH_MODE" not in os.environ
+    if known == "a file":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("f" * 64)
+    else:
+        monkeypatch.setenv(known, "f" * 64)
+    address.use_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    address.use_token()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_who_is_not_let_in_is_told_where_the_token_is() -> None:
+    sentence = str(address.token_wanted("http://head:8265"))
+    assert "http://head:8265 wants a token" in sentence
+    assert "~/.ray/auth_token" in sentence
