@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the spelling help that goes with them."""
+"""Errors that a user can correct, and the spelling help that goes with them."""
 
 from __future__ import annotations
 

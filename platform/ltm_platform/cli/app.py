@@ -68,7 +68,7 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The console script; nothing else ends the process.
 
-    Exit codes: 2 for what the user can mend, 1 for a run that broke, 130 for one that was stopped;
+    Exit codes: 2 for what the user can correct, 1 for a run that broke, 130 for one that was stopped;
     a command that has itself printed what happened ends with `click.exceptions.Exit`.
     """
     try:
