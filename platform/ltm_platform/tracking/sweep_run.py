@@ -62,7 +62,7 @@ class TrackedSweep(TrackedRun):
             run.end(None, OUTAGE_S)
 
     def end_trials(self, status: str) -> None:
-        """Close all that are not."""
+        """Close the runs of all trials that are open."""
         for run in self._children():
             if run.info.status == "RUNNING":
                 self._close(run, status, {})
@@ -83,7 +83,7 @@ class TrackedSweep(TrackedRun):
 
 @contextmanager
 def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSweep]:
-    """Record the sweep in ``folder``, or go on recording it; ``job`` is what its trials vary.
+    """Record the sweep in ``folder``, or continue to record it; ``job`` is what its trials vary.
 
     At the end its status, and that of trials which were cut off, is as for `tracked_run`.
     """
@@ -119,7 +119,7 @@ class Ended:
     """A trial that needs nothing more."""
 
     metrics: dict[str, float]
-    """The latest of each."""
+    """The latest value of each metric."""
     stopped_after: int | None
     """Epochs, if a scheduler stopped it."""
 

@@ -46,12 +46,12 @@ def test_mlflow_reads_the_setting(name: str) -> None:
 
 def test_a_store_that_is_away_is_known_by_its_code_or_its_cause() -> None:
     away = MlflowException("x", error_code=databricks_pb2.TEMPORARILY_UNAVAILABLE)
-    assert compat.is_away(away)
-    assert compat.is_away(NoConnectionError())
+    assert compat.is_unavailable(away)
+    assert compat.is_unavailable(NoConnectionError())
     wrapped = MlflowException("API request failed")
     wrapped.__cause__ = NoConnectionError()
-    assert compat.is_away(wrapped)
-    assert not compat.is_away(MlflowException("no such run"))
+    assert compat.is_unavailable(wrapped)
+    assert not compat.is_unavailable(MlflowException("no such run"))
 
 
 def test_what_exists_already_is_known_by_its_code(client: MlflowClient) -> None:

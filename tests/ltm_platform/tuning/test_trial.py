@@ -88,7 +88,7 @@ def test_no_trial_is_left_running(job: JobSpec, store: str, tmp_path: Path) -> N
 
 
 def test_what_tune_never_knew_is_removed(job: JobSpec, store: str, tmp_path: Path) -> None:
-    """Trials that began just before a sweep was killed are made anew, and counted once."""
+    """Trials that began just before a sweep was killed are made again, and counted once."""
     trials = tmp_path / "trials"
     with tracked_sweep(job, "s", tmp_path) as sweep:
         for name in ("known", "lost"):
