@@ -36,7 +36,7 @@ from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import Loader
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
-from ltm_platform.data.transforms import Augmentation, allow_black_posters, train_transform
+from ltm_platform.data.transforms import Augmentation, allow_posterize_to_black, train_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -104,7 +104,7 @@ def timms(
         device=torch.device("cpu"),
     )
     for step in dataset.transform.transforms:
-        allow_black_posters(step)
+        allow_posterize_to_black(step)
     return loader
 
 

@@ -1,6 +1,6 @@
 """Every private or unstable name of timm and torch that we use, and no other module uses one.
 
-`tests/ltm/test_compat.py` says for each what we rely on.
+`tests/ltm/test_compat.py` tests for each what we rely on.
 """
 
 from __future__ import annotations

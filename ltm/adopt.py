@@ -1,4 +1,4 @@
-"""A module of timm takes on our behaviour and keeps its weights and their names."""
+"""Turn a module of timm into one of ours that keeps its weights and their names."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ class StreamingBottleneck(nn.Module):
             sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
 
     def share(self) -> None:
-        """Begin to add up over ranks what was collected, which travels while backward computes.
+        """Start the all-reduce of what was collected, which overlaps with backward.
 
         Collective. Nothing more may be collected until `sync`.
         """
@@ -288,7 +288,7 @@ class StreamingBottleneck(nn.Module):
         for kind in ("feature", "input"):
             centroids = getattr(self, f"{kind}_centroids")
             mean = F.normalize(sums[f"{kind}_seed"][of], dim=1)
-            # placeholders are random directions: they tell clusters of one class apart
+            # placeholders are random directions: they separate clusters of one class
             mean = F.normalize(mean + 0.1 * again[:, None] * centroids, dim=1)
             centroids.copy_(torch.where(new[:, None], mean, centroids))
         self.seeded |= new

@@ -153,7 +153,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
         loaded = {**loaded, key: _resampled(model, key, loaded[key])}
     kept = _kept_classifier(model, loaded) if new_classifier else set()
     loaded = {**loaded, **{key: own[key] for key in kept}}
-    missing = [k for k in own if k not in loaded and not compression.may_lack(k)]
+    missing = [k for k in own if k not in loaded and not compression.may_be_missing(k)]
     unknown = [k for k in loaded if k not in own]
     shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
     for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):

@@ -34,7 +34,7 @@ class Heatmap:
 
     weights: [rows, columns] over the tokens of the image before the first merge; they sum to 1, or
         all are 0 where the target was dropped.
-    target: row and column of the target: the source that was asked for.
+    target: row and column of the target: the source that was given.
     sources: how many tokens have any weight.
     """
 

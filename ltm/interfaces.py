@@ -1,8 +1,8 @@
-"""What a method, a backbone and a site promise each other. All other modules take words from here.
+"""The interfaces of methods, backbones and sites, which all other modules share.
 
 A backbone says where tokens may be reduced and what must hold there (`SiteKind`, `Site`), and shows
 a method what it asks for (`SiteInput`). A method says how they are reduced (`Method`), and answers
-with a `ltm.merge.Merge`. A model answers for its compression (`Compressible`), whoever made it.
+with a `ltm.merge.Merge`. A model has its compression (`Compressible`), whichever package made it.
 
 Legend: B images, T all tokens, N tokens of the image, P slots, D channels, H heads, d channels of a
 head. Tokens before those of the image (class, register tokens) are its prefix: T = prefix + N.
@@ -89,8 +89,8 @@ class SiteInput:
     keys: [B, N, d], mean over heads.
     value_norms: [B, H, N], L2 norm of each head's value.
     received: [B, N], attention to each token, mean over heads and all queries (the prefix, too).
-    received_before: the same of the block before this one. A slot made since then has received what
-        its sources have.
+    received_before: the same of the block before this one, None in the first. A slot made since
+        then has received what its sources have.
     class_attention: [B, H, N], attention from the class token; without one, that from all tokens
         (mean over queries).
     attention: [B, H, T, T], the map itself, query by key, with the prefix.
@@ -163,7 +163,7 @@ class Method(Hooks):
         those that enter the block, whose attention then runs on fewer. A network of windows or
         convolutions has one place only and takes it for both, see the backbone.
     wants: what it looks at where the backbone has it; the field is None elsewhere.
-    needs: what it cannot do without; a backbone that has it not is refused.
+    needs: what it cannot do without; a backbone that does not have it is refused.
     varies: the number of slots differs between images: they are padded, and `Merge.present` says
         which are there. Where costs are counted, without values, all that the plan allows are.
     keeps_grid: tokens must lie on a grid after a merge, whatever the backbone needs.
@@ -175,8 +175,8 @@ class Method(Hooks):
     learns_mass: in training, sizes of tokens carry a gradient, and where no grid has to stay all
         tokens do: those that would leave lose their mass (`ltm.merge.Soft`).
 
-    What holds for its slots is said by the `Merge` that it returns: `Merge.convex`, `Merge.linear`,
-    `Merge.keeps_mass`.
+    What holds for its slots is declared by the `Merge` that it returns: `Merge.convex`,
+    `Merge.linear`, `Merge.keeps_mass`.
     """
 
     acts_on: ActsOn = "attended"
@@ -191,7 +191,7 @@ class Method(Hooks):
 
     @property
     def asks(self) -> frozenset[Evidence]:
-        """All that it looks at."""
+        """All that it looks at, `wants` and `needs`."""
         return self.wants | self.needs
 
     @abstractmethod
@@ -202,7 +202,7 @@ class Method(Hooks):
 
 
 class Compressible(nn.Module):
-    """What a model answers about its compression, whatever the method. By default it has none.
+    """The compression of a model, whatever the method. By default it has none.
 
     `compressible` gives it for every model of `ltm.create_model`.
     """
@@ -218,7 +218,7 @@ class Compressible(nn.Module):
     @property
     @abstractmethod
     def compression(self) -> Any:
-        """What was asked for: a kept fraction, a plan, or None for the default."""
+        """The setting: a kept fraction, a plan, or None for the default."""
 
     @abstractmethod
     def set_compression(self, to: Any = None) -> None:
@@ -233,7 +233,7 @@ class Compressible(nn.Module):
     def after_load(self, state: Mapping[str, Tensor]) -> None:
         """After this state dict was loaded."""
 
-    def may_lack(self, key: str) -> bool:
+    def may_be_missing(self, key: str) -> bool:
         """Whether a state dict may come without this key: those of the method start as they are."""
         return key.startswith("method.")
 
@@ -268,5 +268,5 @@ class Uncompressed(Compressible):
 
 
 def compressible(model: nn.Module) -> Compressible:
-    """How to ask any model about its compression: the model itself where it has a method."""
+    """The compression of any model: the model itself where it has a method."""
     return model if isinstance(model, Compressible) else Uncompressed(model)

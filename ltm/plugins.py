@@ -53,7 +53,7 @@ def find(group: str, name: str) -> Plugin:
 def packages(groups: Iterable[str] = GROUPS) -> list[str]:
     """Top-level packages that have something in these groups.
 
-    Whoever runs a network elsewhere has to bring them along.
+    They have to be sent along to another machine that runs the network.
     """
     return sorted({plugin.package for plugin in plugins(groups)})
 
@@ -90,7 +90,7 @@ def load_all(group: str) -> None:
 
 
 def broken(group: str, name: str, reason: str) -> PluginError:
-    """The error that says which package is to blame."""
+    """The error that names the package that is to blame."""
     return _error(_points(group)[name], reason)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PLATFORM = ROOT / "platform" / "ltm_platform"
 LTM = ROOT / "ltm"
-SEARCHED = (PLATFORM,)
+SEARCHED = (PLATFORM, LTM)
 """Packages that touch private names behind their doors alone."""
 DOORS = (PLATFORM / "compat", LTM / "_compat.py")
 DEPENDENCIES = frozenset({"ray", "deepspeed", "mlflow", "torch", "timm"})
@@ -40,6 +40,8 @@ HANDED_OUT = {
     "_shutdown_workers": "torch",
     "_new_shared": "torch",
     "aug_fn": "timm",
+    "_pos_embed": "timm",
+    "_ref_window_sizes": "timm",
 }
 """Names of objects that a dependency hands out: where they come from cannot be seen in the code."""
 LIKE_FILES = ("commands", "methods", "jobs", "benchmarks")

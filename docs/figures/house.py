@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PICTURE = HERE / "house.svg"
+CONTRACT = "who may know whom"
 
 WIDTH, MARGIN, GAP = 840, 20, 12
 BOX, ARROW = 58, 22  # heights of a row and of the space below it
@@ -30,7 +31,7 @@ def contracts() -> list[dict]:
 
 def layers() -> list[list[str]]:
     """The rooms, highest layer first; those of one layer do not import each other."""
-    (contract,) = [one for one in contracts() if one["type"] == "layers"]
+    (contract,) = [one for one in contracts() if one["name"] == CONTRACT]
     return [
         [room.strip().removeprefix("ltm_platform.") for room in layer.split("|")]
         for layer in contract["layers"]
@@ -38,13 +39,13 @@ def layers() -> list[list[str]]:
 
 
 def libraries() -> dict[str, list[str]]:
-    """Rooms that may import a library which almost all others may not."""
+    """Rooms that may import a library which almost all others may not; `compat` may, too."""
     rooms = {room for layer in layers() for room in layer} - {"ltm"}
     known: dict[str, list[str]] = {}
     for contract in contracts():
         if contract["type"] == "forbidden":
             sources = {name.removeprefix("ltm_platform.") for name in contract["source_modules"]}
-            allowed = rooms - sources
+            allowed = rooms - sources - {"compat"}
             if len(allowed) <= 2:
                 for room in allowed:
                     known.setdefault(room, []).extend(contract["forbidden_modules"])

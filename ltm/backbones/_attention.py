@@ -36,7 +36,7 @@ class PartLinear(nn.Linear):
 
 
 class ObservedAttention(Attention):
-    """timm's attention. Modifications: shows what is asked for, and may use a map that is given."""
+    """timm's attention. Modifications: shows what is requested, and may use a map that is given."""
 
     def forward(
         self,
@@ -50,7 +50,7 @@ class ObservedAttention(Attention):
         """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> x [B, T, D], and what is seen.
 
         attention: [B, H, T, T], a map to use in the place of the softmax of queries and keys.
-        attends: false only shows what is asked for, and gives x itself.
+        attends: false only shows what is requested, and returns x itself.
         """
         look = look or Look()
         if attention is not None:
@@ -107,7 +107,7 @@ class ObservedAttention(Attention):
         whole: Tensor | None,
         look: Look,
     ) -> Seen:
-        """What is asked for, of queries, keys and values [B, H, T, d] and of the map, if any."""
+        """What is requested, of queries, keys and values [B, H, T, d] and of the map, if any."""
         seen = Seen() if whole is None else _seen_of_map(whole, look)
         if "keys" in look.asks:
             seen = replace(seen, keys=k.mean(1))
@@ -139,7 +139,7 @@ def _seen_of_map(attention: Tensor, look: Look) -> Seen:
 
 
 def _mean_over_queries(attention: Tensor, look: Look) -> Tensor:
-    """[B, H, T, T] -> [B, H, T]; padding asks nothing."""
+    """[B, H, T, T] -> [B, H, T]; queries of padding do not count."""
     if look.present is None:
         return attention.mean(2)
     queries = F.pad(look.present, (look.prefix, 0), value=True).to(attention.dtype)
@@ -185,7 +185,7 @@ class MergingBlock(Block):
         watch: Watch | None,
         attention: Tensor | None,
     ) -> Tensor:
-        """Before the MLP. Its own method, so that what it holds is free when the MLP begins."""
+        """Before the MLP. A method of its own, so that its tensors are free when the MLP begins."""
         look = Look() if merging is None else merging.look
         if watch is not None:
             look = replace(watch.look, asks=look.asks | watch.look.asks)

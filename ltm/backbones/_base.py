@@ -77,7 +77,7 @@ class MergingModel(Compressible):
 
     @abstractmethod
     def walk(self, choose: Choose) -> Iterator[Site]:
-        """Follow the tokens through the network, asking at every site what to keep."""
+        """Follow the tokens through the network; `choose` says at every site what to keep."""
 
     @abstractmethod
     def widths(self) -> dict[str, int]:
@@ -89,7 +89,7 @@ class MergingModel(Compressible):
         """Give the model a method, made for the sites that it may use, and set the compression.
 
         Those are the sites of the plan or the default ones, and all others of the same widths.
-        FieldError for a method that needs what this network has not.
+        FieldError for a method that needs what this network does not have.
         """
         default = self.default_plan()
         names: set[str] = {*self.default_sites()}
@@ -112,14 +112,14 @@ class MergingModel(Compressible):
     def check_method(self) -> None:
         """FieldError when the method needs what this network has not."""
         method, name = self.method, self.timm_name
-        lacking = method.needs - self.offers
-        if lacking:
+        missing = method.needs - self.offers
+        if missing:
             offered = ", ".join(sorted(self.offers)) or "nothing of its attention"
             raise FieldError(
                 "method",
                 method.name,
                 f"a method that needs no more than {name} shows: {offered}",
-                f"is {method.name!r}, which needs {', '.join(sorted(lacking))}",
+                f"is {method.name!r}, which needs {', '.join(sorted(missing))}",
             )
         if method.varies and (self.needs_grid or method.keeps_grid):
             raise FieldError(

@@ -39,7 +39,7 @@ class Look:
 class Seen:
     """What a block shows of its attention, as `SiteInput` has it but of all T tokens.
 
-    None for what was not asked for.
+    None for what was not requested.
     """
 
     normed_input: Tensor | None = None
@@ -89,7 +89,7 @@ class Merging:
     """One site in one forward pass: makes the merge, applies it, and remembers it.
 
     state: of the tokens that arrive.
-    pixels: tokens come as [B x pixels, N, D], and all pixels of a token share its fate.
+    pixels: tokens come as [B x pixels, N, D], and all pixels of a token are merged alike.
     prefix: how many tokens before the first one of the image pass by.
     class_token: the first of them is a class token.
     offers: what the block can show.

@@ -2,10 +2,10 @@
 
 Legend: B images, N source tokens, P slots (merged tokens, P <= N), D channels, K sources a slot.
 
-A method decides; the decision is a `Merge`. Whoever holds one can apply it, undo it, ask which
+A method decides; the decision is a `Merge`. A caller can apply it, undo it, ask which
 source tokens made which slot, and how many tokens a slot stands for. Rows of the mask G of the
 paper (arXiv 2407.15219, section 3) become columns of `weights()`: merged tokens are G^T Z. Not all
-that methods do is a mean: every merge says what holds for its slots.
+that methods do is a mean: every merge declares what holds for its slots.
 """
 
 from __future__ import annotations
@@ -74,5 +74,5 @@ class Merge(ABC):
         """
 
     def carried(self, amount: Tensor) -> Tensor:
-        """What slots have of any other amount that adds up: [B, N] -> [B, P]."""
+        """Any other amount that adds up, from sources [B, N] to slots [B, P]."""
         return self.sizes(amount)

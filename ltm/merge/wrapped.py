@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wrapped(Merge):
-    """Another merge, with one thing of its own; what is asked of it, the other one answers."""
+    """Another merge, with one property of its own; all others are those of the other one."""
 
     merge: Merge
 

@@ -34,7 +34,7 @@ def merge_softly(embedding: Tensor, mass: Tensor, leave: int, tau: float) -> Sof
     unit = F.normalize(embedding, dim=-1)
     cosine = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
     target = (cosine / tau + mass[:, None, 1::2].log()).softmax(-1)
-    # who is gone already is no candidate
+    # tokens that have left already are no candidates
     score = (target * cosine).sum(-1) + tau * presence(mass[:, ::2]).log()
     ranked = score.detach().sort(-1, descending=True).values
     leave = min(leave, ranked.shape[1])

@@ -64,8 +64,8 @@ class LearnedThresholds(Method):
     block; those above theta_m merge first, the most similar first, then those below theta_p are
     pruned, then the next most similar merge. Where a grid has to stay that is so in training,
     too, within rows and then columns: there is nothing to penalise, and thresholds only learn to
-    tell merging from pruning. Where nothing attends to tokens before the site, importance is
-    the softmax of their own cosines, as if their keys were queries.
+    decide between merging and pruning. Where nothing attends to tokens before the site,
+    importance is the softmax of their own cosines, as if their keys were queries.
 
     penalty: 10, the weight of the penalty.
     freeze: only thresholds learn, as published; false trains everything.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ltm.merge import Merge
 
 Step = Callable[["Tensor", "Tensor", int], Assigned]
-"""One reduction of tokens: metric [B, N, d], mass [B, N], slots -> who goes where.
+"""One reduction of tokens: metric [B, N, d], mass [B, N], slots -> the slot of each token.
 
 At most half of the tokens leave.
 """

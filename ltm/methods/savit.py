@@ -25,7 +25,7 @@ class CollaborativePruning(StructureMethod):
     With s_i the first-order Taylor term of component i in one image, the sum of w * dL/dw over the
     weights that read its output, removing a set R costs the mean over images of (sum over R of
     s_i)^2: squared terms s_i^2, and cross terms 2 s_i s_j between all components, of one kind or of
-    two. Those of the lowest cost per MAC leave, until the MACs are what was asked for
+    two. Those of the lowest cost per MAC leave, until the MACs are the requested ones
     (`ltm.structure.select`); then the network is trained on. `recipe.distill` brings the paper's
     distillation.
 

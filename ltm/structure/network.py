@@ -34,7 +34,7 @@ class PrunableModel(Compressible):
 
     In training all are there, and gates close those that are to leave. `compact` removes them for
     good: what is left is timm's own network with smaller layers, which computes the same. Its state
-    dict has no gates, and says its shape: `before_load` follows it.
+    dict has no gates, and its shapes are the pruned ones: `before_load` follows it.
 
     compression_ratio is the kept fraction of the MACs, target_gmacs the MACs themselves, and a plan
     says how many components stay in a part, such as {"blocks.0.attn": 4, "blocks.0.mlp": 900}.
@@ -81,7 +81,7 @@ class PrunableModel(Compressible):
 
     @property
     def compression(self) -> float | Mapping[str, int] | None:
-        """What was asked for: a kept fraction of the MACs, a plan, or None for the default."""
+        """The setting: a kept fraction of the MACs, a plan, or None for the default."""
         return self._wish
 
     @property
@@ -202,8 +202,8 @@ class PrunableModel(Compressible):
         elif self.gated:
             self.set_compression(self._wish)
 
-    def may_lack(self, key: str) -> bool:
-        return super().may_lack(key) or any(key in part.gate_keys() for part in self.parts())
+    def may_be_missing(self, key: str) -> bool:
+        return super().may_be_missing(key) or any(key in part.gate_keys() for part in self.parts())
 
     def before_finetuning(self) -> None:
         """Of a network that was pruned before, further components may leave."""

@@ -202,7 +202,7 @@ class LinearHeads(Part):
 def find_parts(model: nn.Module) -> list[Part]:
     """All parts of a network, in the order of its modules.
 
-    FieldError for a variant whose heads or units cannot be told apart.
+    FieldError for a variant whose heads or units cannot be identified.
     """
     found: list[Part] = []
     for name, module in model.named_modules():

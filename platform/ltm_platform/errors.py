@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the spelling help that goes with them."""
+"""Errors that a user can correct, and the spelling help that goes with them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """Something the user said or lacks. The message is full sentences, one a line; the CLI exits
-    with 2.
+    """A mistake of the user's, or something missing. The message is full sentences, one a line; the
+    command line exits with 2.
 
     fields: the fields of a job that it is about, dotted, each with the value that is refused; empty
         where no field is to blame.

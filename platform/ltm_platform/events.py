@@ -1,6 +1,6 @@
-"""What a training run tells while it runs, and the way from rank 0 to the driver.
+"""Events of a training run, and their way from rank 0 to the driver.
 
-Rank 0 says; the driver writes to MLflow and draws the screen. So the tracking store has a single
+Rank 0 sends; the driver writes to MLflow and draws the screen. So the tracking store has a single
 writer a run, and training never waits for it.
 """
 
@@ -20,12 +20,12 @@ SEND_INTERVAL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Training begins, or goes on after ``steps_done`` optimizer steps."""
+    """Training begins, or continues after ``steps_done`` optimizer steps."""
 
     epochs: int
     epochs_done: int
     steps: int
-    """Of all epochs."""
+    """Optimizer steps of all epochs."""
     steps_done: int
     device: str
     workers: int
@@ -35,8 +35,8 @@ class Started:
 class Waiting:
     """The workers do not fit beside what others run on the cluster; they start when they do."""
 
-    lacks: str
-    """What, and how much of it is free."""
+    missing: str
+    """What is missing, and how much of it is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Measured(Progress):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What the workers decided: told on the screen, and a tag ``ltm.NAME`` in MLflow."""
+    """What the workers decided: shown on the screen, and a tag ``ltm.NAME`` in MLflow."""
 
     name: str
     value: str
@@ -77,7 +77,7 @@ class GaveUp:
 
 @dataclass(frozen=True, slots=True)
 class StoppedOnRequest:
-    """Training saved a checkpoint and ended, since somebody asked it to."""
+    """Training saved a checkpoint and ended, since a stop was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ Event = (
     | StoppedOnRequest
     | ControllerStarted
 )
-"""Who hears them matches all of them, with `typing.assert_never` for the rest: so a new one is an
-error of types wherever it was not thought of."""
+"""A listener matches all of them, with `typing.assert_never` for the rest: so a new one is a type
+error wherever it is not handled."""
 Listener = Callable[[Event], None]
 
 
@@ -116,8 +116,8 @@ class EventQueue(Protocol):
 class Sender:
     """Rank 0's end: events are sent in batches and by a thread, so that no step waits for them.
 
-    All but the steps' metrics is sent at once, and has been when the call returns: it must be
-    known whatever happens next. What went wrong in sending is raised by a later call.
+    All but the steps' metrics is sent before the call returns, so that it arrives even if the
+    process ends next. An error in sending is raised by a later call.
     """
 
     def __init__(self, queue: EventQueue) -> None:
@@ -136,7 +136,7 @@ class Sender:
             self._send()
 
     def flush(self) -> None:
-        """Send what is left, and wait until all has been sent."""
+        """Send what is pending, and wait until all has been sent."""
         self._send()
         self._arrived()
 
@@ -148,7 +148,7 @@ class Sender:
         self._last_sent = time.monotonic()
 
     def _arrived(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for what is being sent."""
         sent, self._sent = self._sent, None
         if sent:
             sent.result()
@@ -158,9 +158,9 @@ class Sender:
 def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
     """Hand every event to every listener, in order, from a thread, until the block ends.
 
-    What was sent before the end of the block is heard before this returns. A listener's first
+    What was sent before the end of the block is handled before this returns. A listener's first
     error is raised at the end of the block, unless the block itself failed; until then all
-    listeners go on listening.
+    listeners are still called.
     """
     failures: list[Exception] = []
 
@@ -181,7 +181,7 @@ def listening(queue: EventQueue, *listeners: Listener) -> Iterator[None]:
         yield
     finally:
         try:
-            queue.put_nowait(None)  # the end, behind all that was sent
+            queue.put_nowait(None)  # marks the end, after all that was sent
         except Exception as error:
             failures.append(error)  # the queue is gone, and the thread has noticed it
         thread.join()

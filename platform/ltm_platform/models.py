@@ -64,7 +64,7 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
 def load_start(model: nn.Module, job: JobSpec) -> bool:
     """Give a new network the weights of ``model.checkpoint``, if the job names one.
 
-    Returns whether the classifier starts anew, since it is for another number of classes.
+    Returns whether the classifier is initialised again, since it is for another number of classes.
 
     Raises:
         ValueError: there are no such weights, or they are of another network.
@@ -131,7 +131,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
 
 
 def method_of(model: Any) -> Hooks:
-    """What the network's method does in training; nothing, for a network without one."""
+    """The hooks of the network's method in training; those of a network without one do nothing."""
     method: Hooks = getattr(model, "method", _NO_METHOD)
     return method
 
@@ -191,7 +191,7 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
         return load_checkpoint(model, path, new_classifier=new_classifier)
     except ValueError:
         raise
-    except Exception as error:  # whatever the reader of a foreign file trips over
+    except Exception as error:  # whatever a foreign file makes its reader raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"is {str(path)!r}, which cannot be read as weights: {reason}"
         raise FieldError("checkpoint", str(path), problem=problem) from None

@@ -37,7 +37,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 class ByRuns(LoadScopeScheduling):
     """In several processes: no file is split, and those that share trained runs go to one process,
-    since a run that is trained anew costs more than what is gained."""
+    since a run that is trained again costs more than what is gained."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -94,7 +94,7 @@ def in_background(environment: dict[str, str], *args: str) -> Iterator[subproces
 
 
 def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], run: Path) -> None:
-    """While the process carries out the run or the sweep of a folder."""
+    """While the process trains the run or the sweep of a folder."""
     end = time.monotonic() + TIMEOUT_S
     while not fulfilled():
         assert process.poll() is None, (run / "run.log").read_text()[-5000:]

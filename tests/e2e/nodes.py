@@ -112,8 +112,8 @@ def main(path: str, name: str) -> None:
             cluster.add_node(num_cpus=1)
         workers = f"cluster.workers=[{FEWEST},{MOST}]"
         job = JobSpec.load(path, [workers, "cluster.resize_interval_s=2"])
-        ready = checks.check(job, Resources(cpus=MOST, gpus=0))
-        folder = RunFolder.reserve(ready.job, name)
+        checked = checks.check(job, Resources(cpus=MOST, gpus=0))
+        folder = RunFolder.reserve(checked.job, name)
         happening = story(folder, cluster)
         next(happening)
 
@@ -122,7 +122,7 @@ def main(path: str, name: str) -> None:
                 tell(asdict(event))
             happening.send(event)
 
-        drive(ready, folder, listener)
+        drive(checked, folder, listener)
     except KeyboardInterrupt:
         tell("ended")
     finally:

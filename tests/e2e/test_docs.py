@@ -38,6 +38,7 @@ RUN_BY = {
     "python cli.py": f"{E2E}/test_packaging.py::test_a_bare_checkout_runs",
     "python docs/figures/house.py": f"{E2E}/test_guides.py::test_the_picture_shows_the_contract",
     "python benchmarks/scaling_table.py": f"{E2E}/test_docs.py::test_the_scaling_tables",
+    "python benchmarks/*": f"{E2E}/test_benchmarks.py::test_a_benchmark_runs_at_its_smallest",
     "ltm-platform --help": f"{HERE}/cli/test_commands.py::test_help_imports_nothing_heavy",
     "ltm-platform cost *": f"{E2E}/test_guides.py::test_a_verb_is_a_file_and_a_name",
     "ltm-platform submit jobs/quickstart.yaml": (
@@ -122,12 +123,17 @@ RUN_BY = {
 
 NOT_RUN = {
     "make *": "it is what runs the tests; here its targets are looked up",
-    "python benchmarks/*": "measures for minutes to hours; here its arguments are read",
     "ltm-platform submit tiny.yaml *": "was tried by hand, method by method, as the page says",
     "ltm-platform submit jobs/ltm_vit_b.yaml *": "needs ImageNet and a cluster; here the job loads",
     "ltm-platform cluster * cluster.yaml": "needs a cloud; the file fits Ray's schema by a test",
 }
 """Why a command is run by no test."""
+
+EXECUTED_BY = {
+    "docs/api.md": f"{E2E}/test_api.py::test_the_example_of_the_documentation",
+    "docs/extending.md": f"{E2E}/test_guides.py::test_a_verb_is_a_file_and_a_name",  # and others
+}
+"""Pages whose code other tests run."""
 
 
 def first(table: dict[str, str], command: Command) -> str | None:
@@ -152,7 +158,7 @@ def test_the_tables_have_no_line_without_a_command() -> None:
     assert {*RUN_BY, *NOT_RUN} - used == set()
 
 
-@pytest.mark.parametrize("test", sorted(set(RUN_BY.values())))
+@pytest.mark.parametrize("test", sorted({*RUN_BY.values(), *EXECUTED_BY.values()}))
 def test_the_tests_that_run_them_exist(test: str) -> None:
     file, _, name = test.partition("::")
     tree = ast.parse((ROOT / file).read_text())
@@ -282,11 +288,9 @@ def test_a_job_of_the_pages_loads(example: Block, tmp_path: Path) -> None:
 
 NOT_EXECUTED = {
     "import mlflow": "needs a run; the same calls are in tests/e2e/test_quickstart.py",
-    "ltm.beside(": "needs trained models; tests/ltm/test_heatmap.py calls it",
+    "ltm.beside(": "needs trained models; tests/ltm/test_heatmaps.py calls it",
 }
-ELSEWHERE = {"docs/extending.md": "test_guides", "docs/api.md": "test_api"}
-"""Which test executes the code of a page."""
-CODE = [one for one in blocks() if one.language == "python" and one.page not in ELSEWHERE]
+CODE = [one for one in blocks() if one.language == "python" and one.page not in EXECUTED_BY]
 
 
 @pytest.mark.parametrize("example", CODE, ids=lambda one: f"{one.page}: {one.text[:20]!r}")

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import ltm_platform.cli.commands as commands_package
+from ltm import plugins
 from ltm_platform.cli import app
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import Loader
-from ltm_platform.data.sources import find_source, list_sources
+from ltm_platform.data.sources import find_source
 from ltm_platform.data.transforms import Augmentation, train_transform
 from ltm_platform.job import JobSpec
 
@@ -90,9 +91,9 @@ def squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ]
     (about / "entry_points.txt").write_text("\n".join(points))
     monkeypatch.syspath_prepend(str(tmp_path))
-    list_sources.cache_clear()
+    plugins._points.cache_clear()
     yield
-    list_sources.cache_clear()
+    plugins._points.cache_clear()
     sys.modules.pop("squares", None)
 
 

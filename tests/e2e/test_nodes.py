@@ -49,7 +49,7 @@ def test_a_run_outlives_its_nodes_and_takes_new_ones(
     assert steps[0] == 0
     assert steps[1] > 0
     order = Order(starts[0]["steps"] * BATCH // EPOCHS, BATCH, seed=0)
-    anew = order.steps(starts[1]["epochs_done"])
-    assert steps[1] == anew, "the epoch in which a node was lost begins anew"
+    again = order.steps(starts[1]["epochs_done"])
+    assert steps[1] == again, "the epoch in which a node was lost starts again"
     assert steps[2] >= steps[1]
     assert (saved, ended) == ("saved within an epoch", "ended")

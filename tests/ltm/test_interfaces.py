@@ -38,8 +38,8 @@ def test_only_what_a_method_owns_may_be_lacking(method: str) -> None:
     model = ltm.create_model(TINY, method, num_classes=5)
     base = ltm.create_model(TINY, "none", num_classes=5).state_dict()
     compression = ltm.compressible(model)
-    lacking = {key for key in model.state_dict() if compression.may_lack(key)}
-    assert lacking == model.state_dict().keys() - base.keys()
+    missing = {key for key in model.state_dict() if compression.may_be_missing(key)}
+    assert missing == model.state_dict().keys() - base.keys()
 
 
 def test_a_model_without_a_method_is_itself() -> None:

@@ -1,4 +1,4 @@
-"""Clusters, and the Ray that stays on this machine: started, looked at, ended."""
+"""Start, inspect and end clusters, and the Ray that stays on this machine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LocalRay:
     """A Ray on this machine that outlives the process that started it."""
 
     address: str
-    """For ``address`` of `submit`, which finds it by itself."""
+    """The value for ``address`` of `submit`, which finds it by itself."""
     going_on: tuple[Sent, ...]
-    """What was sent there and has not ended."""
+    """Commands that were sent there and have not ended."""
 
 
 @restored_process()
 def start_local_ray() -> tuple[LocalRay, Resources]:
-    """Start one with all of this machine, which it has then.
+    """Start one with all CPUs and GPUs of this machine, which are returned.
 
     Raises:
         UserError: one is up already, or it does not start.
@@ -41,7 +41,7 @@ def start_local_ray() -> tuple[LocalRay, Resources]:
 
 @restored_process()
 def local_ray() -> LocalRay | None:
-    """The one that is up.
+    """The one that is running.
 
     Raises:
         UserError: it does not answer.
@@ -75,7 +75,7 @@ def cluster_up(file: Path, *, yes: bool = False) -> int:
     exit code.
 
     Raises:
-        UserError: the file does not fit, or without ``yes`` nobody can answer.
+        UserError: the file does not fit, or without ``yes`` there is no terminal to confirm in.
     """
     from ltm_platform.ray_cluster import launcher
 
@@ -90,7 +90,7 @@ def cluster_down(file: Path, *, yes: bool = False) -> int:
 
 
 def cluster_status(file: Path) -> str:
-    """What Ray says on the head of a file's cluster.
+    """The output of ``ray status`` on the head of a file's cluster.
 
     Raises:
         UserError: there is none, or it cannot be reached.

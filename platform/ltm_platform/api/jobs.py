@@ -1,4 +1,4 @@
-"""A job before it is carried out, and where that will be."""
+"""A job before it runs, and where it will."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def address_of(job: JobSpec | None, address: str | None = None) -> str:
 
 
 def goes_to_cluster(job: JobSpec | None, address: str | None = None) -> bool:
-    """Whether it is sent there, to be carried out by other processes than this one.
+    """Whether it is sent there, to be run by other processes than this one.
 
     Raises:
         UserError: as of `address_of`.
@@ -71,7 +71,7 @@ def plan(
     address: str | None = None,
     printed: Printed | None = None,
 ) -> RunPlan:
-    """What the job would take, and in ``ready.problems`` why it could not start. Nothing is
+    """What the job would take, and in ``checked.problems`` why it could not start. Nothing is
     started; a Ray that is there is joined meanwhile.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trained networks: how good they are, what they see, and how they leave."""
+"""Trained networks: accuracy, predictions, and export."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import RunRecord
 
 CURVE, CURVE_OF_LAST = "pareto", "pareto_last"
-"""Of the metrics, and folder of the artifacts."""
+"""Prefix of the metrics, and folder of the artifacts."""
 
 
 @restored_process()
@@ -55,10 +55,10 @@ def evaluate(
         data: others, as ``data.path``; the run's own if left out.
         workers: processes; one a GPU, or at most two on the CPU, if left out.
         tracking_uri: MLflow's store that has the run; as of `runs`.
-        printed: hears what libraries print; without it, that is in ``evaluate.log``.
+        printed: is called with what libraries print; without it, that is in ``evaluate.log``.
 
     Raises:
-        UserError: there is no such run or checkpoint, or the weights do not fit what is asked.
+        UserError: there is no such run or checkpoint, or the weights do not fit the request.
         RunError: a rank failed.
     """
     from ltm_platform.inference.evaluate import prepare
@@ -137,7 +137,7 @@ def pareto(
 def _scored(
     prepared: Callable[[Resources], Evaluation], log_name: str, printed: Printed | None
 ) -> tuple[Evaluation, list[Score]]:
-    from ltm_platform.inference.evaluate import carry_out
+    from ltm_platform.inference.evaluate import run_evaluation
 
     with session(EMBEDDED) as ray:
         evaluation = prepared(ray.resources)
@@ -145,7 +145,7 @@ def _scored(
         log = locations.home() / log_name
         try:
             with captured_output(log, printed), ray.ray():
-                return evaluation, carry_out(evaluation, ray_stays=ray.stays)
+                return evaluation, run_evaluation(evaluation, ray_stays=ray.stays)
         except RunError as error:
             error.log = log
             raise
@@ -191,7 +191,7 @@ def predict(
     last: bool = False,
     tracking_uri: str | None = None,
 ) -> Predicted:
-    """Say what is in images, by the network of a run or of a checkpoint's folder.
+    """Classify images by the network of a run or of a checkpoint's folder.
 
     Args:
         images: files.
@@ -237,7 +237,7 @@ def export(
 ) -> Exported:
     """Write the network of a run, or of a checkpoint's folder, for other programs.
 
-    It is read back and compared with the trained one; what does not compute the same is not kept.
+    It is read back and compared with the trained one; a file with other outputs is not kept.
 
     Args:
         form: ``onnx``, ``pt2`` or ``safetensors``.

@@ -26,16 +26,16 @@ _capturing = threading.Lock()
 
 
 def shown(listener: Callable[[T], None]) -> Callable[[T], None]:
-    """The listener of a caller: what it prints itself goes where it would without the call."""
+    """The listener of a caller: its own output goes where it would without the call."""
 
-    def hear(what: T) -> None:
+    def notify(what: T) -> None:
         token = _shown.set(True)
         try:
             listener(what)
         finally:
             _shown.reset(token)
 
-    return hear
+    return notify
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def captured_output(log: Path, echo: Callable[[str], None] | None = None) -> Ite
     """Send to ``log`` what is printed in the block: by Python, also where ``sys.stdout`` is a
     notebook's, through file descriptors 1 and 2, and by child processes, which inherit these.
 
-    ``echo`` hears every line, too, in a thread.
+    ``echo`` is called with every line, too, in a thread.
 
     Raises:
         UserError: another thread captures the output of this process.
@@ -68,7 +68,7 @@ def captured_output(log: Path, echo: Callable[[str], None] | None = None) -> Ite
 
 @contextmanager
 def _redirected(name: str, descriptor: int, target: int) -> Iterator[None]:
-    """A standard stream of Python's and of the process go to another file."""
+    """Redirect a standard stream, both Python's and the file descriptor, to another file."""
     before: TextIO = getattr(sys, name)
     before.flush()
     with ExitStack() as stack:
@@ -94,12 +94,12 @@ def _redirected(name: str, descriptor: int, target: int) -> Iterator[None]:
 
 
 def _writing(descriptor: int) -> TextIO:
-    """Line by line into a copy of a file descriptor."""
+    """A line-buffered text stream on a copy of a file descriptor."""
     return os.fdopen(os.dup(descriptor), "w", buffering=1, encoding="utf-8", errors="replace")
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """Which one a stream writes to; None of one that only a notebook, say, shows."""
+    """The one that a stream writes to; None for a stream without any, such as a notebook's."""
     try:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):
@@ -107,7 +107,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _log_handlers() -> Iterator[logging.StreamHandler[Any]]:
-    """Those of libraries that were imported before write to the stream that they found then."""
+    """Handlers of libraries that were imported earlier keep the stream that they found then."""
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         for handler in getattr(logger, "handlers", ()):
             if isinstance(handler, logging.StreamHandler):
@@ -164,10 +164,10 @@ class _Echo:
     def _copy(self) -> None:
         for line in self._lines:
             self._log.write(line)
-            with suppress(Exception):  # else who prints would wait for a reader that has gone
+            with suppress(Exception):  # else a writer would wait for a reader that has gone
                 self._echo(line.decode(errors="replace").rstrip())
 
     def close(self) -> None:
-        """Copy what has been written; a child that lives on and holds the pipe is not awaited."""
+        """Copy what has been written; does not wait for a child that keeps the pipe open."""
         os.close(self.descriptor)
         self._thread.join(timeout=ECHO_GRACE_S)

@@ -1,4 +1,4 @@
-"""What a call changes in the process of its caller, and gives back."""
+"""What a call changes in the process of its caller, and restores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Environment:
-    """As it was before the first of the calls that are going on in this process."""
+    """The environment as it was before the first of the calls that run in this process."""
 
     lock = threading.Lock()
     calls = 0
@@ -26,7 +26,7 @@ class _Environment:
 def restored_process() -> Iterator[None]:
     """Environment variables and signal handlers are at the end of the block what they were.
 
-    Ray, DeepSpeed and MLflow read settings from the environment, and hand it on to the processes
+    Ray, DeepSpeed and MLflow read settings from the environment, and pass it on to the processes
     that they start; Ray takes signals over. Also a decorator.
     """
     _enter()
@@ -59,7 +59,7 @@ def _leave() -> None:
 
 
 def _handlers() -> dict[signal.Signals, signal.Handlers]:
-    """Of the main thread, which alone may set them, and without those that Python does not know."""
+    """Python's signal handlers; none outside of the main thread, which alone may set them."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {signum: signal.getsignal(signum) for signum in _SIGNALS}

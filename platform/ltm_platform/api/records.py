@@ -1,4 +1,4 @@
-"""Runs by their names: how they stand, what they printed, how they compare, and their end."""
+"""Runs by their names: state, logs, comparison, stop and reconcile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def runs(
         tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI`` or this user's own if left out.
 
     Raises:
-        UserError: a condition or a key is none, or the store does not answer.
+        UserError: a condition or a key is invalid, or the store does not answer.
     """
     conditions = [Condition.parse(text) for text in where]
     if experiment is not None:
@@ -66,7 +66,7 @@ def runs(
 
 @restored_process()
 def overview(*, address: str | None = None, tracking_uri: str | None = None) -> list[RunSummary]:
-    """How all runs stand, the newest first; before them what a cluster has not begun.
+    """The states of all runs, the newest first; before them those that a cluster has not started.
 
     Raises:
         UserError: the store or the cluster does not answer.
@@ -76,7 +76,7 @@ def overview(*, address: str | None = None, tracking_uri: str | None = None) -> 
 
 @restored_process()
 def locate(name: str, *, address: str | None = None, tracking_uri: str | None = None) -> Located:
-    """Where a run or a sweep that stopped would go on, see `resume` and `resume_sweep`.
+    """Where a run or a sweep that stopped would be resumed, see `resume` and `resume_sweep`.
 
     Raises:
         UserError: there is none of that name, or it is a sweep that has finished.
@@ -92,7 +92,7 @@ def locate(name: str, *, address: str | None = None, tracking_uri: str | None = 
 
 @restored_process()
 def status(name: str, *, address: str | None = None, tracking_uri: str | None = None) -> Status:
-    """How a run stands, here or on a cluster.
+    """The state of a run, here or on a cluster.
 
     Raises:
         UserError: there is no such run.
@@ -106,7 +106,7 @@ def status(name: str, *, address: str | None = None, tracking_uri: str | None = 
 
 
 def _sent(found: lookup.FoundRun) -> Status:
-    """Of a run that a cluster was sent and that nothing is recorded of."""
+    """The state of a run that was sent to a cluster and is not recorded yet."""
     from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     assert found.address
@@ -161,7 +161,7 @@ def stop(
         wait: until it has ended. A listener of the run itself must not.
 
     Raises:
-        UserError: there is no such run, or it is not going on.
+        UserError: there is no such run, or it is not running.
         RunError: the cluster could not stop it.
     """
     from ltm_platform.runs import stop as runs_stop
@@ -198,7 +198,7 @@ class Compared:
     """Runs side by side."""
 
     columns: Sequence[Column]
-    """One a run, all with the same keys."""
+    """One row a run, all with the same keys."""
     tracked: Sequence[Tracked]
 
     def draw(self, file: Path) -> None:
@@ -210,7 +210,7 @@ class Compared:
 
 @restored_process()
 def compare(names: Sequence[str], *, tracking_uri: str | None = None) -> Compared:
-    """What sets runs apart: the fields in which their jobs differ, cost, accuracy and speed.
+    """What differs between runs: the fields in which their jobs differ, cost, accuracy and speed.
 
     Raises:
         UserError: there is no such run.
@@ -257,7 +257,7 @@ def reconcile(
     dry_run: bool = False,
     tracking_uri: str | None = None,
 ) -> list[Verdict]:
-    """Close as KILLED the runs that are recorded as RUNNING, but that nobody trains.
+    """Close as KILLED the runs that are recorded as RUNNING, but that no process trains.
 
     Args:
         silent_s: close runs of other machines, too, that have recorded nothing for so long.

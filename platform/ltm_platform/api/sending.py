@@ -1,4 +1,4 @@
-"""Commands that a cluster carries out are sent to it, with the job and our code."""
+"""Commands that a cluster runs are sent to it, with the job and our code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def send_submit(
 
 
 def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> SentCommand:
-    """Have a sweep of the job carried out there. UserError as of `send_submit`."""
+    """Run a sweep of the job there. UserError as of `send_submit`."""
     from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
     from ltm_platform.tuning.spec import named_as_sweep, read_stages
 
@@ -79,10 +79,10 @@ def send_resume(
     verbose: bool = False,
     uri: str | None = None,
 ) -> SentCommand:
-    """Have a run or a sweep go on there.
+    """Resume a run or a sweep there.
 
     Raises:
-        UserError: it is going on, or the cluster does not take it.
+        UserError: it is running, or the cluster does not take it.
     """
     from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password, passed_on
 
@@ -123,7 +123,7 @@ def plan_there(
 
 
 def send_stop(run: str, address: str, *, now: bool, uri: str | None) -> SentCommand:
-    """Have the head stop a run that it carries out."""
+    """Have the head stop a run of its own."""
     from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     words = ["stop", run, "--tracking-uri", tracking.tracking_uri(uri)]

@@ -1,4 +1,4 @@
-"""A job is trained many times, with other values of some of its fields."""
+"""Train a job many times, with other values of some of its fields."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def tune(
         seed: of the search.
         protocol: ``published`` tunes as the paper does.
         name: of the sweep; ``<job name>-sweep-<number>`` if left out.
-        listener: hears the sweep.
+        listener: is called with the sweep's events.
 
     The others are as of `submit`. Without ``wait`` a cluster's sweep is returned as sent; its
-    result, if it is waited for, can be had where it was carried out alone.
+    result, if it is waited for, is available only where it ran.
 
     Returns:
         What all trials show; its ``best`` is None if none finished.
@@ -119,7 +119,7 @@ def tune(
     Raises:
         UserError: the sweep cannot begin; one sentence says why and what to change.
         KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the sweep, which is closed as KILLED;
-            `resume_sweep` goes on with it.
+            `resume_sweep` continues it.
     """
     spec = load(job, overrides)
     if not spec.where("cluster.workers").startswith("--set"):
@@ -205,10 +205,10 @@ def resume_sweep(
     printed: Printed | None = None,
     verbose: bool = False,
 ) -> SweepSummary | SentCommand:
-    """Carry out the trials of a sweep that are left, where it was begun.
+    """Run the trials of a sweep that are left, where it was started.
 
     Raises:
-        UserError: there is no such sweep, it is going on or has finished.
+        UserError: there is no such sweep, it is running or has finished.
         KeyboardInterrupt: as of `tune`.
     """
     found = sweep_folder(name, tracking_uri)
@@ -225,8 +225,8 @@ def resume_sweep(
     sweep = Sweep.load(folder.path)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
-        plan, ray, said = _checked(sweep, where, stack, printed)
-        return _carry_out(plan, folder, said, ray, listener, printed)
+        plan, ray, early_output = _checked(sweep, where, stack, printed)
+        return _run(plan, folder, early_output, ray, listener, printed)
 
 
 def _start(
@@ -236,7 +236,7 @@ def _start(
     listener: SweepListener | None,
     printed: Printed | None,
 ) -> SweepSummary:
-    """Check the sweep, give it a name and carry it out."""
+    """Check the sweep, give it a name and run it."""
     from ltm_platform.checks import with_absolute_paths
 
     job = with_absolute_paths(job)
@@ -245,12 +245,12 @@ def _start(
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:
-        plan, ray, said = _checked(sweep, address, stack, printed)
+        plan, ray, early_output = _checked(sweep, address, stack, printed)
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
         sweep = replace(sweep, name=folder.name)
         sweep.save(folder.path)
         stack.enter_context(folder.locked())
-        return _carry_out(plan, folder, said, ray, listener, printed)
+        return _run(plan, folder, early_output, ray, listener, printed)
 
 
 def _checked(
@@ -276,24 +276,24 @@ def _checked(
         return plan, ray, Path(log.name).read_bytes()
 
 
-def _carry_out(
+def _run(
     plan: Plan,
     folder: RunFolder,
-    said: bytes,
+    early_output: bytes,
     ray: Session,
     listener: SweepListener | None,
     printed: Printed | None,
 ) -> SweepSummary:
     """What is printed meanwhile goes to the sweep's log."""
-    from ltm_platform.tuning.sweep_driver import carry_out
+    from ltm_platform.tuning.sweep_driver import drive_sweep
 
     with folder.log.open("ab") as log:
-        log.write(said)
-    hear: Callable[[SweepEvent], None] = shown(listener or _unheard)
+        log.write(early_output)
+    notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
-        hear(SweepBegins(plan, folder))
-        return carry_out(plan, folder, ray.ray(), hear)
+        notify(SweepBegins(plan, folder))
+        return drive_sweep(plan, folder, ray.ray(), notify)
 
 
-def _unheard(_: SweepEvent) -> None:
-    """Nobody listens."""
+def _ignore(_: SweepEvent) -> None:
+    """No listener was given."""

@@ -1,4 +1,4 @@
-"""A job is trained, from its start or from where it stopped."""
+"""Train a job, from its start or from where it stopped."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import locations
-from ltm_platform.storage.checkpoints import BEST_METRIC, found_again, prepare_to_resume
+from ltm_platform.storage.checkpoints import BEST_METRIC, prepare_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ltm_platform.api.values import Printed, RunListener
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.runs.driver import Outcome
     from ltm_platform.tracking import RunRecord
 
@@ -96,17 +96,17 @@ def submit(
         variables: names of environment variables that a cluster is given, too.
         typed: the command that a cluster's run shows as the one to type again.
         force: start even though a check says it cannot work.
-        listener: hears the run. What it raises fails the run.
-        printed: hears what libraries print; without it, that is in the run's log alone. Of a run
-            on a cluster, what that prints.
-        verbose: what a cluster's run prints holds what libraries print there.
+        listener: is called with the run's events. What it raises fails the run.
+        printed: is called with what libraries print; without it, that is in the run's log alone.
+            Of a run on a cluster, what that prints.
+        verbose: the output of a run on a cluster includes what libraries print there.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change. Nothing of it is
             recorded.
         RunError: a rank failed; the run is closed as FAILED.
         KeyboardInterrupt: Ctrl-C, SIGTERM or `stop` ended the run, which is closed as KILLED;
-            `resume` goes on with it. A run on a cluster goes on after Ctrl-C.
+            `resume` continues it. A run on a cluster keeps running after Ctrl-C.
     """
     spec = load(job, overrides)
     if name is not None:
@@ -126,10 +126,10 @@ def submit(
     if not wait or variables:
         raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
     with ExitStack() as stack:
-        ready, ray, said = _checked(spec, where, stack, force=force, printed=printed)
-        folder = RunFolder.reserve(ready.job, name)
+        checked, ray, early_output = _checked(spec, where, stack, force=force, printed=printed)
+        folder = RunFolder.reserve(checked.job, name)
         stack.enter_context(folder.locked())
-        return _carry_out(ready, folder, said, ray, listener, printed)
+        return _run(checked, folder, early_output, ray, listener, printed)
 
 
 @overload
@@ -175,17 +175,17 @@ def resume(
     printed: Printed | None = None,
     verbose: bool = False,
 ) -> RunResult | SentCommand:
-    """Train a run that stopped from its last checkpoint to the end, where it was carried out.
+    """Train a run that stopped from its last checkpoint to the end, where it ran.
 
     Args:
         name: of the run.
-        start: an earlier checkpoint to go on from, by its name.
+        start: an earlier checkpoint to resume from, by its name.
         tracking_uri: MLflow's store that has the run; as of `runs`.
 
     The others are as of `submit`, and so are the errors, besides these.
 
     Raises:
-        UserError: there is no such run or checkpoint, it is going on or has finished, or an
+        UserError: there is no such run or checkpoint, it is running or has finished, or an
             override would make it another run; or it is a sweep, see `resume_sweep`.
     """
     found = lookup.locate(name, tracking_uri, address)
@@ -217,13 +217,13 @@ def resume(
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
-        ready, ray, said = _checked(job, where, stack, force=force, printed=printed)
+        checked, ray, early_output = _checked(job, where, stack, force=force, printed=printed)
         again = Resume(record.run_id, changed, rewound=start is not None)
-        return _carry_out(ready, folder, said, ray, listener, printed, again)
+        return _run(checked, folder, early_output, ray, listener, printed, again)
 
 
 def _stopped(record: RunRecord) -> RunFolder:
-    """The folder of a run that can go on here.
+    """The folder of a run that can be resumed here.
 
     Raises:
         UserError: it has finished, is a sweep, or its folder is not on this machine.
@@ -236,7 +236,7 @@ def _stopped(record: RunRecord) -> RunFolder:
         raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
     if record.folder and folder.job.exists():
         return folder
-    again = found_again(name, record.params.get("cluster.storage", ""))
+    again = restored_folder(name, record.params.get("cluster.storage", ""))
     if again is None:
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     return again
@@ -244,7 +244,7 @@ def _stopped(record: RunRecord) -> RunFolder:
 
 def _checked(
     job: JobSpec, address: str, stack: ExitStack, *, force: bool, printed: Printed | None
-) -> tuple[Ready, Session, bytes]:
+) -> tuple[CheckedJob, Session, bytes]:
     """The job ready to start, its Ray, and what libraries printed meanwhile: there is no log yet.
 
     A Ray that is there already is joined until the stack ends, and all of its nodes are checked.
@@ -252,39 +252,39 @@ def _checked(
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
-            ready = checks.check(job, ray.resources, force=force)
+            checked = checks.check(job, ray.resources, force=force)
             if ray.joined:
                 collector = checks.ErrorCollector(force)
                 with collector():
-                    attach.check_shared_storage(ready.job)
-                ready = checks.with_problems(ready, collector.problems)
-        return ready, ray, Path(log.name).read_bytes()
+                    attach.check_shared_storage(checked.job)
+                checked = checks.with_problems(checked, collector.problems)
+        return checked, ray, Path(log.name).read_bytes()
 
 
-def _carry_out(
-    ready: Ready,
+def _run(
+    checked: CheckedJob,
     folder: RunFolder,
-    said: bytes,
+    early_output: bytes,
     ray: Session,
     listener: RunListener | None,
     printed: Printed | None,
     resume: Resume | None = None,
 ) -> RunResult:
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
-    folder.job.write_text(ready.job.to_yaml())
+    folder.job.write_text(checked.job.to_yaml())
     with folder.log.open("ab") as log:
-        log.write(said)
-    store = tracking.tracking_uri(ready.job.tracking.uri)
-    hear: Callable[[RunEvent], None] = shown(listener or _unheard)
+        log.write(early_output)
+    store = tracking.tracking_uri(checked.job.tracking.uri)
+    notify: Callable[[RunEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
-        hear(RunBegins(ready, folder))
+        notify(RunBegins(checked, folder))
         connecting = tracking.connect_meanwhile(store)
         try:
             with ray.ray():
                 connecting.join()
                 from ltm_platform.runs.driver import drive
 
-                outcome = drive(ready, folder, hear, resume=resume, ray_stays=ray.stays)
+                outcome = drive(checked, folder, notify, resume=resume, ray_stays=ray.stays)
         except RunError as error:
             error.log = folder.log
             raise
@@ -293,8 +293,8 @@ def _carry_out(
     return _result(outcome, folder, store)
 
 
-def _unheard(_: RunEvent) -> None:
-    """Nobody listens."""
+def _ignore(_: RunEvent) -> None:
+    """No listener was given."""
 
 
 def _result(outcome: Outcome, folder: RunFolder, store: str) -> RunResult:
@@ -311,7 +311,7 @@ def _result(outcome: Outcome, folder: RunFolder, store: str) -> RunResult:
 
 
 def _awaited(sent: SentCommand, uri: str | None, printed: Printed | None) -> RunResult:
-    """What came of a run on a cluster, as MLflow knows it."""
+    """The result of a run on a cluster, as recorded in MLflow."""
     sent.wait(printed)
     store = tracking.tracking_uri(uri)
     record = tracking.find_run(store, sent.run)

@@ -1,4 +1,4 @@
-"""What calls return, and what their listeners hear."""
+"""What calls return, and what their listeners get."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.inference.evaluate import Score
     from ltm_platform.inference.predict import Drawn, Prediction
     from ltm_platform.report.pareto import Measurement
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from ltm_platform.tuning.sweep_driver import Plan
 
 Printed = Callable[[str], None]
-"""Hears what Ray, DeepSpeed, torch and their processes print, a line a call."""
+"""Called with what Ray, DeepSpeed, torch and their processes print, a line a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunBegins:
     """The job is checked and has a name: its workers are about to be started."""
 
-    ready: Ready
+    checked: CheckedJob
     folder: RunFolder
 
 
@@ -44,18 +44,18 @@ class SweepBegins:
 
 RunEvent = RunBegins | events.Event
 RunListener = Callable[[RunEvent], None]
-"""Hears a run: its beginning in the caller's thread, the rest in a thread of its own."""
+"""Called with a run's events: `RunBegins` in the caller's thread, the rest in one of its own."""
 SweepEvent = SweepBegins | TrialResult
 SweepListener = Callable[[SweepEvent], None]
-"""Hears a sweep: a trial whenever something new is known of it."""
+"""Called with a sweep's events: a trial whenever something new is known of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One that a run keeps."""
+    """A checkpoint of a run."""
 
     location: str
-    """A folder, or an address in an object store; `evaluate` takes a folder."""
+    """A folder, or an address in an object store; `evaluate` accepts folders."""
     top1: float | None
     """Validation top-1 in percent, if it was validated."""
 
@@ -66,41 +66,41 @@ class RunResult:
 
     name: str
     metrics: Mapping[str, float]
-    """The latest of each, by its name in MLflow."""
+    """The latest value of each metric, by its name in MLflow."""
     best: Checkpoint
-    """Of the highest validation top-1."""
+    """The checkpoint of the highest validation top-1."""
     last: Checkpoint
     folder: Path
-    """With its log, ``run.log``; on a cluster, the head's."""
+    """The run's folder, with its log ``run.log``; on a cluster, a folder of the head."""
     run_id: str
-    """Of MLflow."""
+    """The id of its MLflow run."""
     tracking_uri: str
-    """MLflow's store."""
+    """The address of MLflow's store."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentCommand:
-    """A command that a cluster carries out, whether this process lives on or not."""
+    """A command that a cluster runs, whether this process ends or not."""
 
     run: str
-    """The name of the run that it is about."""
+    """The name of its run."""
     address: str
-    """The cluster's."""
+    """The address of the cluster."""
     submission: str
-    """Its job there, for Ray's own tools."""
+    """The id of its Ray job there, for Ray's own tools."""
 
     def follow(self) -> Iterator[str]:
         """What it prints, from its beginning to its end.
 
         Raises:
-            UserError: the cluster is away for too long.
+            UserError: the cluster cannot be reached for too long.
         """
         from ltm_platform.ray_cluster.jobs_api import JobsClient
 
         yield from JobsClient(self.address).follow(self.submission)
 
     def ending(self) -> Ending:
-        """How it ended, or stands."""
+        """Its state, or how it ended."""
         from ltm_platform.ray_cluster.jobs_api import JobsClient, exit_code
 
         sent = JobsClient(self.address).look(self.submission)
@@ -111,8 +111,8 @@ class SentCommand:
         """Follow it to its end.
 
         Raises:
-            UserError: the command was refused there; its own sentence.
-            KeyboardInterrupt: the run was stopped there, or Ctrl-C came: then it goes on.
+            UserError: the command was refused there; the message is its sentence.
+            KeyboardInterrupt: the run was stopped there, or Ctrl-C came: then it keeps running.
             RunError: it failed.
         """
         last, rest = "", ""
@@ -137,25 +137,25 @@ class SentCommand:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Of a command on a cluster."""
+    """The state of a command on a cluster."""
 
     status: str
-    """Ray's word for it."""
+    """Ray's name of the state."""
     exit_code: int
     message: str
-    """Ray's, where the command itself could not say why."""
+    """Ray's message, where the command could not report the reason itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a name is carried out, or would go on."""
+    """Where a run is, or would be resumed."""
 
     name: str
     is_sweep: bool
     address: str
-    """Of a Ray, as the job's ``cluster.address``."""
+    """The address of a Ray, as the job's ``cluster.address``."""
     on_cluster: bool
-    """Commands are sent there: this process does not carry them out."""
+    """Whether commands are sent there, rather than run by this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +163,14 @@ class Evaluated:
     """The accuracy of stored weights."""
 
     scores: tuple[Score, ...]
-    """By kind of weights, and within it by ratio."""
+    """Sorted by kind of weights, then by ratio."""
     checkpoint: Path
     data: str
     """The data set's name."""
     runs: tuple[str, ...] = ()
-    """Under which names it is recorded, of a method that was put on."""
+    """The names of the runs that record it, where a method was put on the network."""
     tracking_uri: str = ""
-    """MLflow's store that has those."""
+    """The address of MLflow's store that has those runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +182,19 @@ class Curve:
     checkpoint: Path
     data: str
     run: str | None
-    """That it was logged to; None where the checkpoint is no run's, or the data are others."""
+    """The run that it was logged to; None for a checkpoint of no run, or for other data."""
     artifacts: str | None
-    """Its folder there."""
+    """Its artifact folder there."""
     tracking_uri: str
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What is in images."""
+    """The classes of images."""
 
     predictions: tuple[Prediction, ...]
     heatmaps: tuple[Drawn, ...]
-    """One an image, if they were asked for."""
+    """One heatmap an image, if requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,32 +203,32 @@ class Exported:
 
     file: Path
     weights: str
-    """Which of a checkpoint's."""
+    """The kind of weights."""
     image_size: int
-    """It takes images [B, 3, image_size, image_size]."""
+    """Its input is images [B, 3, image_size, image_size]."""
     classes: int
-    """It gives logits [B, classes]."""
+    """Its output is logits [B, classes]."""
     difference: float
-    """The largest from the trained network's, relative to its largest logit."""
+    """The largest difference from the trained network, relative to its largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a run stands."""
+    """The state of a run."""
 
     summary: RunSummary
     waits_for: str
-    """What its workers lack on a cluster that others use, too; else empty."""
+    """Resources that its workers wait for on a shared cluster; else empty."""
     folder: str
     begun: bool
-    """Something is recorded of it; else a cluster has it and has not begun."""
+    """Whether MLflow has it; else a cluster has it and has not started it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A run that was asked to stop."""
+    """The result of a request to stop."""
 
     name: str
     status: str | None
-    """As it was recorded when it had ended; None: it had not begun and was withdrawn, or still
+    """The record of the run once it has ended; None if it was withdrawn before its start, or still
     saves its checkpoint."""

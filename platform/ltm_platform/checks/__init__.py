@@ -1,8 +1,8 @@
 """Everything that can be known to be wrong before a worker is taken."""
 
+from ltm_platform.checks.checked_job import CheckedJob, ErrorCollector, check, with_problems
 from ltm_platform.checks.images import check_data
 from ltm_platform.checks.model import check_names
-from ltm_platform.checks.ready import ErrorCollector, Ready, check, with_problems
 from ltm_platform.checks.resources import compiler_here
 from ltm_platform.checks.stores import (
     check_no_keys,
@@ -11,8 +11,8 @@ from ltm_platform.checks.stores import (
 )
 
 __all__ = [
+    "CheckedJob",
     "ErrorCollector",
-    "Ready",
     "check",
     "check_data",
     "check_names",

@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at one thing after another; what breaks while it is looked at is not fine."""
+    """Run one check after another; one that raises has failed."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Python": python,
         "packages": packages,

@@ -36,7 +36,7 @@ def check_cache(job: JobSpec) -> None:
 
 
 def check_sample(job: JobSpec, dataset: Dataset) -> None:
-    """A few images of each split can be read and decoded."""
+    """Check that a few images of each split can be read and decoded."""
     import numpy as np
 
     from ltm_platform.data.importing.originals import BadImageError
@@ -55,7 +55,7 @@ def check_sample(job: JobSpec, dataset: Dataset) -> None:
 
 
 def with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:
-    """A training set smaller than one global batch is trained on as one batch, and it is said."""
+    """A training set smaller than one global batch is trained on as one batch, with a notice."""
     workers, images = job.cluster.worker_range[1], len(dataset.train)
     if images >= job.recipe.global_batch:
         return job, ()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_names(job: JobSpec) -> None:
-    """The backbone and the method exist.
+    """Check that the backbone and the method exist.
 
     Raises:
         UserError: the nearest right spelling is given.
@@ -40,8 +40,8 @@ def _located(job: JobSpec) -> Iterator[None]:
         raise UserError(str(error)) from None
     except FieldError as error:
         key = _key_of(job, error.field)
-        said = error.sentence(key) if key != "model" else f"model: {error}"
-        raise job.error(key, said) from None
+        sentence = error.sentence(key) if key != "model" else f"model: {error}"
+        raise job.error(key, sentence) from None
     except ValueError as error:
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError) as error:
@@ -95,7 +95,7 @@ def with_model(
 
 
 def _check_method(job: JobSpec, method: Hooks) -> None:
-    """A method that removes heads and units finds what it needs."""
+    """Check the requirements of a method that removes heads and units."""
     if not method.whole_weights:
         return
     name, engine = job.model.method, job.engine
@@ -113,7 +113,7 @@ def _check_method(job: JobSpec, method: Hooks) -> None:
 
 
 def check_teacher(job: JobSpec, num_classes: int) -> None:
-    """The teacher exists, has weights, and knows the classes and the image size."""
+    """Check that the teacher exists, has weights, and fits the classes and the image size."""
     from ltm_platform.models import create_teacher
 
     if job.recipe.distill.teacher is None:

@@ -1,4 +1,4 @@
-"""Whether a job's workers have room on what there is to run on."""
+"""Whether a job's workers fit the resources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_workers(job: JobSpec, resources: Resources) -> None:
-    """There will be room for the workers, of a range for the fewest."""
+    """Check that the workers fit, of a range the fewest."""
     cpus, (workers, _) = job.cluster.cpus_per_worker, job.cluster.worker_range
     if resources.gpus >= 1 and workers > resources.gpus:
         raise job.error(
@@ -44,7 +44,7 @@ def compiler_here() -> str | None:
 
 
 def check_compiler(job: JobSpec, resources: Resources) -> None:
-    """What trains on this machine alone can be compiled here, if it shall be."""
+    """Check for a compiler, where the job compiles and trains on this machine alone."""
     if job.engine.compile and not resources.nodes and not compiler_here():
         raise job.error(
             "engine.compile",

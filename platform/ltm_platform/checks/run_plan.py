@@ -1,4 +1,4 @@
-"""What a job would take and do, told before anything is taken."""
+"""What a job would take and do, computed before anything is taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ltm_platform.storage.run_folder import storage_root
 from ltm_platform.training.measurement import estimates
 
 if TYPE_CHECKING:
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.training.measurement.estimates import Memory
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RunPlan:
     """All that is known of a run before it starts."""
 
-    ready: Ready
+    checked: CheckedJob
     there: Resources
     free: Resources
     at_most: Resources
@@ -37,15 +37,15 @@ class RunPlan:
     memory: tuple[Memory, ...]
     """At every ZeRO stage."""
     activation_bytes: int
-    """Of one image."""
+    """Bytes for one image."""
     storage: str
     storage_s: float
     """Seconds to write, read back and remove a file there, on every node."""
     images: int
-    """That all epochs train on."""
+    """Images of all epochs."""
 
     def hours(self, images_per_s: float) -> float:
-        """Of training alone, at so many images a second by all workers together."""
+        """Hours of training alone, at so many images a second of all workers together."""
         return self.images / images_per_s / 3600
 
 
@@ -64,37 +64,37 @@ def _plan(job: JobSpec, ray: Session) -> RunPlan:
     if ray.joined:
         there, free = attach.there(), attach.free()
     nodes = len(there.nodes) or 1
-    ready = checks.check(job, at_most, force=True)
+    checked = checks.check(job, at_most, force=True)
     collector = checks.ErrorCollector(force=True)
     began = time.perf_counter()
     with collector():
-        checks.check_storage(ready.job)
+        checks.check_storage(checked.job)
         if ray.joined:
-            attach.check_shared_storage(ready.job)
+            attach.check_shared_storage(checked.job)
     seconds = time.perf_counter() - began
-    missed = [problem for problem in collector.problems if problem not in ready.problems]
-    ready = checks.with_problems(ready, missed)
-    job, workers = ready.job, ready.batch.workers
+    missed = [problem for problem in collector.problems if problem not in checked.problems]
+    checked = checks.with_problems(checked, missed)
+    job, workers = checked.job, checked.batch.workers
     batches, refused = _batches(job)
-    parameters = round(ready.cost.params_m * 1e6)
-    num_classes = len(ready.dataset.classes)
+    parameters = round(checked.cost.params_m * 1e6)
+    num_classes = len(checked.dataset.classes)
     rows = estimates.memory(
         job, parameters, _largest_layer(job, num_classes), workers, min(nodes, workers)
     )
     return RunPlan(
-        ready=ready,
+        checked=checked,
         there=there,
         free=free,
         at_most=at_most,
         nodes=nodes,
         batches=batches,
         refused=refused,
-        deepspeed=estimates.resolved_config(job, ready.batch),
+        deepspeed=estimates.resolved_config(job, checked.batch),
         memory=tuple(rows),
         activation_bytes=estimates.activations(job, num_classes),
         storage=str(storage_root(job)),
         storage_s=seconds,
-        images=job.recipe.epochs * len(ready.dataset.train),
+        images=job.recipe.epochs * len(checked.dataset.train),
     )
 
 

@@ -20,7 +20,7 @@ _PROBE = b"probe"
 
 
 def check_no_keys(job: JobSpec) -> None:
-    """The addresses of data and storage hold no password, which logs and dashboards would show.
+    """Check that addresses of data and storage hold no password: logs and dashboards show them.
 
     Raises:
         UserError: one does; the sentence leaves it out.
@@ -49,7 +49,7 @@ def check_tracking(job: JobSpec) -> None:
 
 
 def check_storage(job: JobSpec) -> None:
-    """Runs can be kept: a file is written, read back and removed.
+    """Check that runs can be stored: a file is written, read back and removed.
 
     Raises:
         UserError: they cannot.
@@ -95,7 +95,7 @@ def _check_read(content: bytes) -> None:
 
 
 def with_absolute_paths(job: JobSpec) -> JobSpec:
-    """Workers run in folders of their own, so no relative path may reach them."""
+    """The job with absolute paths: workers run in folders of their own."""
     from ltm_platform.data.sources import find_source
     from ltm_platform.storage.path import is_address
 

@@ -1,4 +1,4 @@
-"""What training is asked to do: optimizer, augmentation, mixing, precision."""
+"""The settings of training: optimizer, augmentation, mixing, precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check_recipe(job: JobSpec) -> None:
-    """timm knows the optimizer, and can read the augmentation."""
+    """Check that timm knows the optimizer and can read the augmentation."""
     from timm.optim import get_optimizer_info, list_optimizers
 
     from ltm_platform.data.transforms import Augmentation, train_transform

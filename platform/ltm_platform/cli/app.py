@@ -43,7 +43,7 @@ COMMANDS = (
 
 
 class _Commands(Group):
-    """Loads a command's module when it is asked for."""
+    """Loads a command's module when it is used."""
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,8 +68,8 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The console script; nothing else ends the process.
 
-    Exit codes: 2 for what the user can mend, 1 for a run that broke, 130 for one that was stopped;
-    a command that has said itself what happened ends with `click.exceptions.Exit`.
+    Exit codes: 2 for what the user can correct, 1 for a run that broke, 130 for one that was
+    stopped; a command that has itself printed what happened ends with `click.exceptions.Exit`.
     """
     try:
         code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)

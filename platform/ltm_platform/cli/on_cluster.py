@@ -1,4 +1,4 @@
-"""What a cluster starts: the command that somebody sent there, see `ray_cluster.jobs_api`."""
+"""What a cluster starts: the command that was sent there, see `ray_cluster.jobs_api`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ltm_platform.ray_cluster.jobs_api import Request, arguments
 if __name__ == "__main__":
     request = Request.here()
     if request is None:
-        sys.exit("there is no command to carry out")
+        sys.exit("there is no command to run")
     with tempfile.TemporaryDirectory(prefix="ltm-request-") as folder:
         os.chdir(folder)  # so that errors name the job file alone
         main(arguments(request, Path(folder)))

@@ -13,7 +13,7 @@ NAME = "ltm-platform"
 
 
 def typed(words: Sequence[str]) -> Sequence[str]:
-    """The command that is carried out here: on a cluster, what was typed where it was sent."""
+    """The command that runs here: on a cluster, what was typed where it was sent."""
     from ltm_platform.ray_cluster.jobs_api import Request
 
     request = Request.here()

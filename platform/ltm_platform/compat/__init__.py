@@ -1,1 +1,1 @@
-"""Private and unstable names of our dependencies, one file each; nobody else touches one."""
+"""Private and unstable names of our dependencies, one file each; no other package touches one."""

@@ -1,4 +1,4 @@
-"""DeepSpeed's import, without what it would bring along."""
+"""DeepSpeed's import, without the modules that no rank uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def without(module: str) -> Iterator[None]:
-    """In the block nobody finds an optional module, unless it is loaded already."""
+    """In the block no optional module can be imported, unless it is loaded already."""
     if module in sys.modules:
         yield
         return

@@ -93,7 +93,7 @@ def loss_scale(engine: DeepSpeedEngine) -> dict[str, float]:
 
 
 def set_loss_scale(engine: DeepSpeedEngine, state: Mapping[str, float]) -> None:
-    """Go on from what `loss_scale` gave, perhaps of an engine at another stage."""
+    """Continue with what `loss_scale` gave, perhaps of an engine at another stage."""
     for key, now in loss_scale(engine).items():
         if key in state:
             setattr(engine.optimizer.loss_scaler, key, type(now)(state[key]))

@@ -35,7 +35,7 @@ class MainlessProcess(context.ForkServerProcess):
 
 
 class MainlessContext(context.ForkServerContext):
-    """For a ``multiprocessing_context``; it remembers the processes that it made."""
+    """For a ``multiprocessing_context``; it keeps a list of its processes."""
 
     def __init__(self) -> None:
         self.processes: list[MainlessProcess] = []
@@ -54,7 +54,7 @@ class _Popen(popen_forkserver.Popen):
 
 @contextmanager
 def _no_main_module() -> Iterator[None]:
-    """What a process is told to import is read off the module that is there meanwhile."""
+    """What a process has to import is read off the module that is there meanwhile."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

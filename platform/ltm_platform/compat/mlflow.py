@@ -19,7 +19,7 @@ CONDA_FILE, PYTHON_FILE = "conda.yaml", "python_env.yaml"
 """In a model's folder: the environments that it writes."""
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether a store that comes back would have answered.
 
     MLflow has one class of exceptions, with a code: one for a database that does not answer. What
@@ -30,7 +30,7 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
         return True
     behind = error.__cause__ or error.__context__
-    return isinstance(error, RequestException) or (behind is not None and is_away(behind))
+    return isinstance(error, RequestException) or (behind is not None and is_unavailable(behind))
 
 
 def exists_already(error: Exception) -> bool:

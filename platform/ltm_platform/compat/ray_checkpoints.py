@@ -38,7 +38,7 @@ def read_record(text: bytes) -> list[Recorded]:
 
 
 def drop_from_record(text: bytes, names: Collection[str], last: str) -> bytes:
-    """The record without the checkpoints ``names``; Ray Train goes on from ``last``."""
+    """The record without the checkpoints ``names``; Ray Train resumes from ``last``."""
     state = json.loads(text)
     kept = [pair for pair in _pairs(state) if pair[1][_NAME] not in names]
     state[_INDICES] = [index for index, _ in kept]

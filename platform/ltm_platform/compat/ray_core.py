@@ -18,7 +18,7 @@ SETTINGS: Mapping[str, str] = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's default of 15 leaves training what every other program on this machine does not want.
+    # Ray's default niceness of 15 gives training only the CPU time that other programs leave.
     "RAY_worker_niceness": "0",
 }
 """Environment variables, read when Ray is imported and inherited by all that it starts.
@@ -26,10 +26,10 @@ SETTINGS: Mapping[str, str] = {
 ``ray.init`` has no argument for any of them; its ``_system_config`` is private as well.
 """
 EMBEDDED_SETTINGS: Mapping[str, str] = {
-    # Nobody takes this machine away: the process that would hear of it is not started.
+    # No cluster takes this machine away: the process that watches for it is not started.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Nobody looks into this Ray: its processes keep no statistics of themselves and no list of
-    # tasks. A tenth of what they take from training where all cores train.
+    # This Ray has no dashboard: its processes keep no statistics of themselves and no list of
+    # tasks. A tenth of their CPU time where all cores train.
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
 }
@@ -67,7 +67,7 @@ class NodeGroup:
 def autoscaled_groups() -> list[NodeGroup]:
     """The kinds of nodes that the autoscaler may start; none where there is no autoscaler.
 
-    Ray's public functions tell of the nodes that are there, and of requests for more.
+    Ray's public functions report the nodes that are there and requests for more.
     """
     from ray._private.state import state
 

@@ -16,8 +16,8 @@ CLIENT_LOGGERS = (
 _NO_AGENT = "No available agent"
 
 
-def lacks_agent(error: BaseException) -> bool:
-    """Whether a head that has just started has nobody yet to start a job.
+def is_agent_missing(error: BaseException) -> bool:
+    """Whether a head that has just started has no agent yet to start a job.
 
     The client raises RuntimeError for every answer but 200, with the server's words in it.
     """
@@ -25,7 +25,7 @@ def lacks_agent(error: BaseException) -> bool:
 
 
 def quiet_client() -> None:
-    """Leave out what the client's modules tell beside warnings; call it after their import.
+    """Leave out what the client's modules log below warnings; call it after their import.
 
     Each sets a level of its own, which the level of the logger ``ray`` does not change.
     """

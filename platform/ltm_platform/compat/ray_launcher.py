@@ -31,6 +31,6 @@ def failure_of(output: str) -> str | None:
 
 
 def status_page(output: str) -> str:
-    """What ``ray exec ... 'ray status'`` was asked for, without what the launcher does to ask."""
+    """The output of ``ray status`` in that of ``ray exec``, without the launcher's own lines."""
     before, title, page = output.partition(_PAGE)
     return title + page if title else before

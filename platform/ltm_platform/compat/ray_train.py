@@ -1,6 +1,6 @@
 """Ray Train: where it stores, how it keeps checkpoints, and what its controller does.
 
-Its public callback, `ray.train.UserCallback`, hears of reports and exceptions alone.
+Its public callback, `ray.train.UserCallback`, is called for reports and exceptions alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def run_storage() -> tuple[FileSystem, str]:
     """On a worker: the file system that the run is stored on, and the path of its folder there.
 
-    ``get_storage`` may change without notice, as Ray's documentation says; nothing else tells it.
+    ``get_storage`` may change without notice, as Ray's documentation says; there is no other way.
     """
     stored = ray.train.get_context().get_storage()
     return stored.storage_filesystem, stored.experiment_fs_path
@@ -55,7 +55,7 @@ class CheckpointKeeper:
 
 class _Manager(CheckpointManager):
     def _notify(self) -> None:
-        """Nobody waits for a checkpoint here; Ray's would want a running event loop."""
+        """Nothing waits for a checkpoint here; Ray's would want a running event loop."""
 
 
 class PlacementCallback(ControllerCallback):

@@ -1,4 +1,4 @@
-"""Ray Train's trainer, without what these runs have no use for: it has no options for any of it."""
+"""Ray Train's trainer without parts that these runs do not use: it has no options for them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class LeanTrainer(TorchTrainer):
     """Starts up to three processes fewer, each of which costs seconds of imports.
 
     Ranks read their images themselves: without a data set to shard, Ray Data's callback would
-    still start a process and have every rank import Ray Data. And nobody has to clean up after a
-    driver, whose end frees all that it placed; after a trial, which is an actor, somebody has to.
-    Where nodes do not come by themselves, nobody coordinates who asks for them.
+    still start a process and have every rank import Ray Data. A driver's placement groups are freed
+    when it ends, so no process has to clean them up; those of a trial, which is an actor, are not.
+    Without an autoscaler there are no requests for nodes to coordinate.
     """
 
     _controller: Any = None
@@ -41,25 +41,25 @@ class LeanTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
         if isinstance(options["scaling_policy"], FixedScalingPolicy) and not autoscaled_groups():
-            options["scaling_policy"] = _AsksNobody(self.scaling_config)
+            options["scaling_policy"] = _NoResourceRequests(self.scaling_config)
         return super()._initialize_and_run_controller(**options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Interrupts stay Python's, and the workers end with their driver, or by `abort`.
 
-        Ray's own handler would first ask the workers to end. What ends a batch job or a service
-        signals all of its processes, Ray's too, and then it waits for an answer that never comes.
+        Ray's own handler would first ask the workers to end. Schedulers and service managers
+        signal all processes of a job, Ray's too, and then it would wait for an answer for ever.
         """
         self._controller = controller
 
     def abort(self) -> None:
-        """Stop the workers that `fit`, interrupted, has left behind in a Ray that runs on."""
+        """Stop the workers that an interrupted `fit` has left in a Ray that keeps running."""
         if self._controller is not None:
-            with suppress(ray.exceptions.RayError):  # it ends the process that would answer
+            with suppress(ray.exceptions.RayError):  # the process that would answer ends
                 ray.get(self._controller.abort.remote(), timeout=ABORT_TIMEOUT_S)
 
 
-class _AsksNobody(FixedScalingPolicy):
+class _NoResourceRequests(FixedScalingPolicy):
     """A fixed number of workers on the nodes that are there."""
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:

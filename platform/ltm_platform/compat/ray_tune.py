@@ -12,9 +12,9 @@ RECORD_PATTERN = "experiment_state-*.json"
 
 
 def holds_record(folder: Path) -> bool:
-    """Whether ``folder`` holds a record of trials to go on from.
+    """Whether ``folder`` holds a record of trials to resume from.
 
-    ``Tuner.can_restore`` says so a moment earlier, when there are no trials in it yet.
+    ``Tuner.can_restore`` is true a moment earlier, when there are no trials in it yet.
     """
     return any(folder.glob(RECORD_PATTERN))
 
@@ -27,7 +27,7 @@ def give_up(trial: Trial) -> None:
 def error_of(trial: Trial) -> BaseException | None:
     """What a trial failed with, as Ray raised it; None where its process just ended.
 
-    A callback is told that a trial failed, not why. The file on this machine is there first.
+    A callback is passed that a trial failed, not why. The file on this machine is there first.
     """
     from ray import cloudpickle
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def allow_black_posters(step: Any) -> None:
+def allow_posterize_to_black(step: Any) -> None:
     """Let timm posterise to 0 bits, which is black, as its strongest levels ask for.
 
     Pillow did so before version 13 and raises ValueError since. timm's table of operations is

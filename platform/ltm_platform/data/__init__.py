@@ -68,7 +68,7 @@ def open_dataset(
         copies: where shards are copied before they are read; None reads them where they are.
 
     Raises:
-        UserError: nothing there, or not what it should be; the sentence says how to mend it.
+        UserError: nothing there, or not what it should be; the sentence says how to correct it.
     """
     train, val = find_source(path, cache).open(val_fraction=val_fraction, copies=copies)
     return Dataset(path, train, val, train.classes)

@@ -23,12 +23,12 @@ RESERVE_BYTES = 5 * 1024**3
 logger = logging.getLogger(__name__)
 
 _telling = threading.Lock()
-_told: set[Path] = set()
+_reported: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class ShardCache:
-    """A folder that holds whole copies and nothing else; safe to delete while nobody reads."""
+    """A folder of whole copies and nothing else; safe to delete while no process reads it."""
 
     folder: Path
     reserve: int = RESERVE_BYTES
@@ -40,7 +40,7 @@ class ShardCache:
         Of several that want it at once one copies, and the others wait for that.
 
         Args:
-            name: of the copy; tells the shard's content from any other.
+            name: of the copy; differs from that of any other content.
             size: of the shard in bytes.
 
         Raises:
@@ -66,7 +66,7 @@ class ShardCache:
 
     def _fetch(self, shard: StoragePath, target: Path, size: int) -> bool:
         if shutil.disk_usage(self.folder).free < size + self.reserve:
-            _tell_that_it_is_full(self.folder)
+            _warn_full(self.folder)
             return False
         part = target.with_suffix(".part")
         try:
@@ -77,18 +77,18 @@ class ShardCache:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            _tell_that_it_is_full(self.folder)
+            _warn_full(self.folder)
             return False
         finally:
             part.unlink(missing_ok=True)
         return True
 
 
-def _tell_that_it_is_full(folder: Path) -> None:
+def _warn_full(folder: Path) -> None:
     """Once in a process, however many of its threads read."""
     with _telling:
-        if folder not in _told:
-            _told.add(folder)
+        if folder not in _reported:
+            _reported.add(folder)
             logger.warning(
                 "data.cache %s is full: shards without room there are read where they are", folder
             )

@@ -28,7 +28,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in the order asked; UserError names a bad file."""
+        """Encoded bytes and label of each index, in their order; UserError names a bad file."""
 
     def locate(self, index: int) -> str:
         """The image in words for an error message, e.g. ``image 'cat/7.jpg' of /data/train``."""

@@ -1,4 +1,4 @@
-"""Whether shards are what they say they are, and what a data set looks like."""
+"""Verify shards against their footers, and show what a data set looks like."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def check_shards(
     processes: int = 1,
     listener: Callable[[int, int], None] = lambda _, __: None,
 ) -> Checked:
-    """Read every byte of the shards below ``path`` and compare them with what they say.
+    """Read every byte of the shards below ``path`` and compare them with their footers.
 
     That every shard is there, its schema, checksum, counts and labels; and of one image in
-    `SAMPLED`, or of all, that it can be decoded. ``listener`` is told shards done and in all.
+    `SAMPLED`, or of all, that it can be decoded. ``listener`` gets shards done and in all.
 
     Raises:
         UserError: there are no shards.

@@ -76,7 +76,7 @@ class Loader:
         """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.
 
         There are ``accumulation`` of them an optimizer step. Decode processes begin at once, so
-        that the first are there when they are asked for. ``start`` is the number of steps, that is
+        that the first are there when they are needed. ``start`` is the number of steps, that is
         of global batches, already done of this epoch, on however many ranks. The epoch may be left
         before its end; begin the next one only then.
 

@@ -29,7 +29,7 @@ def spread(work: Callable[[A], B], items: Iterable[A], processes: int) -> Genera
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_live_with_parent) as pool:
         left = iter(items)
-        # Items are large, so only the next few are on their way.
+        # Items are large, so only the next few are in flight.
         running = {pool.submit(work, item) for item in islice(left, 2 * processes)}
         try:
             while running:

@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 _PREFETCHED_BATCHES = 2  # per process
 _GRACE_SECONDS = 0.5
-# A rank that is held up holds up all others; decoding is ahead of it and can wait for them to wait.
+# A delayed rank delays all others; decoding is ahead of it and can yield the CPU.
 _NICENESS = 10
 # Imported once by the fork server instead of once in every decode process.
 _PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
 
 
 def start_fork_server() -> None:
-    """Begin the imports of the decode processes; the earlier, the sooner the first image."""
+    """Start the imports of the decode processes; the earlier, the sooner the first image."""
     fork_server.start(_PRELOAD)
 
 
@@ -70,7 +70,7 @@ class DecodePool:
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
         """Images [b, 3, H, W] and labels [b] of each batch. One pass at a time.
 
-        The processes begin at once, whenever the first batch is asked for.
+        The processes begin at once, whenever the first batch is requested.
 
         Raises:
             UserError: an image cannot be read or decoded; names it and its source.
@@ -84,11 +84,11 @@ class DecodePool:
         if self._loader is None:
             return map(self._decoder.__getitem__, batches)
         self._schedule.batches = batches
-        with self._context.deaths_told():
+        with self._context.exits_reported():
             return iter(self._loader)
 
     def _checked(self, results: Iterator[Decoded | Failure]) -> Generator[Decoded, None, None]:
-        with self._context.deaths_told():
+        with self._context.exits_reported():
             for result in results:
                 if isinstance(result, Failure):
                     raise UserError(result.message)
@@ -100,12 +100,12 @@ class DecodePool:
         if self._loader is None or not is_running(self._loader):
             return
         # A process killed while it holds the lock of torch's stop event would hang us, so torch
-        # sets the event first and the axe falls on those that do not heed it.
-        axe = threading.Timer(_GRACE_SECONDS, self._context.kill)
-        axe.daemon = True
-        axe.start()
+        # sets the event first, and only those are killed that do not exit in time.
+        killer = threading.Timer(_GRACE_SECONDS, self._context.kill)
+        killer.daemon = True
+        killer.start()
         shut_down(self._loader)
-        axe.cancel()
+        killer.cancel()
         # Let go of the semaphores now: Ray kills their tracker before this process exits, and
         # freeing them after that fills the log.
         self._results.close()
@@ -126,7 +126,7 @@ def _unchanged(item: T) -> T:
 
 
 def _begin(_: int) -> None:
-    """In a decode process: give way to the process that trains, and end when it is gone.
+    """In a decode process: run at a lower priority than the one that trains, and end with it.
 
     Torch looks at the parent alone, and that is the fork server, which lives for its children.
     """
@@ -142,11 +142,11 @@ def _begin(_: int) -> None:
 
 
 class _Context(fork_server.MainlessContext):
-    """Makes the decode processes, which need nothing of ``__main__``, and knows when one dies."""
+    """Makes the decode processes, which need nothing of ``__main__``, and notices when one dies."""
 
     @contextmanager
-    def deaths_told(self) -> Iterator[None]:
-        """An error in the block that comes from the end of a process says so."""
+    def exits_reported(self) -> Iterator[None]:
+        """An error in the block that is due to the exit of a process is raised as such."""
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:

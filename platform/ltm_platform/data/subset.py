@@ -28,7 +28,7 @@ class Subset:
         return len(self._indices)
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in the order asked."""
+        """Encoded bytes and label of each index, in the order of the indices."""
         return self._whole.read(self._indices[np.asarray(indices)])
 
     def locate(self, index: int) -> str:
@@ -56,5 +56,5 @@ def fold(source: ImageSet, number: int, of: int) -> tuple[ImageSet, ImageSet]:
 
 
 def _keys(source: ImageSet) -> list[str]:
-    """Images are told apart by their place, which is fixed: names would have to be read."""
+    """Images are identified by their index, which is fixed: names would have to be read."""
     return [str(index) for index in range(len(source))]

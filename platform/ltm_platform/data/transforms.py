@@ -20,7 +20,7 @@ from timm.data import create_transform
 from torchvision.transforms import Compose, InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from ltm_platform.compat.timm import allow_black_posters
+from ltm_platform.compat.timm import allow_posterize_to_black
 
 if TYPE_CHECKING:
     from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -74,7 +74,7 @@ def train_transform(
     )
     (crop, *flip), colour, (to_tensor, normalise, *erase) = (stage.transforms for stage in stages)
     for step in colour:
-        allow_black_posters(step)
+        allow_posterize_to_black(step)
     if resize == "pillow":
         return Compose([crop, *flip, *colour, to_tensor, normalise, *erase])
     # timm's changes of colour and shape are written for Pillow.

@@ -1,1 +1,1 @@
-"""What stored weights are good for: `export` them, `predict` with them."""
+"""Uses of stored weights: `evaluate`, `predict` and `export`."""

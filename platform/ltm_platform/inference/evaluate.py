@@ -24,18 +24,18 @@ KINDS = {WEIGHTS_FILE: "weights", EMA_FILE: "EMA"}
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is to be measured, all of it checked."""
+    """What is to be measured, checked."""
 
     checkpoint: Path
     job: JobSpec
-    """Of the checkpoint, with the data of this evaluation."""
+    """The job of the checkpoint, with the data of this evaluation."""
     dataset: Dataset
     workers: int
     use_gpu: bool
     ratios: tuple[float | None, ...]
     """Compression ratios; None is the network's own plan."""
     costs: tuple[ltm.Count, ...]
-    """Of one image at each ratio."""
+    """The cost of one image at each ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ def _costs(
     return tuple(counts)
 
 
-def carry_out(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
+def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
     """Every image once, at every ratio, for the weights and for their moving average.
 
-    Ray must be running. ``ray_stays``: it runs on when this raises.
+    Ray must be running. ``ray_stays``: it keeps running when this raises.
 
     Raises:
         RunError: a rank failed.

@@ -141,7 +141,7 @@ def _read_onnx(_: StoredNetwork, path: Path) -> Forward:
 
 def _write_safetensors(network: StoredNetwork, path: Path) -> None:
     weights = {key: tensor.contiguous() for key, tensor in network.model.state_dict().items()}
-    # save_file would make a file that nobody else can read
+    # save_file would make a file that no other user can read
     path.write_bytes(save(weights, metadata={"format": "pt", **metadata(network)}))
 
 

@@ -1,4 +1,4 @@
-"""The job file: what it may say (`sections`, `recipe`), how it is read (`load`), and its value."""
+"""The job file: its fields (`sections`, `recipe`), how it is read (`load`), and its value."""
 
 from ltm_platform.job.batch import BatchPlan
 from ltm_platform.job.change import changes

@@ -1,4 +1,4 @@
-"""What may differ when a run goes on: how it is trained from here, not what is trained."""
+"""What may differ when a run is resumed: how it is trained from here, not what is trained."""
 
 from __future__ import annotations
 

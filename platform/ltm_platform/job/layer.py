@@ -1,4 +1,4 @@
-"""Values together with where each was said: what one file or one override adds to a job."""
+"""Values together with where each was given: what one file or one override adds to a job."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _overlay(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Origins:
-    """Where a finished job's values were said."""
+    """Where a finished job's values were given."""
 
     source: str = ""
     """The job file, or what else the job was made from."""
@@ -56,14 +56,14 @@ class Origins:
         return self.of_key.get(key, "default")
 
     def prefix(self, *keys: str) -> str:
-        """The place to mend, as a sentence's beginning: what said one of ``keys``.
+        """The place to correct, as a sentence's beginning: where one of ``keys`` was given.
 
-        What the user typed last, an override, is the likeliest culprit; a key that nobody said
+        What the user typed last, an override, is the likeliest culprit; a key that is not given
         belongs to the section around it, or to the file.
         """
-        said = [self.of_key[key] for key in keys if key in self.of_key]
-        said.sort(key=lambda origin: not origin.startswith("--set "))
-        place = said[0] if said else self._around(keys[0])
+        given = [self.of_key[key] for key in keys if key in self.of_key]
+        given.sort(key=lambda origin: not origin.startswith("--set "))
+        place = given[0] if given else self._around(keys[0])
         return f"{place}: " if place else ""
 
     def _around(self, key: str) -> str:

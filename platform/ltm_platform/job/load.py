@@ -41,7 +41,7 @@ def bundled_folder() -> Path:
 
 
 def _find(name: str | Path, folder: Path) -> Path:
-    """The file that ``name`` means when it is said in ``folder``."""
+    """The file that ``name`` means when it is given in ``folder``."""
     wanted = Path(os.path.expanduser(name))
     candidates = [folder / wanted]
     # A bare name, or a path as the documentation writes it, may mean a bundled job.

@@ -48,7 +48,7 @@ class Augment(Section):
 
 
 class Mix(Section):
-    """Mixing pairs of training images and their labels, drawn anew at every step."""
+    """Mixing pairs of training images and their labels, drawn again at every step."""
 
     mixup: NotNegative = 0.0
     """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
@@ -76,7 +76,7 @@ class Distill(Section):
     weight: Probability = 0.5
     """Share of the teacher in the loss; the labels have the rest."""
     temperature: Positive = 1.0
-    """Divisor of both networks' logits; larger tells more of the unlikely classes."""
+    """Divisor of both networks' logits; larger gives unlikely classes more weight."""
 
     @model_validator(mode="after")
     def _checkpoint_has_a_network(self) -> Distill:
@@ -98,7 +98,7 @@ class Recipe(Section):
     """Images per optimizer step, over all workers: the same for one worker or eight."""
     micro_batch: Count | Literal["auto"] | None = None
     """Images per forward pass of one worker, accumulated up to its share of the global batch; null
-    is the whole share, auto the largest part of it that fits the memory, tried at the start."""
+    is the whole share, auto the largest part of it that fits the memory, found at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
     lr: Annotated[float, Field(gt=0, le=10)] = 2e-4

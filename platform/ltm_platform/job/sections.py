@@ -1,4 +1,4 @@
-"""What a job file may say, section by section: every field with its unit, range and default."""
+"""The sections of a job file: every field with its unit, range and default."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Model(Section):
     """Start from timm's published weights instead of random ones."""
     checkpoint: Text | None = None
     """Start from these weights: a local file, safetensors or torch, or a run's checkpoint folder.
-    The classifier starts anew where it is for another number of classes."""
+    The classifier is initialised again where it is for another number of classes."""
     options: Options = Field(default_factory=dict)
     """Further settings of the method, checked by the method itself."""
 
@@ -99,8 +99,8 @@ class Engine(Section):
     """DeepSpeed's settings."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """What the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
-    One worker alone shares out nothing, whatever the stage."""
+    """What the workers shard: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. With
+    one worker nothing is sharded, whatever the stage."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward and backward pass; the optimizer always works in fp32. fp16
     scales the loss, skips the steps that overflow, and needs GPUs and a zero_stage from 1."""
@@ -117,8 +117,8 @@ class Engine(Section):
     def stage_of(self, workers: int) -> int:
         """The stage that so many workers train at.
 
-        One alone shares out nothing; without ZeRO it has no second copy of weights and gradients.
-        Scaling the loss and offloading are parts of ZeRO.
+        With one worker nothing is sharded; without ZeRO there is no second copy of weights and
+        gradients. Scaling the loss and offloading are parts of ZeRO.
         """
         alone = workers == 1 and self.precision != "fp16" and self.offload == "none"
         return 0 if alone else self.zero_stage
@@ -165,7 +165,7 @@ class Engine(Section):
 
 
 class Checkpoint(Section):
-    """What is kept of a run. A checkpoint is written at the end of every epoch, too."""
+    """What is stored of a run. A checkpoint is written at the end of every epoch, too."""
 
     every_steps: Count | None = 1000
     """Optimizer steps between checkpoints within an epoch; null writes none there."""
@@ -174,14 +174,14 @@ class Checkpoint(Section):
 
 
 class Cluster(Section):
-    """What the run asks of the Ray cluster."""
+    """What the run requests from the Ray cluster."""
 
     address: Text | None = None
     """Where it runs: http://HOST:8265 sends it to that cluster, auto or HOST:PORT joins a Ray that
     is there, local starts one; null is $RAY_ADDRESS, else `cluster up --local`, else local."""
     workers: Count | WorkerRange | Literal["auto"] = "auto"
     """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
-    most 2. With [fewest, most] the run goes on with what is there, and the global batch stays."""
+    most 2. With [fewest, most] the run continues with what is there, and the global batch stays."""
     resize_interval_s: Positive = 60.0
     """How often a run with a range of workers looks for more of them."""
     cpus_per_worker: Positive = 1.0
@@ -189,10 +189,10 @@ class Cluster(Section):
     storage: Text | None = None
     """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often a run that broke (a worker died, hung or raised an error) goes on from its last
+    """How often a run that broke (a worker died, hung or raised an error) continues from its last
     checkpoint before it ends as FAILED."""
     max_preemptions: Annotated[int, Field(ge=0)] = 100
-    """How often a run goes on after the cluster took a node away, counted apart."""
+    """How often a run continues after the cluster took a node away, counted apart."""
     hang_timeout_s: Annotated[float, Field(ge=1)] = 1800.0
     """A worker that makes no progress for so many seconds writes its stacks to the log and ends."""
 

@@ -26,9 +26,9 @@ _BATCH_KEYS = ("recipe.global_batch", "recipe.micro_batch", "cluster.workers")
 
 
 class JobSpec(Section):
-    """What a job file says, with every default filled in.
+    """A job file's values, with every default filled in.
 
-    The value alone counts for equality, `to_dict` and `to_yaml`; where each part of it was said is
+    The value alone counts for equality, `to_dict` and `to_yaml`; where each part of it was given is
     known to `where` and to the errors made here.
     """
 
@@ -43,9 +43,9 @@ class JobSpec(Section):
     engine: Engine = Field(default_factory=Engine)
     """DeepSpeed's settings."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    """What is kept of a run."""
+    """What is stored of a run."""
     cluster: Cluster = Field(default_factory=Cluster)
-    """What the run asks of the Ray cluster."""
+    """What the run requests from the Ray cluster."""
     tracking: Tracking = Field(default_factory=Tracking)
     """Where MLflow keeps the run."""
 
@@ -108,7 +108,7 @@ class JobSpec(Section):
 
     @property
     def _micro_batch(self) -> int | None:
-        """The one that the job names; what is found at the start may be the whole share."""
+        """The micro-batch of the job; None, the whole share of a worker, for ``auto``."""
         micro = self.recipe.micro_batch
         return None if micro == "auto" else micro
 
@@ -136,7 +136,7 @@ class JobSpec(Section):
         return self._build(layer.values, origins, layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
-        """The job with one field changed and checked again; `where` still tells what was said."""
+        """The job with one field changed and checked again; `where` is as before."""
         self._get(key)
         values = self.to_dict()
         *sections, field = key.split(".")
@@ -155,16 +155,16 @@ class JobSpec(Section):
         return dump_yaml(self.to_dict())
 
     def flat(self) -> dict[str, Scalar]:
-        """Dotted keys and scalars, as MLflow's parameters want them; lists become JSON text."""
+        """Dotted keys and scalars, in the form of MLflow's parameters; lists become JSON text."""
         return dict(_flatten(self.to_dict()))
 
     def where(self, key: str) -> str:
-        """Where a field was said: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
+        """Where a field was given: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
         self._get(key)
         return self._origins.where(key)
 
     def error(self, key: str, sentence: str) -> UserError:
-        """An error to raise about a field: ``sentence`` after the place where it was said."""
+        """An error to raise about a field: ``sentence`` after the place where it was given."""
         return UserError(self._origins.prefix(key) + sentence, {key: self._get(key)})
 
     def choice_error(self, key: str, allowed: Iterable[str]) -> UserError:

@@ -1,4 +1,4 @@
-"""YAML in and out: with the place of every key, without YAML's surprises.
+"""Read and write YAML: with the place of every key, by the core schema of YAML 1.2.
 
 Scalars follow YAML 1.2's core schema, so that ``1e-3`` is a number, ``12:30`` is text and ``no`` is
 text too. Duplicate keys, tags that make objects and documents that grow by aliases are refused.
@@ -87,7 +87,7 @@ def parse_yaml(
 
 def _syntax_error(error: yaml.MarkedYAMLError, place: Callable[[int], str]) -> str:
     problem = error.problem or "it cannot be read"
-    # What is never closed is noticed at the end of the text; the place to mend is its beginning.
+    # What is never closed is noticed at the end of the text; the place to correct is its beginning.
     unclosed = "end of stream" in problem or "<stream end>" in problem
     mark = error.context_mark if unclosed and error.context_mark else error.problem_mark
     where = place(mark.line + 1) if mark else place(1)

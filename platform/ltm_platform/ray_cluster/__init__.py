@@ -1,1 +1,1 @@
-"""Where a run is carried out: a Ray on this machine, one that is joined, or a cluster."""
+"""The Ray that a run uses: one on this machine, one that is joined, or a cluster."""

@@ -75,7 +75,7 @@ def is_here(address: str) -> bool:
 
 
 def use_token() -> None:
-    """Show the token to a cluster, if this user has one and has not said otherwise."""
+    """Show the token to a cluster, if this user has one and has not turned it off."""
     stored = Path.home() / ".ray" / "auth_token"
     known = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if stored.exists() or any(os.environ.get(name) for name in known):
@@ -83,7 +83,7 @@ def use_token() -> None:
 
 
 def token_wanted(address: str) -> UserError:
-    """What to tell a user whom the Ray at ``address`` does not let in."""
+    """The sentence for a user whom the Ray at ``address`` refuses."""
     return UserError(
         f"the Ray at {address} wants a token, and does not know the one of this user: copy its "
         f"head's ~/.ray/auth_token to yours, or set RAY_AUTH_TOKEN"

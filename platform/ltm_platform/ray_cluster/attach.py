@@ -66,7 +66,7 @@ def joined_ray() -> Iterator[None]:
 
 
 def there() -> Resources:
-    """What the nodes have that are there now."""
+    """The resources of the nodes that are there now."""
     import ray
 
     nodes = tuple(
@@ -78,7 +78,7 @@ def there() -> Resources:
 
 
 def free() -> Resources:
-    """What of that nobody uses."""
+    """The part of them that is free."""
     import ray
 
     left = ray.available_resources()
@@ -86,7 +86,7 @@ def free() -> Resources:
 
 
 def at_most() -> Resources:
-    """What can ever be there: as many nodes of every group as the autoscaler may start, too."""
+    """All resources that can be there, with those of nodes that the autoscaler may start."""
     now = there()
     groups: list[tuple[float, float]] = []
     for group in autoscaled_groups():
@@ -101,7 +101,7 @@ def _sum(nodes: tuple[tuple[float, float], ...]) -> Resources:
 
 
 def check_shared_storage(job: JobSpec) -> int:
-    """Every node writes into the folder of the runs and sees what this process wrote there.
+    """Check that every node writes into the folder of the runs and sees what this process wrote.
 
     Returns how many nodes there are.
 

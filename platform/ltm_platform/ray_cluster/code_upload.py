@@ -1,4 +1,4 @@
-"""The project's code as it travels to a cluster."""
+"""The project's code as it is sent to a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PACKAGES = ("ltm", "ltm_platform")
 PLUGIN_GROUPS = (*plugins.GROUPS, SOURCES)
 LARGEST_BYTES = 100 * 1024**2
-"""What a cluster's dashboard takes."""
+"""The most that a cluster's dashboard accepts."""
 NAMED = 5
 LEFT_OUT = ("__pycache__", ".git", "mlruns", "mlartifacts", "wandb", "checkpoints")
 """Folders that hold no code."""
@@ -60,7 +60,7 @@ def code_files(packages: Iterable[Path] | None = None) -> list[CodeFile]:
     packages: folders, or modules of one file; ours and those with plugins, if left out.
 
     Raises:
-        UserError: they are more than a cluster takes; the largest are named.
+        UserError: they are more than a cluster accepts; the largest are named.
     """
     found = []
     for package in packages or map(plugins.code_of, (*PACKAGES, *plugins.packages(PLUGIN_GROUPS))):

@@ -25,7 +25,7 @@ ENVIRONMENT = {
     **SETTINGS,
     # On CPUs, 2 to 5 % of a training step each; ranks inherit it. Large pages for malloc's memory;
     # one heap, since Ray trains in a thread, whose own would go back to the system every step; and
-    # that heap stays as it is up to 1 GiB: large pages that come back must be cleared again.
+    # that heap is not trimmed up to 1 GiB: large pages that are mapped again must be cleared.
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}={value}"
         for name, value in {
@@ -83,6 +83,6 @@ def embedded_ray(resources: Resources) -> Iterator[None]:
         workers = worker_processes()
         ray.shutdown()
         for process in workers:
-            # Now and then one waits for itself at its end, in Ray's core, and would stay for ever.
+            # Sometimes one deadlocks at its exit, in Ray's core, and would never end.
             with suppress(psutil.NoSuchProcess):
                 process.kill()

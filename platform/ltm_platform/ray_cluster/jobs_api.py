@@ -1,4 +1,4 @@
-"""A cluster at the other end of Ray's Jobs API: commands are sent there, and followed."""
+"""A client of Ray's Jobs API: sends commands to a cluster, and follows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, lacks_agent, quiet_client
+from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
@@ -41,22 +41,22 @@ PASSED_ON = (
     "NCCL_SOCKET_IFNAME",
     "OMP_NUM_THREADS",
 )
-"""Environment variables that go along, if they are set here."""
+"""Environment variables that are sent along, if they are set here."""
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|_KEY|APIKEY", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 STOP_WAIT_S = 60
-"""Between ``ray job stop`` and SIGKILL: time for the run's last words."""
+"""Between ``ray job stop`` and SIGKILL: time for the run to close itself."""
 RETRY_S = 1.0
-AWAY_S = 120.0
-"""How long a dashboard may be away, as when it restarts, before following ends."""
+UNREACHABLE_S = 120.0
+"""How long a dashboard may be unreachable, as when it restarts, before following ends."""
 AGENT_S = 60.0
-"""How long a head that has just started may have nobody to start a job."""
+"""How long a head that has just started may have no agent to start a job."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command of ours to carry out on the cluster."""
+    """A command of ours to run on the cluster."""
 
     args: tuple[str, ...]
     job: str | None
@@ -65,11 +65,11 @@ class Request:
     """The address that it was sent to."""
     submission: str
     typed: tuple[str, ...] = ()
-    """What the user typed, where it is told again."""
+    """What the user typed, where it is shown again."""
 
     @classmethod
     def here(cls) -> Request | None:
-        """The one that this process carries out, if any."""
+        """The one that this process runs, if any."""
         text = os.environ.get(REQUEST)
         if not text:
             return None
@@ -94,12 +94,12 @@ class Sent:
 
     @property
     def begins(self) -> bool:
-        """It begins a run, or a sweep."""
+        """Whether it starts a run or a sweep."""
         return self.command in ("submit", "tune")
 
 
 def passed_on(further: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that go along: `PASSED_ON` and ``further``.
+    """The environment variables that are sent along: `PASSED_ON` and ``further``.
 
     Raises:
         UserError: one is not set, no name, or looks like a secret: the cluster shows them to all.
@@ -143,9 +143,9 @@ def check_store(uri: str, address: str, job: JobSpec) -> None:
 
 
 def _once_there_is_an_agent(submit: Callable[..., str]) -> Callable[..., str]:
-    """``submit`` again while a head that has just started has nobody yet to start a job."""
+    """``submit`` again while a head that has just started has no agent yet to start a job."""
     return retry(
-        retry=retry_if_exception(lacks_agent),
+        retry=retry_if_exception(is_agent_missing),
         wait=wait_fixed(RETRY_S),
         stop=stop_after_delay(AGENT_S),
         reraise=True,
@@ -158,7 +158,7 @@ class JobsClient:
     def __init__(self, address: str) -> None:
         """
         Raises:
-            UserError: there is none, or it does not let this user in.
+            UserError: there is none, or it refuses this user.
         """
         use_token()
         from ray.exceptions import AuthenticationError
@@ -187,7 +187,7 @@ class JobsClient:
         environment: Mapping[str, str],
         typed: Sequence[str] = (),
     ) -> str:
-        """Have a command of ours carried out on the head; the job's id there.
+        """Run a command of ours on the head; returns the job's id there.
 
         Raises:
             UserError: the code is too large, or the cluster refuses.
@@ -224,8 +224,8 @@ class JobsClient:
 
     def training(self, run: str) -> Sent | None:
         """The job that trains a run and has not ended."""
-        carried_out = (one for one in self.sent(run) if one.begins or one.command == "resume")
-        return next((one for one in carried_out if not one.ended), None)
+        training = (one for one in self.sent(run) if one.begins or one.command == "resume")
+        return next((one for one in training if not one.ended), None)
 
     def log(self, submission: str) -> str:
         """What it has printed so far."""
@@ -235,26 +235,26 @@ class JobsClient:
         """What it prints, from its beginning to its end, also beyond a restart of the dashboard.
 
         Raises:
-            UserError: the cluster is away for too long.
+            UserError: the cluster cannot be reached for too long.
         """
         from aiohttp import ClientError
 
-        told, last_seen = 0, time.monotonic()
+        yielded, last_seen = 0, time.monotonic()
         while True:
             position = 0
             try:
                 for text in self._tail(submission):
                     last_seen = time.monotonic()
-                    new = text[max(0, told - position) :]
+                    new = text[max(0, yielded - position) :]
                     position += len(text)
-                    told = max(told, position)
+                    yielded = max(yielded, position)
                     if new:
                         yield new
                 if self.look(submission).ended:
-                    yield self.log(submission)[told:]
+                    yield self.log(submission)[yielded:]
                     return
             except (RuntimeError, OSError, ClientError) as error:
-                if time.monotonic() - last_seen > AWAY_S:
+                if time.monotonic() - last_seen > UNREACHABLE_S:
                     raise UserError(
                         f"the cluster at {self.address} is away: {_line(error)}"
                     ) from None
@@ -267,19 +267,19 @@ class JobsClient:
             return str(chunk) if (chunk := await anext(chunks, None)) is not None else None
 
         with asyncio.Runner() as runner:
-            # The runner cancels what it waits for when Ctrl-C comes.
+            # The runner cancels its task on Ctrl-C.
             while (text := runner.run(piece())) is not None:
                 yield text
 
     def interrupt(self, submission: str) -> None:
-        """End a job, with `STOP_WAIT_S` for its last words, and wait until it has ended."""
+        """End a job, with `STOP_WAIT_S` to close its run, and wait until it has ended."""
         self._client.stop_job(submission)
         while not self.look(submission).ended:
             time.sleep(RETRY_S)
 
 
 def exit_code(sent: Sent) -> int:
-    """Of the command that has ended on the cluster."""
+    """The exit code of the command that has ended on the cluster."""
     if sent.status == "SUCCEEDED":
         return 0
     if sent.status == "STOPPED":

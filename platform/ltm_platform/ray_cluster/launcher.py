@@ -54,18 +54,18 @@ def _change(verb: str, path: Path, *, yes: bool) -> int:
 
 
 def status(path: Path) -> str:
-    """What Ray says on the head of a file's cluster.
+    """The output of ``ray status`` on the head of a file's cluster.
 
     Raises:
         UserError: there is none, or it cannot be reached; the sentence has the launcher's reason.
     """
     read_cluster_file(path)
     command = _ray("exec", str(path), "RAY_AUTH_MODE=token ray status")
-    asked = subprocess.run(command, check=False, capture_output=True, text=True)
-    if asked.returncode:
-        reason = failure_of(asked.stdout + asked.stderr) or "it does not answer"
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = failure_of(done.stdout + done.stderr) or "it does not answer"
         raise UserError(f"the cluster of {path} is not up: {reason}")
-    return status_page(asked.stdout)
+    return status_page(done.stdout)
 
 
 def _ray(*args: str) -> list[str]:

@@ -38,15 +38,15 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LocalRay:
-    """The process that keeps it, and where it answers."""
+    """Its main process and its address."""
 
     address: str
-    """Of its dashboard and Jobs API."""
+    """The address of its dashboard and Jobs API."""
     pid: int
     created: float
-    """When the process started: its number alone may be another's by now."""
+    """When the process started: its pid alone may have been reused."""
     folder: str
-    """Ray's own files."""
+    """The folder of Ray's own files."""
 
     def process(self) -> psutil.Process | None:
         """None: it is gone."""
@@ -88,7 +88,7 @@ def start(resources: Resources) -> LocalRay:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
         command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
         command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
-        # Any that is free: at Ray's usual one another Ray may listen, and no job could start.
+        # Any that is free: another Ray may use the default one, and then no job could start.
         command += ["--dashboard-agent-listen-port", "0"]
         command += ["--num-cpus", str(max(1, int(resources.cpus)))]
         command += ["--num-gpus", str(int(resources.gpus))]
@@ -134,7 +134,7 @@ def stop(ray: LocalRay) -> None:
 
 
 def answers(address: str, timeout_s: float = 5.0) -> bool:
-    """Whether a Ray dashboard is there, whatever it thinks of us."""
+    """Whether a Ray dashboard answers, even if it refuses this user."""
     try:
         with urlopen(f"{address}{VERSION_PATH}", timeout=timeout_s):
             return True
@@ -161,7 +161,7 @@ def _authentication() -> str:
 
 
 def _free_port(wanted: int = 0) -> int:
-    """``wanted`` if nobody listens there, else another."""
+    """``wanted`` if it is free, else another."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             try:

@@ -1,4 +1,4 @@
-"""What there is to run on."""
+"""CPUs and GPUs to run on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What can be taken: a machine's, or a cluster's with all that its autoscaler may start."""
+    """Resources to use: a machine's, or a cluster's with all that its autoscaler may start."""
 
     cpus: float
     gpus: float
@@ -21,7 +21,7 @@ class Resources:
         return sum(min(pair) if self.gpus >= 1 else pair[0] for pair in fits)
 
     def auto_workers(self, cpus_per_worker: float) -> int:
-        """What ``cluster.workers: auto`` means here."""
+        """The number of workers for ``cluster.workers: auto``."""
         if self.gpus >= 1:
             return int(self.gpus)
         return min(2, int(self.cpus // cpus_per_worker)) or 1

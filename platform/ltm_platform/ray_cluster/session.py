@@ -1,4 +1,4 @@
-"""The Ray that a call works on: one of its own, one that is there already, or its caller's."""
+"""The Ray that a call uses: one of its own, one that is there already, or its caller's."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Session:
     """Where a call's workers go."""
 
     resources: Resources
-    """What they can ever have there."""
+    """All resources that they can have there."""
     joined: bool
-    """Its Ray is there already."""
+    """Whether its Ray was running before."""
     stays: bool = False
-    """It is the caller's, and runs on when the call ends."""
+    """Whether it is the caller's, and keeps running when the call ends."""
 
     def ray(self) -> AbstractContextManager[None]:
-        """Ray runs in the block; what ends with the call has ended when the block ends."""
+        """Ray runs in the block; unless it `stays`, it has ended when the block ends."""
         if self.stays:
             return nullcontext()
         return attach.joined_ray() if self.joined else embedded_ray(self.resources)

@@ -1,4 +1,4 @@
-"""Runs side by side: where their jobs differ, and what came of it."""
+"""Runs side by side: where their jobs and their results differ."""
 
 from __future__ import annotations
 

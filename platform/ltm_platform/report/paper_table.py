@@ -89,7 +89,7 @@ def results(table: PublishedFigures, runs: Iterable[Tracked]) -> Results:
         candidates = [one for one in candidates if one not in own]
         for method in dict.fromkeys([*network.results, *(one.method for one in own)]):
             ours = [one for one in own if one.method == method]
-            # what is published is told once, beside the first of ours
+            # published figures are shown once, beside the first of ours
             lines.append(_line(network, method, network.results.get(method), *ours[:1]))
             lines += [_line(network, method, None, one) for one in ours[1:]]
     return Results(
@@ -153,7 +153,7 @@ def _has_classes(run: Tracked, classes: int) -> bool:
 
 
 def measure(run: Tracked) -> OwnFigures:
-    """What a run came to, in the terms of the table. It must have a validation top-1."""
+    """The result of a run, in the terms of the table. It must have a validation top-1."""
     params, metrics, tags = run.record.params, run.record.metrics, run.record.tags
     top1 = run.best("val/top1")
     assert top1 is not None
@@ -192,7 +192,7 @@ def _data(params: Mapping[str, str]) -> str:
 
 
 def regime(params: Mapping[str, str], tags: Mapping[str, str] | None = None) -> str:
-    """What the weights began as, and what else taught them, by the job's fields and the tags."""
+    """How the weights were initialised and trained, by the job's fields and the tags."""
     if tags and EVALUATED_TAG in tags:
         return f"off-the-shelf, weights of {tags[EVALUATED_TAG]}"
     checkpoint = _given(params, "model.checkpoint")

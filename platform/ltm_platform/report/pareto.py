@@ -12,7 +12,7 @@ DEFAULT_RANGE = (0.5, 1.0)
 
 
 class Scored(Protocol):
-    """What an evaluation tells of one kind of weights at one ratio."""
+    """An evaluation's result for one kind of weights at one ratio."""
 
     @property
     def kind(self) -> str: ...

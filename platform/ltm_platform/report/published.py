@@ -11,7 +11,7 @@ import yaml
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the paper tells of a method on a network: 1e6 parameters, 1e9 MACs, percent."""
+    """The paper's figures of a method on a network: 1e6 parameters, 1e9 MACs, percent."""
 
     gmacs: float
     top1: float

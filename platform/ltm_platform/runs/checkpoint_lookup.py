@@ -51,7 +51,7 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
-    """In the run's storage, or None if it has none of that kind or is away."""
+    """In the run's storage; None if there is none of that kind or the storage cannot be reached."""
     if not record.folder:
         return None
     try:
@@ -68,12 +68,12 @@ def tracked_folder(kind: str) -> str:
 
 
 def checkpoint_tag(kind: str) -> str:
-    """Which tag tells the folder of a run's ``best`` or ``last`` checkpoint."""
+    """The tag that has the folder of a run's ``best`` or ``last`` checkpoint."""
     return f"ltm.checkpoint_{kind}"
 
 
 def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
-    """A copy of a run's weights in MLflow, made anew for as long as the run may change them."""
+    """A copy of a run's weights in MLflow, made again for as long as the run may change them."""
     folder = _copies(record) / kind
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import ltm
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.job import JobSpec
     from ltm_platform.storage.run_folder import Resume, RunFolder
     from ltm_platform.training.worker import WorkerConfig
 
 
 START_ATTEMPTS = 3
-"""To start the workers of a job that was forced on a cluster without room for it."""
+"""Attempts to start the workers of a job that was forced on a cluster without room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class Outcome:
     """A finished run."""
 
     run_id: str
-    """Of MLflow."""
+    """The id of its MLflow run."""
     metrics: dict[str, float]
     best: StoredCheckpoint
     last: StoredCheckpoint
 
 
 def drive(
-    ready: Ready,
+    checked: CheckedJob,
     folder: RunFolder,
     listener: Listener,
     *,
@@ -79,7 +79,7 @@ def drive(
 ) -> Outcome:
     """Train a checked job to its end. Ray must be running.
 
-    ``ray_stays``: it runs on when this raises, so that the workers have to be stopped.
+    ``ray_stays``: it keeps running when this raises, so that the workers have to be stopped.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is closed as KILLED.
@@ -88,39 +88,43 @@ def drive(
     with (
         sigterm_is_interrupt(),
         tracked_run(
-            ready.job,
+            checked.job,
             folder.name,
             folder.path,
             run_id=resume.run_id if resume else None,
-            repeats=not (resume and resume.anew),
+            repeats=not (resume and resume.alters_training),
         ) as run,
     ):
-        where = where_it_runs() | {RUN_FOLDER_TAG: str(folder.path)}
+        where = location_tags() | {RUN_FOLDER_TAG: str(folder.path)}
         for key, value in where.items():
             run.tag(key, value)
         for key, change in (resume.changes if resume else {}).items():
             run.tag(f"ltm.changed.{key}", change)
         events = event_queue()
-        with recording(ready, folder, run, events, listener):
-            fit(ready, folder, events, abort=ray_stays)
+        with recording(checked, folder, run, events, listener):
+            fit(checked, folder, events, abort=ray_stays)
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
-        log_results(run, CheckpointedModel(ready.job, ready.dataset, chosen))
+        log_results(run, CheckpointedModel(checked.job, checked.dataset, chosen))
         return Outcome(run.run_id, run.metrics, chosen, found[-1])
 
 
 @contextmanager
 def recording(
-    ready: Ready, folder: RunFolder, run: TrackedRun, events: EventQueue, *listeners: Listener
+    checked: CheckedJob,
+    folder: RunFolder,
+    run: TrackedRun,
+    events: EventQueue,
+    *listeners: Listener,
 ) -> Iterator[None]:
-    """Record in ``run`` what training in the block tells and keeps; listeners hear it, too.
+    """Record in ``run`` events and checkpoints of the block's training; listeners get events, too.
 
     Raises:
         RunError: a rank gave up.
-        KeyboardInterrupt: training saved and ended because somebody asked for it.
+        KeyboardInterrupt: training saved and ended because a stop was requested.
     """
-    run.log_metrics(model_metrics(ready), step=0, time_ms=int(time.time() * 1000))
+    run.log_metrics(model_metrics(checked), step=0, time_ms=int(time.time() * 1000))
     reasons: list[str] = []
 
     stopped: list[Event] = []
@@ -146,11 +150,11 @@ def recording(
         if stopped:
             raise KeyboardInterrupt
     finally:
-        _log_checkpoints(run, stored(folder), ready.dataset.classes)
+        _log_checkpoints(run, stored(folder), checked.dataset.classes)
 
 
 def fit(
-    ready: Ready,
+    checked: CheckedJob,
     folder: RunFolder,
     events: EventQueue,
     callbacks: Sequence[Any] = (),
@@ -166,18 +170,18 @@ def fit(
     """
     from ltm_platform.training.worker import train_worker
 
-    job = ready.job
-    workers = _num_workers(ready)
+    job = checked.job
+    workers = _num_workers(checked)
     fewest = workers if isinstance(workers, int) else workers[0]
-    per_worker = {"GPU": float(ready.use_gpu), "CPU": job.cluster.cpus_per_worker}
+    per_worker = {"GPU": float(checked.use_gpu), "CPU": job.cluster.cpus_per_worker}
     waiting = WaitCallback(events, fewest, per_worker)
     trainer = LeanTrainer(
         train_worker,
-        train_loop_config=dict(worker_config(ready, events)),
+        train_loop_config=dict(worker_config(checked, events)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
-            use_gpu=ready.use_gpu,
+            use_gpu=checked.use_gpu,
             resources_per_worker={"CPU": job.cluster.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
@@ -187,7 +191,7 @@ def fit(
                 max_failures=job.cluster.max_failures,
                 max_preemption_failures=job.cluster.max_preemptions,
                 # Ray would try for ever to start workers that there is no room for.
-                controller_failure_limit=START_ATTEMPTS if ready.problems else -1,
+                controller_failure_limit=START_ATTEMPTS if checked.problems else -1,
             ),
             checkpoint_config=kept_checkpoints(job),
             callbacks=[*callbacks, waiting],
@@ -202,11 +206,11 @@ def fit(
         raise
 
 
-def worker_config(ready: Ready, events: EventQueue) -> WorkerConfig:
-    """What the ranks are told."""
+def worker_config(checked: CheckedJob, events: EventQueue) -> WorkerConfig:
+    """The arguments of `train_worker`."""
     from ltm_platform.training.worker import WorkerConfig
 
-    return WorkerConfig(job=ready.job.to_dict(), cache=str(locations.cache()), events=events)
+    return WorkerConfig(job=checked.job.to_dict(), cache=str(locations.cache()), events=events)
 
 
 def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
@@ -218,8 +222,8 @@ def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
     )
 
 
-def where_it_runs() -> dict[str, str]:
-    """MLflow tags of a run that this process carries out."""
+def location_tags() -> dict[str, str]:
+    """MLflow tags that say where a run of this process is."""
     request = Request.here()
     return {
         HOST_TAG: platform.node(),
@@ -229,23 +233,23 @@ def where_it_runs() -> dict[str, str]:
 
 
 def event_queue() -> Queue:
-    """From the workers to this process; on its node, so that no other node's end takes it away."""
+    """A queue from the workers to this process; on its node, so that it survives other nodes."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def _num_workers(ready: Ready) -> int | tuple[int, int]:
-    workers = ready.job.cluster.workers
-    return workers if isinstance(workers, tuple) else ready.batch.workers
+def _num_workers(checked: CheckedJob) -> int | tuple[int, int]:
+    workers = checked.job.cluster.workers
+    return workers if isinstance(workers, tuple) else checked.batch.workers
 
 
-def model_metrics(ready: Ready) -> dict[str, float]:
+def model_metrics(checked: CheckedJob) -> dict[str, float]:
     """What is known of a network before it is trained."""
-    return cost_metrics(ready.cost, ready.base_cost)
+    return cost_metrics(checked.cost, checked.base_cost)
 
 
 def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
-    """Of a network, and of the same without merging."""
+    """The cost of a network, and of the same without merging, as metrics."""
     return {
         "model/gmacs": cost.gmacs,
         "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
@@ -258,7 +262,7 @@ def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
 def _log_checkpoints(
     run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
 ) -> None:
-    """What a network is made of goes into MLflow; what else resuming needs stays, linked."""
+    """Log weights and job to MLflow; what else resuming needs stays in storage, with a link."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
         if checkpoint:
             path = checkpoint.fetch()
@@ -270,7 +274,7 @@ def _log_checkpoints(
 
 @contextmanager
 def sigterm_is_interrupt() -> Iterator[None]:
-    """SIGTERM takes the same way out as Ctrl-C. In other threads than the main one nothing does."""
+    """In the block SIGTERM acts as Ctrl-C does. Only in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -14,10 +14,10 @@ POLL_S = 0.3
 
 
 def read(folder: RunFolder, *, follow: bool) -> Iterator[str]:
-    """The log piece by piece; with ``follow`` until nobody carries out the run any more."""
+    """The log piece by piece; with ``follow`` until the run has ended."""
     with folder.log.open(errors="replace") as file:
         while True:
-            # Asked first: what is written before the end is read after it.
+            # Checked first: what is written before the end is read after it.
             going_on = follow and folder.is_locked()
             while text := file.read(1 << 16):
                 yield text

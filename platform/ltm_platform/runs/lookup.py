@@ -1,4 +1,4 @@
-"""A run by its name: what is recorded of it, and where it is carried out."""
+"""A run by its name: what is recorded of it, and where it runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FoundRun:
     name: str
     record: RunRecord | None
     folder: RunFolder | None
-    """If it is carried out on this machine, or was."""
+    """If it runs on this machine, or did."""
     address: str | None
     """Of the cluster that it was sent to."""
     submission: str | None

@@ -1,4 +1,4 @@
-"""What MLflow gets of a finished run's best network: pictures, and the network as a model."""
+"""Artifacts of a finished run's best network for MLflow: pictures, and the network as a model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def log_results(run: TrackedRun, network: CheckpointedModel) -> None:
 def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
     """What the network confuses and which tokens it merges, at the step of the checkpoint.
 
-    What the run has of that step already is not drawn again.
+    Pictures of that step that the run has already are not drawn again.
     """
     confusion = network.files / CONFUSION_FILE
     if confusion.exists() and not run.has_image(CONFUSION, network.step):
@@ -76,7 +76,7 @@ def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
 
 
 def log_model(run: TrackedRun, network: CheckpointedModel) -> None:
-    """The network as a model of MLflow, registered if the job says so; nothing if it says no."""
+    """The network as a model of MLflow, registered if the job wants it; nothing if it is off."""
     wish = network.job.tracking
     if not wish.log_model:
         return

@@ -1,4 +1,4 @@
-"""Runs that MLflow holds for RUNNING though nobody trains them: what a power cut left."""
+"""Runs that MLflow has as RUNNING though no process trains them, such as after a power cut."""
 
 from __future__ import annotations
 
@@ -35,43 +35,43 @@ class Verdict:
 
 
 def reconcile(uri: str, *, silent_s: float | None = None, dry_run: bool = False) -> list[Verdict]:
-    """Close every RUNNING run that nobody trains as `STATUS`, at the time it last told anything.
+    """Close every RUNNING run that no process trains as `STATUS`, at the time of its last record.
 
     A run on this machine is trained for as long as a process holds the lock of its folder, a
     sweep's trial for as long as one holds the sweep's. Of a run elsewhere nothing is known, and it
-    is let be, unless ``silent_s`` is given: then it counts as ended when it has recorded nothing
-    for so many seconds. System metrics are recorded at least every sixty, whatever training does.
+    is left as it is, unless ``silent_s`` is given: then it counts as ended when it has recorded
+    nothing for so many seconds. System metrics are recorded at least every 60 s.
     """
     verdicts = []
     records = {record.run_id: record for record in tracking.list_runs(uri)}
-    told_ms = _last_told(records.values())
+    recorded_ms = _last_recorded(records.values())
     for record in records.values():
         if record.status != "RUNNING":
             continue
         owner = records.get(record.tags.get(PARENT_TAG, ""), record)
         with ExitStack() as stack:
-            verdict = _judge(record, owner, told_ms[record.run_id], silent_s, stack)
+            verdict = _judge(record, owner, recorded_ms[record.run_id], silent_s, stack)
             if verdict.trained is False and not dry_run and _still_running(uri, record):
-                ended_ms = told_ms[record.run_id]
+                ended_ms = recorded_ms[record.run_id]
                 tracking.end_run(uri, record.run_id, STATUS, verdict.reason, ended_ms)
         verdicts.append(verdict)
     return verdicts
 
 
-def _last_told(records: Iterable[RunRecord]) -> dict[str, int]:
-    """Run id -> when the run last recorded anything; a sweep tells by its trials."""
-    told: dict[str, int] = {}
+def _last_recorded(records: Iterable[RunRecord]) -> dict[str, int]:
+    """Run id -> when the run last recorded anything; a sweep also through its trials."""
+    last: dict[str, int] = {}
     for record in records:
         for run_id in (record.run_id, record.tags.get(PARENT_TAG)):
             if run_id:
-                told[run_id] = max(told.get(run_id, 0), record.last_told_ms)
-    return told
+                last[run_id] = max(last.get(run_id, 0), record.last_recorded_ms)
+    return last
 
 
 def _judge(
-    record: RunRecord, owner: RunRecord, told_ms: int, silent_s: float | None, stack: ExitStack
+    record: RunRecord, owner: RunRecord, recorded_ms: int, silent_s: float | None, stack: ExitStack
 ) -> Verdict:
-    """The owner's lock, if it is free, is held until the stack ends: nobody takes the run up."""
+    """The owner's lock, if free, is held until the stack ends: no process can resume the run."""
 
     def verdict(trained: bool | None, reason: str) -> Verdict:
         return Verdict(record.name, record.run_id, trained, reason)
@@ -84,7 +84,7 @@ def _judge(
         except UserError:
             return verdict(True, "a process on this machine trains it")
         return verdict(False, GONE)
-    silent = time.time() - told_ms / 1000
+    silent = time.time() - recorded_ms / 1000
     if silent_s is not None and silent >= silent_s:
         return verdict(False, f"it has recorded nothing for {_duration(silent)}")
     where = f"on {host}" if host and host != platform.node() else "elsewhere"

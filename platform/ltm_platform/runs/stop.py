@@ -22,7 +22,7 @@ def stop(folder: RunFolder, *, now: bool, wait: bool = True) -> None:
     A sweep has no checkpoint of its own and always ends at once.
 
     Raises:
-        UserError: nobody carries it out.
+        UserError: it is not running.
     """
     pid = folder.pid
     if folder.owner != folder:

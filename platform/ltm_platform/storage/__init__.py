@@ -1,1 +1,1 @@
-"""Where things are kept, here or in an object store: runs, their checkpoints, the files in them."""
+"""Storage, local or in an object store: runs, their checkpoints, the files in them."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as Ray Train's own record of them tells."""
+"""The checkpoints of a run, according to Ray Train's own record of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoredCheckpoint:
     """A checkpoint that the run has finished writing."""
 
     path: Path
-    """Where it lies or, of one in an object store, where `fetch` copies it."""
+    """The local folder; of one in an object store, where `fetch` copies it."""
     metrics: dict[str, float]
     source: StoragePath
     """Where the run has written it."""
@@ -53,7 +53,7 @@ class StoredCheckpoint:
 
 
 def stored(folder: RunFolder) -> list[StoredCheckpoint]:
-    """A run's finished checkpoints, the oldest first, whatever became of the run."""
+    """A run's finished checkpoints, the oldest first, whether or not the run finished."""
     return _recorded(folder.storage, folder.path)
 
 
@@ -74,10 +74,10 @@ def best(found: list[StoredCheckpoint]) -> StoredCheckpoint | None:
     return max(validated, key=lambda one: one.top1 or 0.0, default=None)
 
 
-def found_again(name: str, address: str) -> RunFolder | None:
-    """A folder for a run whose own is gone with its machine, from what lies in an object store.
+def restored_folder(name: str, address: str) -> RunFolder | None:
+    """A new folder for a run whose own is lost, from what is in an object store.
 
-    None: nothing of the run lies there.
+    None: nothing of the run is there.
     """
     if not is_address(address):
         return None
@@ -92,7 +92,7 @@ def found_again(name: str, address: str) -> RunFolder | None:
 
 
 def prepare_to_resume(folder: RunFolder, start: str | None) -> None:
-    """See that the checkpoint to go on from is whole, and make it the run's last.
+    """Check that the checkpoint to resume from is whole, and make it the run's last.
 
     ``start`` names an earlier one; what came after it is removed. So is what a killed run left
     half-written.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and those by which processes find each other."""
+"""Atomic writes, and names of files that several processes use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 STOP_FILE = ".stop"
 """In a run's folder: the run is to save and end."""
 SWEEP_FILE = "sweep.json"
-"""In the folder of a sweep: what was asked for. Trials lie in folders of their own below it."""
+"""In the folder of a sweep: its specification. Trials lie in folders of their own below it."""
 BEST_FILE = "best.yaml"
-"""There, too: the best trial as a job file."""
+"""In the folder of a sweep: the best trial as a job file."""
 PICTURE_FILE = "pareto.png"
-"""There, too: its trade-offs."""
+"""In the folder of a sweep: its trade-offs."""
 
 
 def check_writable(path: Path, option: str) -> None:

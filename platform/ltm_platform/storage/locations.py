@@ -1,4 +1,4 @@
-"""Where things lie on the user's machine: runs, the tracking store, cached data."""
+"""Folders on the user's machine: runs, the tracking store, cached data."""
 
 from __future__ import annotations
 

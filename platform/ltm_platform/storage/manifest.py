@@ -1,7 +1,7 @@
-"""Checkpoint folders: what lies in one, and whether it is whole.
+"""Checkpoint folders: the files in one, and whether it is complete.
 
-Every rank seals its own files with a manifest, so a folder that lacks a file, or holds one that was
-cut off or changed, is told from a whole one before anything is loaded.
+Every rank seals its own files with a manifest, so a folder with a file that is missing,
+truncated or changed is recognised before anything is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one rank wrote."""
+    """The files that one rank wrote."""
 
     rank: int
     world_size: int

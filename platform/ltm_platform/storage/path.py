@@ -131,7 +131,7 @@ def storage_path(where: str | Path) -> StoragePath:
     """The file or folder that a path or an address names, whether or not it is there.
 
     Raises:
-        UserError: an address that pyarrow cannot make out or reach.
+        UserError: an address that pyarrow cannot parse or reach.
     """
     text = str(where)
     if not is_address(text):

@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from ltm_platform.storage.path import StoragePath
 
 
-PATIENCE_S = 0.3
-"""For a lock that another command holds only to see whether it is free."""
+LOCK_TIMEOUT_S = 0.3
+"""For a lock that another command holds for a moment to see whether it is free."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A run that was begun before."""
+    """How a run that was started before is resumed."""
 
     run_id: str
-    """Its MLflow run."""
+    """The id of its MLflow run."""
     changes: Mapping[str, str]
     """Fields of its job that differ from now on, each with ``old -> new``."""
     rewound: bool
-    """From an earlier checkpoint than its last."""
+    """Whether it resumes from an earlier checkpoint than its last."""
 
     @property
-    def anew(self) -> bool:
-        """Steps that were taken before may come out differently now."""
+    def alters_training(self) -> bool:
+        """Steps that are repeated may now give other results than those already recorded."""
         return self.rewound or any(key.startswith("recipe.") for key in self.changes)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run's: its log, its resolved job and, unless they lie in an object store, what Ray Train
-    stores of it, which is its checkpoints with a record of them."""
+    """The folder of one run: its log, its resolved job and, unless they are in an object store, its
+    checkpoints with Ray Train's record of them."""
 
     path: Path
 
@@ -81,14 +81,14 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time carries out the run; the system frees it however that one ends.
+        """One process at a time runs it; the system frees the lock however that process ends.
 
         Raises:
             UserError: another process has it.
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=PATIENCE_S)
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise UserError(
                 f"the run {self.name!r} is being trained by another process: "
@@ -102,7 +102,7 @@ class RunFolder:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a process on this machine carries out the run."""
+        """Whether a process on this machine runs it."""
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -113,7 +113,7 @@ class RunFolder:
 
     @property
     def owner(self) -> RunFolder:
-        """Whose lock tells that the run is carried out: a trial's sweep, else the run itself."""
+        """Whose lock is held while it runs: a trial's sweep, else the run itself."""
         sweep = RunFolder(self.path.parent.parent)
         return sweep if sweep.is_sweep else self
 
@@ -123,7 +123,7 @@ class RunFolder:
 
     @property
     def pid(self) -> int | None:
-        """The process that carries out the run; None if none does."""
+        """The process that runs it; None if there is none."""
         return int(self._pid.read_text()) if self.is_locked() and self._pid.exists() else None
 
     @property

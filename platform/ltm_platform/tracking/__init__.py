@@ -1,6 +1,6 @@
-"""MLflow: where runs are recorded (`record`), added to (`amend`), listed (`runs`), shown (`ui`).
+"""MLflow: where runs are recorded (`record`), added to (`append`), listed (`runs`), shown (`ui`).
 
-No other part of the platform knows MLflow.
+No other part of the platform but `compat` imports MLflow.
 """
 
 from ltm_platform.tracking.append import add_curve, end_run

@@ -1,4 +1,4 @@
-"""What is added to a run after it was carried out."""
+"""What is added to a run after it has ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_curve(
     one curve, so another source than the group's has a group of its own, ``group_2`` and so on. Of
     the same, what the run holds at a step already is not recorded again.
 
-    Returns the group; the tag ``ltm.GROUP_of`` of the run says its source.
+    Returns the group; the tag ``ltm.GROUP_of`` of the run has its source.
     """
     from mlflow.entities import Metric, RunTag
 

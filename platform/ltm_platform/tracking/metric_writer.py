@@ -1,4 +1,4 @@
-"""What a run records on its way to the store."""
+"""Writes a run's metrics and tags to the store, in the background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
-from ltm_platform.tracking.retry import PatientClient
+from ltm_platform.tracking.retry import RetryingClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 METRICS_PER_BATCH = 1000  # what MLflow's stores accept at once
 TAGS_PER_BATCH = 100
 INTERVAL_S = 1.0
-"""Between batches, unless somebody waits for them: many rows cost hardly more than one."""
+"""Between batches, unless a caller waits for them: many rows cost hardly more than one."""
 LONGEST_INTERVAL_S = 30.0
 SHARE = 0.01
 """Of the time that writing may take: where it is slow, for the machine is busy, it comes seldom."""
@@ -31,11 +31,11 @@ SHARE = 0.01
 class Outbox:
     """Metrics and tags of one run: taken at once, written in order by a thread, many at a time.
 
-    While the store is away they wait here, however long, and nobody waits for them.
+    While the store is unavailable they stay in this queue, without a limit, and block no caller.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = PatientClient(client, limit_s=inf)
+        self._client = RetryingClient(client, limit_s=inf)
         self._run_id = run_id
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
@@ -54,7 +54,7 @@ class Outbox:
                 self._changed.notify_all()
 
     def hurry(self) -> None:
-        """Have what waits written without a pause; nobody waits for it."""
+        """Have what is queued written without a pause; the call returns at once."""
         with self._changed:
             self._hurried = True
             self._changed.notify_all()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ltm_platform.tracking.retry import PatientClient
+    from ltm_platform.tracking.retry import RetryingClient
 
 MODEL_NAME = "best"
 """A run's logged model: ``runs:/<run id>/best``."""
@@ -90,7 +90,7 @@ def _packages(network: nn.Module) -> list[str]:
 
 
 def log_model(
-    client: PatientClient, run_id: str, network: nn.Module, inputs: ImageInput, step: int
+    client: RetryingClient, run_id: str, network: nn.Module, inputs: ImageInput, step: int
 ) -> str:
     """Log the network that a run had at ``step``, with the run's metrics of that step.
 
@@ -115,7 +115,7 @@ def log_model(
     return str(model_id)
 
 
-def _log_metrics(client: PatientClient, run_id: str, model_id: str, step: int) -> None:
+def _log_metrics(client: RetryingClient, run_id: str, model_id: str, step: int) -> None:
     """The run's validation metrics of that step, and what counts for the whole run."""
     from mlflow.entities import Metric
 
@@ -130,7 +130,7 @@ def _log_metrics(client: PatientClient, run_id: str, model_id: str, step: int) -
 
 
 def register_model(
-    client: PatientClient, run_id: str, model_id: str, name: str, aliases: Sequence[str]
+    client: RetryingClient, run_id: str, model_id: str, name: str, aliases: Sequence[str]
 ) -> str:
     """Make a logged model the next version of a registered one; the aliases move to it.
 

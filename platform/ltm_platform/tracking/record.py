@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_away, is_image
+from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_image, is_unavailable
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
@@ -29,7 +29,7 @@ from ltm_platform.storage import locations
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
-from ltm_platform.tracking.retry import OUTAGE_S, PatientClient
+from ltm_platform.tracking.retry import OUTAGE_S, RetryingClient
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
@@ -58,7 +58,7 @@ PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 
-# How long the end of a run waits for a store that is away; meanwhile nothing interrupts it.
+# How long the end of a run waits for a store that is unavailable; nothing interrupts it.
 INTERRUPTED_S = 10.0
 BROKEN_S = 60.0
 
@@ -69,11 +69,11 @@ class TrackedRun:
     """One MLflow run that is being written; calling it records a training event.
 
     Metrics and tags go to the store by a thread: training and the screen never wait for it, and
-    what it misses while it is away comes when it is back. Files are written at once.
+    what it misses while it is unavailable is written later. Files are written at once.
     """
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, folder: Path) -> None:
-        self._client = PatientClient(client)
+        self._client = RetryingClient(client)
         self._outbox = Outbox(client, run_id)
         self._folder = folder
         self.uri = uri
@@ -93,7 +93,7 @@ class TrackedRun:
                 self._start(event)
                 self._outbox.hurry()  # others look at the state of the run
             case Waiting():
-                self.tag(WAITS_TAG, event.lacks)
+                self.tag(WAITS_TAG, event.missing)
                 self._waits = True
                 self._outbox.hurry()
             case EpochEnded():
@@ -124,7 +124,7 @@ class TrackedRun:
         self.log_metrics(event.metrics, step=event.step, time_ms=event.time_ms)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int, time_ms: int) -> None:
-        """Record what is new: a run that goes on tells the steps after its checkpoint again."""
+        """Record what is new: a resumed run reports the steps after its checkpoint again."""
         from mlflow.entities import Metric
 
         self.metrics.update(metrics)
@@ -187,7 +187,7 @@ class TrackedRun:
         self._client.log_text(self.run_id, job.to_yaml(), "job.yaml")
 
     def reopen(self, *, repeats: bool) -> None:
-        """Go on with a run that ended: its metrics are known again, its error is forgotten.
+        """Continue a run that ended: its metrics are loaded, its error is removed.
 
         ``repeats``: what comes again is what is recorded already, and is left out.
         """
@@ -212,7 +212,7 @@ class TrackedRun:
         """Wait until the store has all that was recorded.
 
         Raises:
-            RunError: it is away for longer than ``limit_s``.
+            RunError: it is unavailable for longer than ``limit_s``.
         """
         waiting = self._outbox.flush(limit_s)
         if waiting:
@@ -254,17 +254,17 @@ def tracked_run(
     repeats: bool = True,
     parent: str | None = None,
 ) -> Iterator[TrackedRun]:
-    """Record a run, or with ``run_id`` go on recording it; its status at the end is the truth.
+    """Record a run, or with ``run_id`` continue to record it, and close it with its true status.
 
-    ``repeats``: it goes on as it would have, see `TrackedRun.reopen`. ``parent``: the MLflow run
-    that a new one belongs to.
+    ``repeats``: it repeats steps with the same results, see `TrackedRun.reopen`. ``parent``: the
+    MLflow run that a new one belongs to.
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
     which is kept as the tag ``ltm.error`` and raised again. Within a generator that is closed,
     nothing: who closes it knows why, and ends the run.
 
     Raises:
-        RunError: the block ended, but the store is away.
+        RunError: the block ended, but the store is unavailable.
     """
     uri = tracking_uri(job.tracking.uri)
     client = connect(uri)
@@ -305,11 +305,11 @@ def ending(run: TrackedRun) -> Iterator[None]:
 
 
 def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
-    """A store that is away must not hide why a run breaks off."""
+    """A store that is unavailable must not hide why a run failed."""
     try:
         run.end(status, limit_s)
     except Exception as error:
-        away = isinstance(error, RunError) or is_away(error)
+        away = isinstance(error, RunError) or is_unavailable(error)
         if status == "FINISHED" or not away:
             raise
         _log.error("the run stays RUNNING in %s: %s", locations.shown(run.uri), error)

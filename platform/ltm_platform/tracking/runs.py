@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ltm_platform.compat.mlflow import is_away
+from ltm_platform.compat.mlflow import is_unavailable
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
 from ltm_platform.tracking.store import URI_VARIABLE, connect
@@ -21,7 +21,7 @@ HOST_TAG = "ltm.host"
 ERROR_TAG = "ltm.error"
 WORKERS_TAG = "ltm.workers"
 WAITS_TAG = "ltm.waits_for"
-"""What its workers lack on a cluster that others use, too; empty once they have started."""
+"""Resources that its workers wait for on a shared cluster; empty once they have started."""
 EPOCH_TAG = "ltm.epoch"
 """Epochs done of epochs in all, e.g. 3/300."""
 TRIALS_TAG = "ltm.trials"
@@ -51,7 +51,7 @@ class RunRecord:
     folder: str | None
     error: str | None
     tags: dict[str, str]
-    last_told_ms: int
+    last_recorded_ms: int
     """When it last recorded a metric, or started."""
 
 
@@ -73,7 +73,7 @@ def list_runs(uri: str) -> list[RunRecord]:
     try:
         return _all_runs(uri)
     except Exception as error:
-        if not is_away(error):
+        if not is_unavailable(error):
             raise
         raise UserError(
             f"the tracking store {locations.shown(uri)} does not answer: start it, or give the "
@@ -121,7 +121,7 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
 def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Point]]:
     """Every value of the metrics ``keys`` in the order of their steps; [] for one without any.
 
-    Of a step that was recorded again, as a run does that goes on in another way, the last counts.
+    Of a step that was recorded again, as by a run that was resumed with changes, the last counts.
     """
     client = connect(uri)
     curves: dict[str, list[Point]] = {}
@@ -162,11 +162,13 @@ def _record(run: Run, experiment: str) -> RunRecord:
         folder=run.data.tags.get(RUN_FOLDER_TAG),
         error=run.data.tags.get(ERROR_TAG),
         tags=dict(run.data.tags),
-        last_told_ms=max((row.timestamp for row in last_rows(run)), default=run.info.start_time),
+        last_recorded_ms=max(
+            (row.timestamp for row in last_rows(run)), default=run.info.start_time
+        ),
     )
 
 
 def last_rows(run: Run) -> Sequence[Metric]:
-    """The last value of every metric with its step and time, which ``run.data.metrics`` lacks."""
+    """The last value of every metric with its step and time, which ``run.data.metrics`` omits."""
     rows: Sequence[Metric] = run.data.to_proto().metrics
     return rows

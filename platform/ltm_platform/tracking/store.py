@@ -46,8 +46,8 @@ def tracking_uri(configured: str | None = None) -> str:
 def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # By default a call waits two minutes for a server that is away, and notices late that it is
-    # back; what may wait does so in `patience`.
+    # By default a call waits two minutes for a server that is down, and notices late that it is
+    # back; what may wait does so in `retry`.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
@@ -65,7 +65,7 @@ def connect(uri: str) -> MlflowClient:
 def connect_meanwhile(uri: str) -> threading.Thread:
     """Import MLflow and open the store in a thread, since both take seconds; wait with ``join``.
 
-    What goes wrong there goes wrong again, and is told, when a run is opened.
+    An error there occurs again, and is reported, when a run is opened.
     """
 
     def connect_quietly() -> None:
@@ -78,7 +78,7 @@ def connect_meanwhile(uri: str) -> threading.Thread:
 
 
 def check_reachable(uri: str) -> None:
-    """Raises: UserError: the tracking server does not answer. A database is not asked."""
+    """Raises: UserError: the tracking server does not answer. A database is not checked."""
     if uri.startswith(("http://", "https://")) and not answers(uri):
         raise UserError(
             f"tracking.uri is {locations.shown(uri)!r}, but no MLflow server answers there: "

@@ -48,8 +48,16 @@ class TrackedSweep(TrackedRun):
         now = int(time.time() * 1000)
         for run in self._trial(folder):
             steps = {row.key: row.step for row in last_rows(run)}
-            rows = [Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()]
+            trained = [step for key, step in steps.items() if not key.startswith("system/")]
+            last = max(trained, default=0)
+            rows = [Metric(key, value, now, steps.get(key, last)) for key, value in metrics.items()]
             self._client.log_batch(run.info.run_id, metrics=rows)
+
+    def complete_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Give the run of the trial in ``folder`` those of these metrics that it lacks."""
+        for run in self._trial(folder):
+            lacking = {key: value for key, value in metrics.items() if key not in run.data.metrics}
+            self.correct_trial(folder, lacking)
 
     @contextmanager
     def ended_trial(self, folder: Path) -> Iterator[TrackedRun]:
@@ -62,7 +70,7 @@ class TrackedSweep(TrackedRun):
             run.end(None, OUTAGE_S)
 
     def end_trials(self, status: str) -> None:
-        """Close all that are not."""
+        """Close the runs of all trials that are open."""
         for run in self._children():
             if run.info.status == "RUNNING":
                 self._close(run, status, {})
@@ -83,7 +91,7 @@ class TrackedSweep(TrackedRun):
 
 @contextmanager
 def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSweep]:
-    """Record the sweep in ``folder``, or go on recording it; ``job`` is what its trials vary.
+    """Record the sweep in ``folder``, or continue to record it; ``job`` is what its trials vary.
 
     At the end its status, and that of trials which were cut off, is as for `tracked_run`.
     """
@@ -119,7 +127,7 @@ class Ended:
     """A trial that needs nothing more."""
 
     metrics: dict[str, float]
-    """The latest of each."""
+    """The latest value of each metric."""
     stopped_after: int | None
     """Epochs, if a scheduler stopped it."""
 

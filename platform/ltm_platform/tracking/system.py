@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 10.0
 TRIAL_INTERVAL_S = 30.0
-"""Of trials, several of which share a node and all of which would tell the same."""
+"""Of trials, several of which share a node and all of which would record the same."""
 PREFIX = "system/"
 
 

@@ -1,4 +1,4 @@
-"""What a run could not record before it ended, kept in its folder until it goes on."""
+"""What a run could not record before it ended, kept in its folder until it is resumed."""
 
 from __future__ import annotations
 

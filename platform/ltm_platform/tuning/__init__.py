@@ -1,7 +1,7 @@
 """Sweeps: one job trained many times, with other values of some of its fields.
 
-What may vary (`params`), what counts (`objectives`), the sweep as a value (`spec`), one trial of it
+Parameters (`params`), objectives (`objectives`), the sweep as a value (`spec`), one trial of it
 (`trial`), all of them under Ray Tune (`sweep`), and what they show (`results`, `picture`).
 
-No other part of the platform knows Ray Tune or Optuna.
+No other part of the platform imports Ray Tune or Optuna.
 """

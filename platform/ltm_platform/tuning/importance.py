@@ -24,9 +24,9 @@ class Importance:
 
     objective: SweepObjective
     shares: Mapping[str, float]
-    """Of the fields in the spread of the objective, adding up to 1, the largest first."""
+    """Each field's share of the variance of the objective; they sum to 1, the largest first."""
     missing: str | None = None
-    """Why there are none."""
+    """Why there are no shares."""
 
 
 def importance(
@@ -41,8 +41,8 @@ def importance(
         if trial.state == "finished" and (value := objective.of(trial.metrics)) is not None
     ]
     if len(scored) < LEAST_TRIALS:
-        told = f"it takes {LEAST_TRIALS} finished trials to tell, and there are {len(scored)}"
-        return Importance(objective, {}, told)
+        reason = f"it takes {LEAST_TRIALS} finished trials to tell, and there are {len(scored)}"
+        return Importance(objective, {}, reason)
     if len({value for _, value in scored}) == 1:
         return Importance(objective, {}, f"all {len(scored)} finished trials are equal")
     return Importance(objective, _shares(scored, params, objective))
@@ -67,7 +67,7 @@ def _shares(
 
 
 def distribution(param: Param) -> optuna.distributions.BaseDistribution:
-    """What Optuna calls the domain."""
+    """The domain as Optuna's distribution."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,

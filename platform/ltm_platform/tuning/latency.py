@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def measured_alone(
     trials: Sequence[TrialResult], job: JobSpec, classes: int, sweep: TrackedSweep, folder: Path
 ) -> list[TrialResult]:
-    """The trials with speeds that compare: what they measured while others trained does not.
+    """The trials with comparable speeds: what they measured while others trained is not.
 
     Trials of the same network share one measurement; speed does not depend on weights. The runs
     of those that finished get it, too. ``folder`` holds the trials' folders.
@@ -53,7 +53,7 @@ def _speed(job: JobSpec, classes: int) -> dict[str, float]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """As many as a trial's worker has."""
+    """The number of threads that a trial's worker has."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,4 +1,4 @@
-"""What a sweep is to make large or small."""
+"""The objectives of a sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRICS: dict[str, Direction] = {
     "bench/latency_ms": "min",
     "bench/images_per_s": "max",
 }
-"""What a trial can be judged by, and which way is better."""
+"""A metric that trials are compared by, and its direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class SweepObjective:
 
     @property
     def every_epoch(self) -> bool:
-        """Measured after every epoch, so that a trial can be stopped early by it."""
+        """Whether it is measured after every epoch, so that a scheduler can use it."""
         return self.metric.startswith(("val/", "train/", "ib/"))
 
     def better(self, one: float, other: float) -> bool:

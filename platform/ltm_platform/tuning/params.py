@@ -1,4 +1,4 @@
-"""What ``--param`` may say: fields of a job, and the values that a trial may give them."""
+"""Parameters of a sweep (``--param``): fields of a job, and the values that trials may have."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Range:
     low: float
     high: float
     log: bool = False
-    """Every factor is as likely as any other, not every distance."""
+    """Whether values are uniform in their logarithm."""
     integer: bool = False
 
     @property
@@ -96,7 +96,7 @@ def read_params(
     ``sites`` builds the network to see them, and is called only for keep ratios.
 
     Raises:
-        UserError: a name, a form or a value that cannot be.
+        UserError: an invalid name, form or value.
     """
     found: dict[str, Param] = {}
     for text in texts:
@@ -221,9 +221,9 @@ def _checked(text: str, field: str, domain: Range | Values, job: JobSpec) -> Ran
 
 
 def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec:
-    """The job with these fields, and what must follow: one wish of compression, min_lr below lr.
+    """The job with these fields, and what must follow: one setting of compression, min_lr below lr.
 
-    ``source`` is told in errors as their place. Keep ratios are left to `with_keep_ratios`.
+    ``source`` is named in errors as their place. Keep ratios are left to `with_keep_ratios`.
 
     Raises:
         UserError: the job cannot have such a value.

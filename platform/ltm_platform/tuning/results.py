@@ -18,15 +18,15 @@ State = Literal["waiting", "running", "finished", "stopped early", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """A trial as far as it is known."""
+    """The latest state of a trial."""
 
     name: str
     values: Mapping[str, Any]
-    """Of the fields that vary."""
+    """Values of the fields that vary."""
     state: State
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The latest of each."""
+    """The latest value of each metric."""
     error: str | None = None
 
     @property

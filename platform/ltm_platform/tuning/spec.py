@@ -1,4 +1,4 @@
-"""A sweep as a value: all that is needed to begin it, and to go on with it."""
+"""A sweep as a value: all that is needed to start and to resume it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Stage:
     """Trials that are chosen together: by one search over some fields."""
 
     job: JobSpec
-    """What its trials vary."""
+    """The parameters that its trials vary."""
     params: tuple[Param, ...]
     objectives: tuple[SweepObjective, ...]
     search: Literal["optuna", "random", "grid"]
     samples: int
-    """How often the search is asked; with grids, for every combination."""
+    """How many values the search suggests; with grids, for every combination."""
     scheduler: Literal["none", "asha", "median"]
     grace: int
     """Epochs that every trial has before it can be stopped early."""
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What the user asked for, word by word, with the whole job."""
+    """What the user gave, as written, with the whole job."""
 
     name: str
     job: dict[str, Any]
@@ -95,10 +95,10 @@ def named_as_sweep(job: JobSpec) -> JobSpec:
 
 
 def read_stages(sweep: Sweep) -> tuple[Stage, ...]:
-    """What is searched one after another; a stage takes what the one before it found best.
+    """The stages, searched one after another; each starts from the best values of the one before.
 
     Raises:
-        UserError: a name or a value that cannot be, or two that do not go together.
+        UserError: a name or a value is invalid, or two exclude each other.
     """
     if sweep.protocol is None:
         return (_read_stage(sweep),)
@@ -185,7 +185,7 @@ def _check_objectives(job: JobSpec, objectives: Sequence[SweepObjective], schedu
 def _search(
     sweep: Sweep, params: Sequence[Param]
 ) -> tuple[Literal["optuna", "random", "grid"], int]:
-    """Which search, and how often it is asked."""
+    """Which search, and how many trials it suggests."""
     grids = [p for p in params if isinstance(p.domain, Values) and p.domain.grid]
     ranges = [p for p in params if isinstance(p.domain, Range)]
     if sweep.search == "grid" or (sweep.search is None and len(grids) == len(params)):

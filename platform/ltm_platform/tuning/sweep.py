@@ -46,15 +46,15 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 GAVE_UP = "gave_up"
-"""Why a trial failed in a way that another try would not change."""
-_REDUCTION = 3  # of so many trials ASHA lets one go on
+"""Key of a report: why a trial failed in a way that a retry would not change."""
+_REDUCTION = 3  # of so many trials ASHA continues one
 _STARTUP_TRIALS = 10  # that Optuna draws at random, but not more than half of all
 
 
 class Trial(tune.Trainable):
     """A trial in a process of Tune's; a step is an epoch.
 
-    The process may carry out one trial after another: whatever was imported stays.
+    The process may run one trial after another: modules stay imported.
     """
 
     def setup(self, config: dict[str, Any], settings: TrialSettings) -> None:
@@ -87,7 +87,7 @@ class Trial(tune.Trainable):
 
 
 class _Board:
-    """What is known of every trial; tells who watches what is new."""
+    """What is known of every trial; calls the watcher with what is new."""
 
     def __init__(self, watchers: tuple[Watcher, ...], begins: Begins | None = None) -> None:
         self._watchers = watchers
@@ -96,7 +96,7 @@ class _Board:
         self.trials: dict[str, TrialResult] = {}
 
     def begin(self, trials: list[TuneTrial]) -> None:
-        """Tell once which trials Tune knows of before it makes more."""
+        """Report once which trials Tune knows of before it makes more."""
         if self._begins:
             self._begins({str(trial) for trial in trials})
             self._begins = None
@@ -152,12 +152,12 @@ def _error(trial: TuneTrial) -> str:
     return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
-# Tune stores its callbacks with its record of the sweep, so what they tell lies outside of them.
+# Tune stores its callbacks with its record of the sweep, so what they report is kept elsewhere.
 _board = _Board(())
 
 
 class _Watch(tune.Callback):
-    """Keeps the board of the sweep that is going on."""
+    """Keeps the board of the running sweep."""
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:  # noqa: ARG002 - Tune's signature
         _board.begin(trials)
@@ -210,16 +210,16 @@ def run_stage(
     use_gpu: bool,
     watcher: Watcher,
 ) -> list[TrialResult]:
-    """Carry out all trials, or those that are left. Ray must be running.
+    """Run all trials, or those that are left. Ray must be running.
 
     Args:
-        record: folder of Tune's own record of the stage; if it holds one, the stage goes on.
+        record: folder of Tune's own record of the stage; if it holds one, the stage is resumed.
         earlier: names of the trials of the stages before.
         at_once: how many trials there is room for.
-        watcher: is told of everything that is new about a trial.
+        watcher: is called with everything that is new about a trial.
 
     Raises:
-        KeyboardInterrupt: SIGINT came; trials that were going on are left as they are.
+        KeyboardInterrupt: SIGINT came; running trials are left as they are.
     """
     global _board
 
@@ -242,11 +242,11 @@ def run_stage(
             param_space={param.field: _domain(param, stage.search) for param in stage.params},
             tune_config=tune.TuneConfig(
                 num_samples=stage.samples,
-                # A search without Optuna is told itself.
+                # A search without Optuna is configured itself.
                 max_concurrent_trials=at_once if stage.search == "optuna" else None,
                 search_alg=_search(stage, at_once),
                 scheduler=_scheduler(stage),
-                # Of Train's workers, an early end is their process's end.
+                # Workers of Ray Train end with their process.
                 reuse_actors=workers == 1,
                 trial_name_creator=_Namer(settings.folder, settings.folder.parent.name),
                 trial_dirname_creator=str,
@@ -267,7 +267,7 @@ def run_stage(
 
 def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:
     """Remove what is left of trials that began just before a sweep was killed, too late for Tune's
-    record: Tune makes them anew."""
+    record: Tune makes them again."""
     for trial in folder.iterdir():
         if trial.name not in known:
             sweep.delete_trial(trial)
@@ -276,7 +276,7 @@ def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Closer:
-    """Ends the MLflow runs of trials that were ended and so could not do it themselves."""
+    """Closes the MLflow runs of trials that were stopped and so could not do it themselves."""
 
     settings: TrialSettings
     sweep: TrackedSweep
@@ -291,7 +291,7 @@ class _Closer:
 
 
 def _resources(stage: Stage, *, alone: bool, use_gpu: bool) -> dict[str, float]:
-    """What Tune takes for a trial: of several workers, Ray Train takes theirs itself."""
+    """What Tune reserves for a trial; Ray Train itself reserves for several workers."""
     if not alone:
         return {"memory": 1}  # a byte: Ray knows no request for nothing
     return {"CPU": stage.job.cluster.cpus_per_worker, "GPU": 1 if use_gpu else 0}
@@ -322,7 +322,7 @@ def _search(stage: Stage, at_once: int) -> BasicVariantGenerator | OptunaSearch:
         sampler=optuna.samplers.TPESampler(
             seed=stage.seed,
             n_startup_trials=min(_STARTUP_TRIALS, stage.samples // 2),
-            constant_liar=True,  # trials that go on at the same time keep apart
+            constant_liar=True,  # trials that run at the same time keep apart
         ),
     )
 

@@ -11,7 +11,7 @@ from ltm_platform import checks, tracking
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import attach
-from ltm_platform.runs.driver import where_it_runs
+from ltm_platform.runs.driver import location_tags
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import best as best_checkpoint
 from ltm_platform.storage.checkpoints import stored
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.data import Dataset
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.tracking import TrackedSweep
@@ -45,11 +45,11 @@ TABLE_FILE = "trials.csv"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sweep that can start, with all that was decided on the way."""
+    """A sweep that passed all checks, with what they decided."""
 
     sweep: Sweep
     stages: tuple[Stage, ...]
-    ready: Ready
+    checked: CheckedJob
     """The job that the trials vary."""
     resources: Resources
     at_once: int
@@ -65,7 +65,7 @@ class SweepSummary:
     fronts: dict[str, list[TrialResult]]
     """Cost -> the trials that no other beats in accuracy and in that cost."""
     importance: tuple[Importance, ...]
-    """For every objective."""
+    """One for every objective."""
     failures: dict[str, list[str]]
     folder: Path
     """Where the best job, the picture and the table are."""
@@ -85,27 +85,27 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
             f"cluster.storage is {job.cluster.storage!r}, but a sweep keeps its trials in a "
             f"folder: name one that all nodes share, or null",
         )
-    ready = checks.check(stages[0].job, resources)
+    checked = checks.check(stages[0].job, resources)
     for param in stages[0].params:
         if param.field in ("model.backbone", "model.method") and isinstance(param.domain, Values):
             for value in param.domain.values:
                 source = f"--param {param.field}={value}"
-                checks.check_names(with_values(ready.job, {param.field: value}, source))
-    workers = ready.batch.workers
-    if ready.use_gpu:
+                checks.check_names(with_values(checked.job, {param.field: value}, source))
+    workers = checked.batch.workers
+    if checked.use_gpu:
         room = resources.gpus // workers
     else:
-        room = resources.cpus // (workers * ready.job.cluster.cpus_per_worker)
-    return Plan(sweep, stages, ready, resources, max(1, int(room)))
+        room = resources.cpus // (workers * checked.job.cluster.cpus_per_worker)
+    return Plan(sweep, stages, checked, resources, max(1, int(room)))
 
 
 def check_nodes(plan: Plan) -> None:
-    """Every node of the Ray that was joined can keep trials and record them.
+    """Check that every node of the Ray that was joined can store trials and record them.
 
     Raises:
         UserError: one cannot; the sentence says what to change.
     """
-    job = plan.ready.job
+    job = plan.checked.job
     nodes = attach.check_shared_storage(job)
     store = tracking.tracking_uri(job.tracking.uri)
     if locations.has_password(store):
@@ -121,16 +121,16 @@ def check_nodes(plan: Plan) -> None:
         )
 
 
-def carry_out(
+def drive_sweep(
     plan: Plan,
     folder: RunFolder,
     ray: AbstractContextManager[None],
     watcher: Callable[[TrialResult], None],
 ) -> SweepSummary:
-    """All trials, or those that are left. Ray must be running inside of ``ray``.
+    """Run all trials, or those that are left. Ray must be running inside of ``ray``.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; `carry_out` goes on from there.
+        KeyboardInterrupt: SIGINT or SIGTERM came; `drive_sweep` resumes from there.
     """
     from ltm_platform.runs.driver import sigterm_is_interrupt
     from ltm_platform.tuning.latency import measured_alone
@@ -141,7 +141,7 @@ def carry_out(
         sigterm_is_interrupt(),
         tracking.tracked_sweep(job, folder.name, folder.path) as tracked,
     ):
-        for key, value in where_it_runs().items():
+        for key, value in location_tags().items():
             tracked.tag(key, value)
         tracked.log_files([folder.path / SWEEP_FILE], "sweep")
         settings = TrialSettings(
@@ -173,25 +173,25 @@ def carry_out(
                     tracked,
                     earlier={trial.name for trial in trials},
                     at_once=plan.at_once,
-                    use_gpu=plan.ready.use_gpu,
+                    use_gpu=plan.checked.use_gpu,
                     watcher=look,
                 )
-                if plan.at_once > 1 and not plan.ready.use_gpu:
-                    classes = len(plan.ready.dataset.classes)
+                if plan.at_once > 1 and not plan.checked.use_gpu:
+                    classes = len(plan.checked.dataset.classes)
                     done = measured_alone(done, stage_job, classes, tracked, settings.folder)
                 trials += done
                 chosen = best(averaged(done), stage.objectives)
                 if chosen is None:
                     break
                 found |= chosen.values
-        _complete_pictures(tracked, settings.folder, plan.ready.dataset, trials)
+        _complete_runs(tracked, settings.folder, plan.checked.dataset, trials)
         if chosen:
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
         summary = summarize(plan, trials, chosen, folder.path)
         _log_summary(tracked, summary)
         if chosen:
-            _log_model(tracked, RunFolder(settings.folder / chosen.name), plan.ready.dataset)
+            _log_model(tracked, RunFolder(settings.folder / chosen.name), plan.checked.dataset)
     return summary
 
 
@@ -209,16 +209,19 @@ def _log_summary(tracked: TrackedSweep, summary: SweepSummary) -> None:
     tracked.log_metrics(shares, step=0, time_ms=int(time.time() * 1000))
 
 
-def _complete_pictures(
+def _complete_runs(
     tracked: TrackedSweep, folder: Path, dataset: Dataset, trials: Sequence[TrialResult]
 ) -> None:
-    """Of trials that were stopped early, and then cut off before they had drawn all of them."""
+    """Metrics and pictures of trials that were stopped early, and then killed before their runs
+    had all of them."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     for trial in trials:
+        if trial.state != "stopped early":
+            continue
         path = folder / trial.name
-        chosen = best_checkpoint(stored(RunFolder(path)))
-        if trial.state == "stopped early" and chosen:
+        tracked.complete_trial(path, trial.metrics)
+        if chosen := best_checkpoint(stored(RunFolder(path))):
             with tracked.ended_trial(path) as run:
                 log_pictures(run, CheckpointedModel(job_of(chosen.path), dataset, chosen))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.events import EpochEnded, EventQueue
     from ltm_platform.job import JobSpec
     from ltm_platform.ray_cluster.resources import Resources
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 Metrics = dict[str, float]
 
 EPOCH = "epoch"
-"""Epochs that a trial has behind it."""
+"""Key of a report: epochs that are done."""
 FINISHED = "finished"
-"""Its last report has it: the trial was not stopped early."""
+"""Key of the last report of a trial that was not stopped early."""
 STOPPED = "stopped"
-"""A report has it instead: the trial had been stopped early before."""
+"""Key of the report of a resumed trial that had been stopped early before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def trial_job(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
     """The job of a trial with these values.
 
     Raises:
-        UserError: they do not go together.
+        UserError: they exclude each other.
     """
     return with_keep_ratios(with_values(job, values, "the trial's values"), values)
 
@@ -72,7 +72,7 @@ def train(
     Closing the iterator ends training there; the trial's MLflow run is then left to the sweep.
 
     Raises:
-        UserError: the values make no job that can be trained.
+        UserError: the job with these values cannot be trained.
         RunError: training gave up.
     """
     folder = RunFolder(settings.folder / name)
@@ -81,7 +81,7 @@ def train(
     uri = tracking.tracking_uri(settings.job.tracking.uri)
     run_id = tracking.run_of_folder(uri, experiment, folder.path)
     if run_id and (ended := tracking.how_it_ended(uri, run_id)):
-        # The sweep was killed before it knew.
+        # The sweep was killed before it recorded the end.
         if ended.stopped_after is not None:
             yield ended.metrics | {EPOCH: ended.stopped_after, STOPPED: 1}
         else:
@@ -94,48 +94,50 @@ def train(
     job = settings.job
     try:
         job = trial_job(settings.job, values)
-        ready = checks.check(job, settings.resources)
+        checked = checks.check(job, settings.resources)
     except UserError:
         with tracked(job):
             raise
-    job = ready.job
+    job = checked.job
     folder.job.write_text(job.to_yaml())
     prepare_to_resume(folder, None)
-    yield model_metrics(ready) | {EPOCH: 0}
-    alone = ready.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
+    yield model_metrics(checked) | {EPOCH: 0}
+    alone = checked.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
     with tracked(job) as run:
         workers = Workers()
         events: EventQueue = SimpleQueue() if alone else event_queue()
-        steps = _alone(ready, folder, events) if alone else workers.epochs(ready, folder, events)
+        steps = (
+            _alone(checked, folder, events) if alone else workers.epochs(checked, folder, events)
+        )
         done = 0
         try:
-            with recording(ready, folder, run, events, workers), closing(steps):
+            with recording(checked, folder, run, events, workers), closing(steps):
                 for epoch in steps:
                     done = epoch.epoch + 1
                     if done < job.recipe.epochs:  # who begins the last one may end it
-                        yield model_metrics(ready) | epoch.metrics | {EPOCH: done}
+                        yield model_metrics(checked) | epoch.metrics | {EPOCH: done}
         except GeneratorExit:
-            _log_pictures(run, ready, folder)
+            _log_pictures(run, checked, folder)
             raise
-        _log_pictures(run, ready, folder)
+        _log_pictures(run, checked, folder)
         metrics = dict(run.metrics)
     yield metrics | {EPOCH: done or job.recipe.epochs, FINISHED: 1}
 
 
-def _log_pictures(run: TrackedRun, ready: Ready, folder: RunFolder) -> None:
-    """Of the best network that the trial came to, if it validated one."""
+def _log_pictures(run: TrackedRun, checked: CheckedJob, folder: RunFolder) -> None:
+    """Log pictures of the trial's best network, if one was validated."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     if chosen := best(stored(folder)):
-        log_pictures(run, CheckpointedModel(ready.job, ready.dataset, chosen))
+        log_pictures(run, CheckpointedModel(checked.job, checked.dataset, chosen))
 
 
 def _alone(
-    ready: Ready, folder: RunFolder, events: EventQueue
+    checked: CheckedJob, folder: RunFolder, events: EventQueue
 ) -> Generator[EpochEnded, None, None]:
     """Train in this process, as the only rank."""
     from ltm_platform.training.worker import train_rank
     from ltm_platform.training.worker_context import SingleProcess
 
-    context = SingleProcess(folder.path, kept_checkpoints(ready.job))
-    yield from train_rank(worker_config(ready, events), context)
+    context = SingleProcess(folder.path, kept_checkpoints(checked.job))
+    yield from train_rank(worker_config(checked, events), context)

@@ -1,4 +1,4 @@
-"""Ray Train's workers of one trial: started within it, and gone when it ends, however it ends."""
+"""Ray Train's workers of one trial: started within it, and stopped when it ends in any way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.events import Event, EventQueue
     from ltm_platform.storage.run_folder import RunFolder
 
@@ -35,7 +35,7 @@ ABORT_TIMEOUT_S = 30.0
 
 
 class _Reveal(StopCallback):
-    """Tells the trial what it takes to stop its workers."""
+    """Sends the trial the handle that stops its workers."""
 
     def __init__(self, events: EventQueue, folder: Path) -> None:
         self._events = events
@@ -49,59 +49,59 @@ class _Reveal(StopCallback):
 
 
 class Workers:
-    """Trains on workers in a thread; calling it hears the events that they send."""
+    """Trains on workers in a thread; it is a listener of the events that they send."""
 
     def __init__(self) -> None:
-        self._heard: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[EpochEnded | BaseException | None] = queue.SimpleQueue()
         self._controller: Any = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case EpochEnded():
-                self._heard.put(event)
+                self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
             case Progress() | Measured() | Started() | Waiting() | Decided():
                 pass
             case GaveUp() | StoppedOnRequest():
-                pass  # `recording` raises what they mean
+                pass  # `recording` raises for these
             case _:
                 assert_never(event)
 
     def epochs(
-        self, ready: Ready, folder: RunFolder, events: EventQueue
+        self, checked: CheckedJob, folder: RunFolder, events: EventQueue
     ) -> Generator[EpochEnded, None, None]:
-        """Train to the end. Closed before, it stops the workers at once.
+        """Train to the end. Closing the iterator earlier stops the workers at once.
 
         Raises:
             RunError: a rank failed, more often than the job allows.
         """
         free(folder.path)
         threading.Thread(
-            target=self._fit, args=(ready, folder, events), name="train", daemon=True
+            target=self._fit, args=(checked, folder, events), name="train", daemon=True
         ).start()
         try:
-            while (heard := self._heard.get()) is not None:
-                if isinstance(heard, KeyboardInterrupt):
-                    raise RunError("the workers were stopped") from heard
-                if isinstance(heard, BaseException):
-                    raise heard
-                yield heard
+            while (received := self._received.get()) is not None:
+                if isinstance(received, KeyboardInterrupt):
+                    raise RunError("the workers were stopped") from received
+                if isinstance(received, BaseException):
+                    raise received
+                yield received
         except GeneratorExit:
             abort(self._controller, ABORT_TIMEOUT_S)
             raise
 
-    def _fit(self, ready: Ready, folder: RunFolder, events: EventQueue) -> None:
+    def _fit(self, checked: CheckedJob, folder: RunFolder, events: EventQueue) -> None:
         try:
-            fit(ready, folder, events, [_Reveal(events, folder.path)])
+            fit(checked, folder, events, [_Reveal(events, folder.path)])
         except BaseException as error:
-            self._heard.put(error)
+            self._received.put(error)
         else:
-            self._heard.put(None)
+            self._received.put(None)
 
 
 def free(folder: Path) -> None:
-    """Give back what the trial in ``folder`` has reserved: after its process was killed.
+    """Release what the trial in ``folder`` has reserved, after its process was killed.
 
     Ray keeps a reservation for as long as the job lives that made it, here the sweep.
     """

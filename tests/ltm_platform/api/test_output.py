@@ -1,4 +1,4 @@
-"""What libraries print while a call is carried out."""
+"""What libraries print during a call."""
 
 from __future__ import annotations
 

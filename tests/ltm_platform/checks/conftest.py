@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ltm_platform.checks import Ready, check
+from ltm_platform.checks import CheckedJob, check
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
@@ -40,7 +40,7 @@ def load(*overrides: str, text: str = JOB) -> JobSpec:
     return JobSpec.load("jobs/x.yaml", overrides)
 
 
-def ready(*overrides: str, resources: Resources = TWO_CPUS, text: str = JOB) -> Ready:
+def checked(*overrides: str, resources: Resources = TWO_CPUS, text: str = JOB) -> CheckedJob:
     return check(load(*overrides, text=text), resources)
 
 

@@ -9,7 +9,7 @@ import pytest
 from ltm_platform.checks import check
 from ltm_platform.ray_cluster.resources import Resources
 
-from .conftest import JOB, TWO_CPUS, pictures, ready, refusal
+from .conftest import JOB, TWO_CPUS, checked, pictures, refusal
 
 
 def test_missing_data_is_told_with_its_place() -> None:
@@ -24,7 +24,7 @@ def test_missing_imagenet_is_told_with_where_to_get_it() -> None:
 
 def test_a_small_image_folder_reduces_the_global_batch_and_it_is_said() -> None:
     pictures("photos", a_class=4)  # 3 + 3 to train on
-    got = ready("data.path=photos", "recipe.micro_batch=16", "cluster.workers=2")
+    got = checked("data.path=photos", "recipe.micro_batch=16", "cluster.workers=2")
     assert got.batch.global_batch == got.job.recipe.global_batch == 6
     assert (got.batch.micro_batch, got.batch.workers) == (3, 2)
     (notice,) = got.notices
@@ -34,12 +34,12 @@ def test_a_small_image_folder_reduces_the_global_batch_and_it_is_said() -> None:
 
 def test_a_reduced_batch_is_shared_by_the_workers() -> None:
     pictures("photos", a_class=4)
-    got = ready("data.path=photos", "cluster.workers=4", resources=Resources(cpus=4, gpus=0))
+    got = checked("data.path=photos", "cluster.workers=4", resources=Resources(cpus=4, gpus=0))
     assert (got.batch.global_batch, got.batch.micro_batch) == (4, 1)
 
 
 def test_a_batch_that_fits_is_left_alone() -> None:
-    got = ready()
+    got = checked()
     assert (got.job.recipe.global_batch, got.notices) == (64, ())
 
 
@@ -55,7 +55,7 @@ def test_fewer_images_than_workers_are_refused() -> None:
 
 def test_relative_paths_become_absolute(tmp_path: Path) -> None:
     pictures("photos", a_class=2)
-    got = ready("data.path=photos", "cluster.storage=../storage")
+    got = checked("data.path=photos", "cluster.storage=../storage")
     assert got.job.data.path == str(tmp_path / "photos")
     assert got.job.cluster.storage == str(tmp_path.parent / "storage")
 
@@ -63,7 +63,7 @@ def test_relative_paths_become_absolute(tmp_path: Path) -> None:
 def test_the_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     pictures("photos", a_class=2)
-    got = ready("data.path=~/photos", "cluster.storage=~/storage")
+    got = checked("data.path=~/photos", "cluster.storage=~/storage")
     assert got.job.data.path == str(tmp_path / "photos")
     assert got.job.cluster.storage == str(tmp_path / "storage")
 
@@ -79,6 +79,6 @@ def test_copies_are_made_of_shards_alone(path: str) -> None:
 
 def test_a_ready_job_can_be_checked_again() -> None:
     pictures("photos", a_class=4)
-    once = ready("data.path=photos")
+    once = checked("data.path=photos")
     again = check(once.job, TWO_CPUS)
     assert (again.job, again.batch, again.notices) == (once.job, once.batch, ())

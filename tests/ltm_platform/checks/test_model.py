@@ -9,7 +9,7 @@ import pytest
 from ltm_platform.checks import check_names
 from ltm_platform.errors import UserError
 
-from .conftest import JOB, load, ready, refusal
+from .conftest import JOB, checked, load, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,12 +78,12 @@ def test_without_a_compiler_nothing_is_compiled(
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "absent"))
     assert "no C++ compiler" in refusal("engine.compile=true")
-    assert ready("engine.compile=false").job.engine.compile is False
+    assert checked("engine.compile=false").job.engine.compile is False
 
 
 def test_a_pruned_network_is_counted_as_it_will_be() -> None:
     text = JOB.replace("method: ltm", "method: s2vite").replace("rank: 8", "share: 0.2")
-    got = ready("engine.zero_stage=2", text=text)
+    got = checked("engine.zero_stage=2", text=text)
     assert 0.68 < got.cost.gmacs / got.base_cost.gmacs <= 0.7
     assert got.cost.params_m < got.base_cost.params_m
     assert not got.notices
@@ -91,7 +91,7 @@ def test_a_pruned_network_is_counted_as_it_will_be() -> None:
 
 def test_scores_of_random_weights_are_worth_a_word() -> None:
     text = JOB.replace("method: ltm", "method: savit").replace("rank: 8", "images: 64")
-    (notice,) = ready(text=text).notices
+    (notice,) = checked(text=text).notices
     assert "give model.pretrained or model.checkpoint" in notice
 
 
@@ -104,13 +104,13 @@ def test_a_typo_in_the_optimizer_is_told_with_place_and_nearest() -> None:
 @pytest.mark.parametrize("optimizer", ["lamb", "lars", "muon", "adafactor", "adamp"])
 def test_an_optimizer_of_whole_tensors_is_refused_where_zero_cuts_them(optimizer: str) -> None:
     assert "engine.zero_stage=0" in refusal(f"recipe.optimizer={optimizer}")
-    whole = ready(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
+    whole = checked(f"recipe.optimizer={optimizer}", "engine.zero_stage=0")
     assert whole.job.recipe.optimizer == optimizer
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lion", "nadamw"])
 def test_an_optimizer_of_single_weights_is_taken(optimizer: str) -> None:
-    assert ready(f"recipe.optimizer={optimizer}").job.recipe.optimizer == optimizer
+    assert checked(f"recipe.optimizer={optimizer}").job.recipe.optimizer == optimizer
 
 
 def test_an_unreadable_augmentation_is_refused() -> None:
@@ -125,14 +125,14 @@ def test_weights_that_nobody_published_are_refused() -> None:
 
 def test_the_image_size_is_filled_in() -> None:
     assert load().model.image_size is None
-    assert ready().job.model.image_size == 32
+    assert checked().job.model.image_size == 32
 
 
 def test_another_image_size_is_kept() -> None:
-    small, large = ready("model.image_size=16"), ready("model.image_size=64")
+    small, large = checked("model.image_size=16"), checked("model.image_size=64")
     assert (small.job.model.image_size, large.job.model.image_size) == (16, 64)
-    assert 3 < large.cost.gmacs / ready().cost.gmacs < 8
-    assert small.cost.gmacs < ready().cost.gmacs
+    assert 3 < large.cost.gmacs / checked().cost.gmacs < 8
+    assert small.cost.gmacs < checked().cost.gmacs
 
 
 def test_an_image_size_that_the_backbone_cannot_take_is_refused() -> None:
@@ -142,11 +142,11 @@ def test_an_image_size_that_the_backbone_cannot_take_is_refused() -> None:
 
 
 def test_merging_costs_less_than_the_base_and_a_little_more_weights() -> None:
-    got = ready()
+    got = checked()
     assert 0 < got.cost.gmacs < got.base_cost.gmacs
     assert got.cost.params_m > got.base_cost.params_m > 0
 
 
 def test_without_merging_the_cost_is_the_bases() -> None:
-    got = ready("model.method=none", "model.options=null")
+    got = checked("model.method=none", "model.options=null")
     assert got.cost == got.base_cost

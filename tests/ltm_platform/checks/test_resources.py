@@ -6,7 +6,7 @@ import pytest
 
 from ltm_platform.ray_cluster.resources import Resources
 
-from .conftest import JOB, ready, refusal
+from .conftest import JOB, checked, refusal
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from .conftest import JOB, ready, refusal
 def test_auto_is_one_worker_a_gpu_or_at_most_two_on_cpus(
     cpus: int, gpus: int, each: int, workers: int, use_gpu: bool
 ) -> None:
-    got = ready(f"cluster.cpus_per_worker={each}", resources=Resources(cpus=cpus, gpus=gpus))
+    got = checked(f"cluster.cpus_per_worker={each}", resources=Resources(cpus=cpus, gpus=gpus))
     assert (got.job.cluster.workers, got.batch.workers, got.use_gpu) == (workers, workers, use_gpu)
     assert got.batch.global_batch == 64
 
@@ -73,4 +73,4 @@ def test_a_worker_has_to_fit_one_node() -> None:
 def test_a_node_without_gpus_has_no_room_where_there_are_any() -> None:
     headed = Resources(cpus=100, gpus=8, nodes=((4, 0), (48, 4), (48, 4)))
     assert (headed.room(1), headed.room(24)) == (8, 4)
-    assert ready(resources=headed).batch.workers == 8
+    assert checked(resources=headed).batch.workers == 8

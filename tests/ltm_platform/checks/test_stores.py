@@ -6,12 +6,12 @@ import pytest
 
 from ltm_platform.storage.path import storage_path
 
-from .conftest import ready, refusal
+from .conftest import checked, refusal
 
 
 def test_a_bucket_is_written_to_and_left_as_it_was(bucket: str) -> None:
     storage = f"{bucket}/runs"
-    assert ready(f"cluster.storage={storage}").job.cluster.storage == storage
+    assert checked(f"cluster.storage={storage}").job.cluster.storage == storage
     assert storage_path(bucket).files(recursive=True) == []
 
 

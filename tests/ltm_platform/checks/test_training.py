@@ -8,7 +8,7 @@ import pytest
 
 from ltm_platform.ray_cluster.resources import Resources
 
-from .conftest import load, ready, refusal
+from .conftest import checked, load, refusal
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_mixing_needs_pairs(overrides: list[str], taken: int) -> None:
 
 
 def test_fp16_is_for_gpus() -> None:
-    got = ready("engine.precision=fp16", resources=Resources(cpus=8, gpus=2))
+    got = checked("engine.precision=fp16", resources=Resources(cpus=8, gpus=2))
     assert got.job.engine.precision == "fp16"
 
 
@@ -54,7 +54,7 @@ def test_start_weights_are_loaded_and_a_new_classifier_is_said() -> None:
     from ltm_platform.models import create_model
 
     torch.save(create_model(load(), 7).state_dict(), "w.pt")
-    got = ready("model.checkpoint=w.pt")
+    got = checked("model.checkpoint=w.pt")
     assert got.job.model.checkpoint == str(Path("w.pt").resolve())
     assert got.notices == ("the classifier starts anew: the data has 10 classes",)
 
@@ -66,7 +66,7 @@ def test_the_paths_of_a_teacher_are_made_absolute() -> None:
 
     torch.save(create_model(load(), 10, method="none").state_dict(), "w.pt")
     named = ["recipe.distill.teacher=vit_nano_patch4_32", "recipe.distill.checkpoint=w.pt"]
-    distill = ready(*named).job.recipe.distill
+    distill = checked(*named).job.recipe.distill
     assert (distill.teacher, distill.checkpoint) == (
         "vit_nano_patch4_32",
         str(Path("w.pt").resolve()),
@@ -74,12 +74,12 @@ def test_the_paths_of_a_teacher_are_made_absolute() -> None:
 
 
 def test_the_micro_batch_may_be_left_to_the_workers() -> None:
-    got = ready("recipe.micro_batch=auto", "cluster.workers=2")
+    got = checked("recipe.micro_batch=auto", "cluster.workers=2")
     assert got.job.recipe.micro_batch == "auto"
     assert (got.batch.global_batch, got.batch.micro_batch) == (64, 32)
 
 
 def test_offload_is_for_gpus_but_does_no_harm() -> None:
-    (notice,) = ready("engine.offload=optimizer").notices
+    (notice,) = checked("engine.offload=optimizer").notices
     assert notice.startswith("engine.offload saves nothing here")
-    assert ready("engine.offload=optimizer", resources=Resources(cpus=4, gpus=2)).notices == ()
+    assert checked("engine.offload=optimizer", resources=Resources(cpus=4, gpus=2)).notices == ()

@@ -46,12 +46,12 @@ def test_mlflow_reads_the_setting(name: str) -> None:
 
 def test_a_store_that_is_away_is_known_by_its_code_or_its_cause() -> None:
     away = MlflowException("x", error_code=databricks_pb2.TEMPORARILY_UNAVAILABLE)
-    assert compat.is_away(away)
-    assert compat.is_away(NoConnectionError())
+    assert compat.is_unavailable(away)
+    assert compat.is_unavailable(NoConnectionError())
     wrapped = MlflowException("API request failed")
     wrapped.__cause__ = NoConnectionError()
-    assert compat.is_away(wrapped)
-    assert not compat.is_away(MlflowException("no such run"))
+    assert compat.is_unavailable(wrapped)
+    assert not compat.is_unavailable(MlflowException("no such run"))
 
 
 def test_what_exists_already_is_known_by_its_code(client: MlflowClient) -> None:
@@ -107,6 +107,18 @@ def test_a_saved_models_folders_and_files_have_these_names(tmp_path: Path) -> No
     assert (folder / compat.CODE_FOLDER / "mine" / "__init__.py").is_file()
     assert (folder / compat.CONDA_FILE).is_file()
     assert (folder / compat.PYTHON_FILE).is_file()
+
+
+def test_code_inside_logged_models_finds_the_network(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 1)
+    mlflow.pytorch.save_model(
+        network, str(tmp_path / "m"), pip_requirements=["torch"], serialization_format="pickle"
+    )
+    x = torch.ones(1, 2)
+    assert torch.equal(mlflow.pytorch.load_model(str(tmp_path / "m"))(x), network(x))
+    # Those that version 0.1 logged hold this name.
+    again = mlflow.pytorch._load_model(str(tmp_path / "m" / compat.DATA_FOLDER))
+    assert torch.equal(again(x), network(x))
 
 
 def test_the_user_interface_knows_the_words_of_an_address() -> None:

@@ -27,13 +27,16 @@ SETTINGS_OF_PYTHON = {
 }
 
 
-@pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
-def test_ray_reads_the_setting(name: str) -> None:
-    if name in SETTINGS_OF_PYTHON:
-        return
+@pytest.fixture(scope="module")
+def node_manager() -> mmap.mmap:
+    """The program, in which the settings of Ray's core are text."""
     with Path(services.RAYLET_EXECUTABLE).open("rb") as file:
-        program = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        assert program.find(name.encode()) >= 0
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
+def test_ray_reads_the_setting(name: str, node_manager: mmap.mmap) -> None:
+    assert name in SETTINGS_OF_PYTHON or node_manager.find(name.encode()) >= 0
 
 
 def test_the_node_manager_is_found_by_its_name() -> None:

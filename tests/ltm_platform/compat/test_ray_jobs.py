@@ -23,8 +23,8 @@ def test_a_module_of_the_client_sets_a_level_of_its_own(name: str) -> None:
 def test_a_head_without_an_agent_says_so() -> None:
     text = "No available agent to submit job, please try again later."
     assert text in (DASHBOARD / "job_head.py").read_text()
-    assert ray_jobs.lacks_agent(RuntimeError(f"Request failed with status code 500:\n{text}"))
-    assert not ray_jobs.lacks_agent(RuntimeError("Request failed with status code 400: no"))
+    assert ray_jobs.is_agent_missing(RuntimeError(f"Request failed with status code 500:\n{text}"))
+    assert not ray_jobs.is_agent_missing(RuntimeError("Request failed with status code 400: no"))
 
 
 def test_a_job_is_given_time_by_its_environment() -> None:

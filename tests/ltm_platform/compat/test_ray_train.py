@@ -33,7 +33,7 @@ from ray.train.v2._internal.util import date_str
 
 from ltm_platform.compat import ray_checkpoints, ray_train
 from ltm_platform.compat.ray_train import CheckpointKeeper, PlacementCallback, StopCallback
-from ltm_platform.compat.ray_trainer import LeanTrainer, _AsksNobody
+from ltm_platform.compat.ray_trainer import LeanTrainer, _NoResourceRequests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,7 +177,7 @@ def test_the_trainer_hands_over_the_policy_and_the_callbacks_that_ours_changes()
 
 def test_the_policy_has_the_requests_that_ours_leaves_out() -> None:
     for name in ("after_controller_start", "_maybe_send_resource_request"):
-        own, theirs = (getattr(kind, name) for kind in (_AsksNobody, FixedScalingPolicy))
+        own, theirs = (getattr(kind, name) for kind in (_NoResourceRequests, FixedScalingPolicy))
         assert (
             inspect.signature(own).parameters.keys() == inspect.signature(theirs).parameters.keys()
         )

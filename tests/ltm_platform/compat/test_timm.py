@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
-from ltm_platform.compat.timm import allow_black_posters
+from ltm_platform.compat.timm import allow_posterize_to_black
 
 POLICIES = ["rand-m10-n9", "augmix-m5-w2", "original", "v0"]
 
@@ -28,7 +28,7 @@ def test_no_bits_are_black_in_every_kind_of_policy(policy: str) -> None:
     found = posterising(step)
     assert found, "else there is nothing to allow"
     assert all(one.aug_fn is auto_augment.posterize for one in found)
-    allow_black_posters(step)
+    allow_posterize_to_black(step)
     image = Image.fromarray(np.full((4, 4, 3), 200, np.uint8))
     for one in found:
         assert not np.array(one.aug_fn(image, 0)).any()

@@ -19,7 +19,7 @@ from ltm_platform.ray_cluster.jobs_api import (
     check_store,
     passed_on,
 )
-from ltm_platform.runs.driver import where_it_runs
+from ltm_platform.runs.driver import location_tags
 from ltm_platform.tracking.runs import CLUSTER_TAG, SUBMISSION_TAG
 from ltm_platform.tuning.spec import Sweep
 
@@ -70,12 +70,12 @@ def test_a_request_arrives_as_it_was_sent(tmp_path: Path, monkeypatch: pytest.Mo
         "typed": [],
     }
     assert Request.here() is None
-    assert set(where_it_runs().values()) & {"http://head:8265", "x~1"} == set()
+    assert set(location_tags().values()) & {"http://head:8265", "x~1"} == set()
     monkeypatch.setenv(jobs_api.REQUEST, json.dumps(sent))
     request = Request.here()
     assert request
     assert arguments(request, tmp_path) == words
-    tags = where_it_runs()
+    tags = location_tags()
     assert (tags[CLUSTER_TAG], tags[SUBMISSION_TAG]) == ("http://head:8265", "x~1")
 
 

@@ -42,7 +42,7 @@ def make_run() -> MakeRun:
             folder=None,
             error=None,
             tags=dict(tags or {}),
-            last_told_ms=1_700_000_000_000,
+            last_recorded_ms=1_700_000_000_000,
         )
         return Tracked(record, points)
 

@@ -63,7 +63,7 @@ def test_a_run_is_closed_once_its_process_is_gone(store: str, tmp_path: Path) ->
     assert reconcile(store) == [gone]
     run = find_run(store, "cut")
     assert (run.status, run.error) == (STATUS, GONE)
-    assert run.ended_ms == run.last_told_ms
+    assert run.ended_ms == run.last_recorded_ms
     assert reconcile(store) == []
     with RunFolder(tmp_path / "cut").locked():
         pass
@@ -91,7 +91,7 @@ def test_a_run_of_another_machine_is_let_be_unless_it_is_silent(elsewhere: str) 
     (fresh,) = reconcile(elsewhere, silent_s=3600)
     assert fresh.trained is None
     assert find_run(elsewhere, "far").status == "RUNNING"
-    since = time.time() - find_run(elsewhere, "far").last_told_ms / 1000
+    since = time.time() - find_run(elsewhere, "far").last_recorded_ms / 1000
     (silent,) = reconcile(elsewhere, silent_s=since)
     assert silent.trained is False
     run = find_run(elsewhere, "far")
@@ -118,4 +118,4 @@ def test_a_trial_is_trained_for_as_long_as_its_sweep(store: str, tmp_path: Path)
     assert {one.run for one in reconcile(store) if one.trained is False} == {"sweep", "trial"}
     ended = [find_run(store, name) for name in ("sweep", "trial")]
     assert [run.status for run in ended] == [STATUS, STATUS]
-    assert ended[0].ended_ms == ended[1].ended_ms == ended[1].last_told_ms
+    assert ended[0].ended_ms == ended[1].ended_ms == ended[1].last_recorded_ms

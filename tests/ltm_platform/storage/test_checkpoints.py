@@ -131,11 +131,11 @@ def test_what_lies_in_a_store_outlives_the_machine(
 ) -> None:
     monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path / "home"))
     address = f"{bucket}/runs"
-    assert checkpoints.found_again("run", address) is None
-    assert checkpoints.found_again("run", "None") is None
+    assert checkpoints.restored_folder("run", address) is None
+    assert checkpoints.restored_folder("run", "None") is None
     write(tmp_path / "elsewhere")
     (storage_path(address) / "run").put(tmp_path / "elsewhere")
-    again = checkpoints.found_again("run", address)
+    again = checkpoints.restored_folder("run", address)
     assert again
     assert again.path == tmp_path / "home" / "runs" / "run"
     assert again.job.read_text() == "model: x"

@@ -110,7 +110,7 @@ def test_a_storage_that_cannot_be_written_to_cannot_stop_a_run(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "rewound", "anew"),
+    ("changes", "rewound", "alters"),
     [
         ({}, False, False),
         ({}, True, True),
@@ -119,6 +119,6 @@ def test_a_storage_that_cannot_be_written_to_cannot_stop_a_run(tmp_path: Path) -
     ],
 )
 def test_what_makes_steps_come_out_differently(
-    changes: dict[str, str], rewound: bool, anew: bool
+    changes: dict[str, str], rewound: bool, alters: bool
 ) -> None:
-    assert Resume("0", changes, rewound).anew == anew
+    assert Resume("0", changes, rewound).alters_training == alters

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.job import JobSpec
 
+    from .rank_pool import RankPool
     from .small_run import FolderContext, SmallRun
 
     StartRun = Callable[[JobSpec, FolderContext], SmallRun]
@@ -59,3 +60,15 @@ def context(tmp_path: Path) -> FolderContext:
     from .small_run import FolderContext
 
     return FolderContext(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory,
+    ltm_home: Path,  # noqa: ARG001 - the environment
+) -> Iterator[RankPool]:
+    """Groups of real ranks: processes with gloo and DeepSpeed."""
+    from .rank_pool import RankPool
+
+    with closing(RankPool(tmp_path_factory.mktemp("ranks"))) as pool:
+        yield pool

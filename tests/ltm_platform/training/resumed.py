@@ -1,120 +1,91 @@
-"""Two ranks train and store checkpoints; two others and then four go on from them.
-
-python resumed.py FOLDER
-"""
+"""Ranks store checkpoints, and others go on from them, for the tests of checkpoints."""
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
-sys.path.insert(0, str(Path(__file__).parent))
-from groups import run
-from ranks import EMA_DECAY, JOB, MODEL, Plain
-
-from ltm_platform.job import JobSpec
+from ltm_platform.events import Started
 from ltm_platform.storage.manifest import check
-from ltm_platform.training import checkpoint
-from ltm_platform.training.engine.build import build_engine, deepspeed_config
-from ltm_platform.training.engine.weights import ShardedEma, average_buffers, gather_weights
-from ltm_platform.training.recipe import method_hooks
+
+from .scenarios import RECIPE
+from .small_run import MODEL, FolderContext, SmallRun, small_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
+    from ltm_platform.job import JobSpec
 
 RATES = {"sgd": 0.05, "adamw": 1e-3, "nadamw": 1e-3}
-# method, optimizer, ZeRO stage, what two ranks offload, which four do not, and whether the weights
-# are in half precision beside fp32 masters
-CASES = (
-    ("ltm", "sgd", 0, "none", False),
-    ("s2vite", "adamw", 1, "none", False),
-    ("dtem", "adamw", 3, "none", False),
-    ("ltm", "adamw", 2, "optimizer", False),
-    ("ltm", "adamw", 3, "all", False),
-    ("ltm", "nadamw", 2, "none", True),
-)
 # its scores and gates change before and after the checkpoint
 OPTIONS = {"s2vite": {"update_every": 2, "share": 0.5}}
+EPOCH = 3
+"""Steps."""
 
 
-def name_of(method: str, optimizer: str, stage: int, offload: str, half: bool) -> str:
-    without = f"{method}, {optimizer}, ZeRO {stage}" + (", half" if half else "")
-    return without if offload == "none" else f"{without}, offload {offload}"
+@dataclass(frozen=True)
+class Case:
+    """What is trained. ``offload`` is of two ranks alone: four go on without."""
+
+    method: str
+    optimizer: str
+    stage: int
+    offload: str = "none"
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in vars(self).values())
+
+    def job(self) -> JobSpec:
+        # DeepSpeed asks the CPU for matrix units that work in fp16; torch can do without.
+        get_accelerator().is_fp16_supported = lambda: True
+        values = {
+            "model": MODEL | {"method": self.method, "options": OPTIONS.get(self.method, {})},
+            "recipe": RECIPE | {"optimizer": self.optimizer, "lr": RATES[self.optimizer]},
+            "engine": {
+                "zero_stage": self.stage,
+                "offload": self.offload if dist.get_world_size() == 2 else "none",
+                "precision": self.precision,
+            },
+        }
+        return small_job(values)
 
 
-class Run(Plain):
-    """A rank's training that checkpoints can be taken of."""
-
-    def __init__(self, job: JobSpec, rank: int, workers: int, *, half: bool) -> None:
-        super().__init__(job, rank, workers)
-        config = deepspeed_config(job, self.batch)
-        if half:
-            config["bf16"] = {"enabled": True}
-        self.engine = build_engine(self.model, self.optimizer, config)
-        kind = torch.bfloat16 if half else torch.float32
-        self.forward = lambda images: self.engine(images.to(kind))
-        self.ema = ShardedEma(self.engine, EMA_DECAY)
-        self.state = checkpoint.State(self.engine, self.ema, self.bottleneck)
-        method_hooks.before_training(self.engine)
-
-    def epoch(self, epoch: int) -> Iterator[list[float]]:
-        steps = self.train_loader.steps(self.job.recipe.epochs)
-        before = self.train_loader.steps(epoch)
-        for step, parts in enumerate(super().epoch(epoch), start=before + 1):
-            method_hooks.after_step(self.engine, step, steps)
-            yield parts
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        self.engine.backward(loss)
-        self.engine.step()
-        if last:
-            self.ema.update()
-
-    def rest(self) -> dict[str, Any]:
-        """The last epoch's losses, and the weights at its end."""
-        losses = list(self.epoch(1))
-        with self.ema.applied():
-            average = gather_weights(self.engine)
-        return {"losses": losses, "weights": gather_weights(self.engine), "average": average}
-
-    def close(self) -> None:
-        super().close()
-        self.engine.destroy()
+CASES = (
+    Case("ltm", "sgd", 0),
+    Case("s2vite", "adamw", 1),
+    Case("dtem", "adamw", 3),
+    Case("ltm", "adamw", 2, "optimizer"),
+    Case("ltm", "adamw", 3, "all"),
+    # weights in half precision beside fp32 masters
+    Case("ltm", "nadamw", 2, precision="fp16"),
+)
 
 
-def see(task: str, folder: Path, rank: int, workers: int) -> None:
-    os.chdir(folder)
-    seen = {}
-    for method, optimizer, stage, offload, half in CASES:
-        name = name_of(method, optimizer, stage, offload, half)
-        model = MODEL | {"method": method, "options": OPTIONS.get(method, {})}
-        recipe = JOB["recipe"] | {"optimizer": optimizer, "lr": RATES[optimizer]}
-        engine = {"zero_stage": stage, "offload": offload if workers == 2 else "none"}
-        job = JobSpec.from_dict(JOB | {"model": model, "recipe": recipe, "engine": engine})
-        stored = folder / name
-        with closing(Run(job, rank, workers, half=half)) as run:
-            if task == "write":
-                stored.mkdir(exist_ok=True)
-                steps = len(list(run.epoch(0)))
-                average_buffers(run.engine, run.ema)
-                checkpoint.snapshot(job, run.state, steps, "[]").write(stored)
-            else:
-                check(stored)
-                assert checkpoint.restore(stored, run.state) == (3, "[]")
-            seen[name] = run.rest()
-    if rank == 0:
-        torch.save(seen, folder / f"{task}-{workers}.pt")
+def train(case: Case, folder: str, start: str | None = None) -> dict[str, Any]:
+    """Two epochs, or what is left of them after the checkpoint ``start``.
 
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    run(partial(see, "write", target), target / "write", 2)
-    run(partial(see, "go-on", target), target / "go-on", 2, 4)
+    Returns the folder of the checkpoint after the first epoch, the second epoch's losses, and the
+    files of the last checkpoint, which rank 0 alone has.
+    """
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    checkpoint = Path(start) if start else None
+    context = FolderContext(Path(folder), rank, workers, start=checkpoint)
+    with closing(SmallRun(case.job(), context)) as run:
+        if case.precision == "fp16" and not checkpoint:
+            # Low enough for every number of ranks: one that skips a step trains something else.
+            run.components.engine.optimizer.loss_scaler.cur_scale = 2.0**8
+        run.train()
+        if checkpoint:
+            check(checkpoint)
+            started = run.events[0]
+            assert isinstance(started, Started)
+            assert (started.epochs_done, started.steps_done) == (1, EPOCH)
+        return {
+            "checkpoint": str(context.kept[0].folder),
+            "losses": run.losses[EPOCH:],
+            "files": context.kept[-1].taken.tensors,
+        }

@@ -12,47 +12,48 @@ from safetensors.torch import load_file
 
 from ltm_platform.errors import UserError
 from ltm_platform.storage import manifest
+from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE
 
-from .conftest import run_program
-from .resumed import CASES, name_of
+from . import resumed
+from .resumed import CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from .rank_pool import RankPool
+    from .resumed import Case
 
-NAMES = [name_of(*case) for case in CASES]
-EXACT = [name_of(*case) for case in CASES if not case[-1]]
-
-
-@pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory,
-    ltm_home: Path,  # noqa: ARG001 - the environment
-) -> Path:
-    """Two ranks have trained two epochs and left a checkpoint of the first; others went on."""
-    path = tmp_path_factory.mktemp("resumed")
-    run_program("resumed.py", path)
-    return path
+EXACT = [case for case in CASES if case.precision == "fp32"]
+(HALF,) = (case for case in CASES if case.precision == "fp16")
 
 
-def seen(folder: Path, task: str, workers: int, name: str) -> Mapping[str, Any]:
-    return torch.load(folder / f"{task}-{workers}.pt")[name]
+def undisturbed(ranks: RankPool, case: Case) -> dict[str, Any]:
+    """Rank 0 of two that have trained two epochs and left a checkpoint of the first."""
+    return ranks.run(2, resumed.train, case, str(ranks.folder / str(case)))[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_same_ranks_go_on_to_the_bit(folder: Path, name: str) -> None:
-    undisturbed, resumed = seen(folder, "write", 2, name), seen(folder, "go-on", 2, name)
-    assert resumed["losses"] == undisturbed["losses"]
-    for kind in ("weights", "average"):
-        for key, value in undisturbed[kind].items():
-            assert torch.equal(resumed[kind][key], value), f"{kind} {key}"
+def going_on(ranks: RankPool, case: Case, workers: int) -> dict[str, Any]:
+    """Rank 0 of those that have gone on from that checkpoint."""
+    start = undisturbed(ranks, case)["checkpoint"]
+    folder = ranks.folder / f"{case} on {workers}"
+    return ranks.run(workers, resumed.train, case, str(folder), start)[0]
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_another_number_of_ranks_goes_on_within_float_noise(folder: Path, name: str) -> None:
-    undisturbed, resumed = seen(folder, "write", 2, name), seen(folder, "go-on", 4, name)
-    torch.testing.assert_close(resumed["losses"], undisturbed["losses"], rtol=0, atol=5e-6)
-    for kind in ("weights", "average"):
-        torch.testing.assert_close(resumed[kind], undisturbed[kind], rtol=0, atol=2e-4)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_same_ranks_go_on_to_the_bit(ranks: RankPool, case: Case) -> None:
+    whole, later = undisturbed(ranks, case), going_on(ranks, case, 2)
+    assert len(later["losses"]) == resumed.EPOCH
+    assert later["losses"] == whole["losses"]
+    assert later["files"].keys() == whole["files"].keys() >= {WEIGHTS_FILE, EMA_FILE}
+    for file, tensors in whole["files"].items():
+        for key, value in tensors.items():
+            assert torch.equal(later["files"][file][key], value), f"{file}: {key}"
+
+
+@pytest.mark.parametrize("case", EXACT, ids=str)
+def test_another_number_of_ranks_goes_on_within_float_noise(ranks: RankPool, case: Case) -> None:
+    whole, later = undisturbed(ranks, case), going_on(ranks, case, 4)
+    torch.testing.assert_close(later["losses"], whole["losses"], rtol=0, atol=5e-6)
+    for file in (WEIGHTS_FILE, EMA_FILE):
+        torch.testing.assert_close(later["files"][file], whole["files"][file], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +75,10 @@ def test_another_number_of_ranks_goes_on_within_float_noise(folder: Path, name: 
     ],
 )
 def test_a_damaged_checkpoint_is_told(
-    folder: Path, tmp_path: Path, file: str, damage: Any, says: str
+    ranks: RankPool, tmp_path: Path, file: str, damage: Any, says: str
 ) -> None:
-    copy = Path(shutil.copytree(folder / NAMES[0], tmp_path / "checkpoint"))
+    stored = undisturbed(ranks, CASES[0])["checkpoint"]
+    copy = Path(shutil.copytree(stored, tmp_path / "checkpoint"))
     manifest.check(copy)
     damage(copy / file)
     with pytest.raises(UserError, match=says):
@@ -88,11 +90,10 @@ def test_a_foreign_folder_is_told(tmp_path: Path) -> None:
         manifest.check(tmp_path)
 
 
-def test_half_precision_goes_on_from_its_masters(folder: Path) -> None:
-    name = NAMES[-1]
-    stored = load_file(folder / name / "optimizer.safetensors")
+def test_half_precision_goes_on_from_its_masters(ranks: RankPool) -> None:
+    whole, later = undisturbed(ranks, HALF), going_on(ranks, HALF, 4)
+    stored = load_file(Path(whole["checkpoint"]) / "optimizer.safetensors")
     masters = {key: value for key, value in stored.items() if key.startswith("master/")}
     assert masters
-    assert any((value != value.bfloat16().float()).any() for value in masters.values())
-    undisturbed, resumed = seen(folder, "write", 2, name), seen(folder, "go-on", 4, name)
-    torch.testing.assert_close(resumed["losses"], undisturbed["losses"], rtol=0, atol=0.05)
+    assert any((value != value.half().float()).any() for value in masters.values())
+    torch.testing.assert_close(later["losses"], whole["losses"], rtol=0, atol=0.05)

@@ -54,7 +54,7 @@ def command(
         plan = api.plan(spec, address=address, printed=printed)
     for line in page(plan, images_per_s):
         click.echo(line)
-    if plan.ready.problems:
+    if plan.checked.problems:
         raise click.exceptions.Exit(2)
 
 
@@ -63,18 +63,18 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     from ltm_platform import tracking
     from ltm_platform.storage import locations
 
-    ready, job = plan.ready, plan.ready.job
-    batch = ready.batch
+    checked, job = plan.checked, plan.checked.job
+    batch = checked.batch
     yield f"{job.name}: {job.model.backbone}, {job.model.method}"
-    cost, base = ready.cost, ready.base_cost
+    cost, base = checked.cost, checked.base_cost
     yield _row(
         "model",
         f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), {cost.params_m:.3g} M parameters",
     )
     fewest, most = job.cluster.worker_range
-    asked = f"{fewest} to {most}" if fewest < most else str(most)
-    kind = "a GPU and " if ready.use_gpu else ""
-    yield _row("workers", f"{asked}, with {kind}{job.cluster.cpus_per_worker:g} CPUs each")
+    workers = f"{fewest} to {most}" if fewest < most else str(most)
+    kind = "a GPU and " if checked.use_gpu else ""
+    yield _row("workers", f"{workers}, with {kind}{job.cluster.cpus_per_worker:g} CPUs each")
     nodes = "1 node" if plan.nodes == 1 else f"{plan.nodes} nodes"
     yield _row(
         "there",
@@ -82,7 +82,7 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         f"{plan.free.gpus:g} and {plan.free.cpus:g} are free; "
         f"at most {plan.at_most.gpus:g} and {plan.at_most.cpus:g}",
     )
-    yield _row("data", f"{ready.dataset.describe()}; samples of both can be decoded")
+    yield _row("data", f"{checked.dataset.describe()}; samples of both can be decoded")
     yield _row("storage", f"{locations.shown(plan.storage)}, probed in {plan.storage_s:.2f} s")
     yield _row("tracking", locations.shown(tracking.tracking_uri(job.tracking.uri)))
     yield _row("training", f"{plan.images:,} images in {job.recipe.epochs} epochs{_work(plan)}")
@@ -106,22 +106,22 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     yield from _memory(plan)
     yield ""
     yield f"DeepSpeed  {json.dumps(plan.deepspeed)}"
-    for notice in ready.notices:
+    for notice in checked.notices:
         yield _row("note", notice)
     yield ""
-    for problem in ready.problems:
+    for problem in checked.problems:
         yield f"cannot start: {problem}"
-    if not ready.problems:
+    if not checked.problems:
         yield "it can start"
 
 
 def _memory(plan: RunPlan) -> Iterator[str]:
     """A table by ZeRO stage."""
-    ready, job = plan.ready, plan.ready.job
-    micro, workers = ready.batch.micro_batch, ready.batch.workers
+    checked, job = plan.checked, plan.checked.job
+    micro, workers = checked.batch.micro_batch, checked.batch.workers
     activations = plan.activation_bytes * micro
     yield (
-        f"GiB a {'GPU' if ready.use_gpu else 'worker'}: activations {_gib(activations)} "
+        f"GiB a {'GPU' if checked.use_gpu else 'worker'}: activations {_gib(activations)} "
         f"(measured, {plan.activation_bytes / 1024**2:,.1f} MiB an image x {micro}), "
         f"and at least, with {workers} workers:"
     )
@@ -143,7 +143,7 @@ def _memory(plan: RunPlan) -> Iterator[str]:
 
 
 def _work(plan: RunPlan) -> str:
-    macs = 3 * plan.ready.cost.gmacs * plan.images / 1e6  # forward, and twice that backward
+    macs = 3 * plan.checked.cost.gmacs * plan.images / 1e6  # forward, and twice that backward
     return f", {macs:.3g} peta-MACs"
 
 

@@ -1,4 +1,4 @@
-"""``ltm-platform reconcile``: close runs that nobody trains any more."""
+"""``ltm-platform reconcile``: close runs that no process trains any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ltm-platform resume``: go on with a run that stopped."""
+"""``ltm-platform resume``: continue a run that stopped."""
 
 from __future__ import annotations
 

@@ -79,23 +79,23 @@ def command(
     if as_json:
         click.echo(json.dumps([_as_dict(run) for run in runs], indent=2))
     elif runs:
-        _print_table(runs, _asked(where, experiment, job, sort))
+        _print_table(runs, _condition_keys(where, experiment, job, sort))
     elif everything := api.runs(tracking_uri=tracking_uri):
         click.echo(f"None of {len(everything)} runs is such a run")
     else:
         click.echo("No runs yet: ltm-platform submit jobs/quickstart.yaml makes one")
 
 
-def _asked(
+def _condition_keys(
     where: Sequence[str], experiment: str | None, job: str | None, sort: str | None
 ) -> list[str]:
-    """The keys that were asked about and that have no column anyway."""
+    """The keys of conditions that have no column anyway."""
     from ltm_platform.report.selection import Condition
 
-    asked = [Condition.parse(text).key for text in where]
-    asked += ["experiment"] * (experiment is not None) + ["job"] * (job is not None)
-    asked += [sort.removeprefix("-")] if sort else []
-    return [key for key in dict.fromkeys(asked) if key not in SHOWN]
+    keys = [Condition.parse(text).key for text in where]
+    keys += ["experiment"] * (experiment is not None) + ["job"] * (job is not None)
+    keys += [sort.removeprefix("-")] if sort else []
+    return [key for key in dict.fromkeys(keys) if key not in SHOWN]
 
 
 def _as_dict(run: RunRecord) -> dict:
@@ -113,7 +113,7 @@ def _as_dict(run: RunRecord) -> dict:
 
 
 def _print_table(runs: Sequence[RunRecord], further: Sequence[str]) -> None:
-    """``further``: keys that were asked about, a column each."""
+    """``further``: keys of conditions, a column each."""
     from ltm_platform.cli.screen.console import cell, plain_table, results
     from ltm_platform.report.selection import value_of
 

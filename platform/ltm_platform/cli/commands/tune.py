@@ -80,7 +80,7 @@ def command(
     from ltm_platform.job import JobSpec
 
     spec = JobSpec.load(job, overrides)
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "objectives": objectives,
         "search": search,
         "trials": trials,
@@ -94,7 +94,7 @@ def command(
     if api.goes_to_cluster(spec, address):
         from ltm_platform.cli.screen.cluster import follow_run
 
-        sent = api.tune(spec, params, wait=False, verbose=verbose, **asked)
+        sent = api.tune(spec, params, wait=False, verbose=verbose, **settings)
         follow_run(sent, detach=detach)
         return
     if detach:
@@ -109,6 +109,6 @@ def command(
                 params,
                 listener=trials_shown,
                 printed=dimmed(console, verbose=verbose),
-                **asked,
+                **settings,
             )
         trials_shown.result(summary)

@@ -1,4 +1,4 @@
-"""What a user sees of a command that a cluster carries out."""
+"""What a user sees of a command that a cluster runs."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH_OF_FILES = 1000
-"""Where nobody looks, lines are kept whole for scripts that read them."""
+"""Without a terminal, lines are kept whole for scripts that read them."""
 
 
 def results() -> Console:
@@ -55,7 +55,7 @@ def printing(*, verbose: bool) -> Iterator[Callable[[str], None] | None]:
 
 
 class Doubled:
-    """A console whose lines are also in a file: whoever reads that later sees all of the run."""
+    """A console whose lines are also in a file: a later reader sees all of the run."""
 
     def __init__(self, console: Console, log: Path) -> None:
         self._console, self._log = console, log

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ltm_platform.api import RunEvent, RunResult
-    from ltm_platform.checks import Ready
+    from ltm_platform.checks import CheckedJob
     from ltm_platform.storage.run_folder import RunFolder
 
 
@@ -80,31 +80,31 @@ class Screen:
     def _begin(self, event: RunBegins) -> None:
         self._begun = event
         self._console = Doubled(self._screen, event.folder.log)
-        self.head(event.ready, event.folder)
+        self.head(event.checked, event.folder)
         self._progress.start()
         self._task = self._progress.add_task("starting the workers", total=None, metrics="")
 
-    def head(self, ready: Ready, folder: RunFolder) -> None:
+    def head(self, checked: CheckedJob, folder: RunFolder) -> None:
         """The resolved job in a few lines."""
-        job, batch = ready.job, ready.batch
-        device = "GPU" if ready.use_gpu else "CPU"
+        job, batch = checked.job, checked.batch
+        device = "GPU" if checked.use_gpu else "CPU"
         rows = {
-            "model": f"{job.model.backbone}, {_method(ready)}, {_cost(ready)}",
-            "data": ready.dataset.describe(),
+            "model": f"{job.model.backbone}, {_method(checked)}, {_cost(checked)}",
+            "data": checked.dataset.describe(),
             "recipe": (
                 f"{job.recipe.epochs} epochs, {job.recipe.optimizer}, lr {job.recipe.lr:g}, "
-                f"batch {batch.global_batch} = {_division(ready)}"
+                f"batch {batch.global_batch} = {_division(checked)}"
             ),
-            "engine": f"{_sharing(ready)}, {job.engine.precision}, {device}",
+            "engine": f"{_sharing(checked)}, {job.engine.precision}, {device}",
             "tracking": locations.shown(tracking.tracking_uri(job.tracking.uri)),
             "log": locations.shown(folder.log),
         }
         self._console.print(folder.name, style="bold")
         for key, value in rows.items():
             self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
-        for notice in ready.notices:
+        for notice in checked.notices:
             self._note(notice)
-        for problem in ready.problems:
+        for problem in checked.problems:
             self._note(f"overridden: {problem}")
 
     def _note(self, sentence: str) -> None:
@@ -117,7 +117,7 @@ class Screen:
             case Started():
                 self._start(event)
             case Waiting():
-                self._note(f"it waits for {event.lacks}")
+                self._note(f"it waits for {event.missing}")
             case Decided():
                 self._note(event.sentence)
             case EpochEnded():
@@ -131,7 +131,7 @@ class Screen:
                 self._latest.update(event.metrics)
                 self._update(event.step, event.epoch)
             case GaveUp() | StoppedOnRequest():
-                pass  # the end of the run says so
+                pass  # reported at the end of the run
             case ControllerStarted():
                 pass
             case _:
@@ -178,12 +178,12 @@ class Screen:
     def result(self, result: RunResult, command: Sequence[str]) -> None:
         """The figures to remember, and what to type next after ``command``."""
         assert self._begun, "a result came before its run began"
-        ready, metrics = self._begun.ready, result.metrics
+        checked, metrics = self._begun.checked, result.metrics
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("top-1", f"{metrics['val/top1']:.2f} % (best {result.best.top1:.2f} %)")
         if "val/ema_top1" in metrics:
             table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
-        table.add_row("size", _cost(ready))
+        table.add_row("size", _cost(checked))
         table.add_row("training", _rate(metrics["train/images_per_s"]))
         table.add_row(
             "inference",
@@ -194,7 +194,7 @@ class Screen:
         table.add_row("last checkpoint", locations.shown(result.last.location))
         self._console.print()
         self._console.print(table)
-        other = "ltm" if ready.job.model.method == "none" else "none"
+        other = "ltm" if checked.job.model.method == "none" else "none"
         self._console.print("\nNext:")
         for words, purpose in (
             ([*program(), "ui"], "compare runs in the browser"),
@@ -226,29 +226,29 @@ def _rate(images_per_s: float) -> str:
     return f"{images_per_s:,.{digits}f} images/s"
 
 
-def _division(ready: Ready) -> str:
-    batch = ready.batch
-    if ready.job.recipe.micro_batch == "auto":
+def _division(checked: CheckedJob) -> str:
+    batch = checked.batch
+    if checked.job.recipe.micro_batch == "auto":
         return f"as much as fits x accumulated x {batch.workers} workers"
     return f"{batch.micro_batch} x {batch.accumulation} accumulated x {batch.workers} workers"
 
 
-def _sharing(ready: Ready) -> str:
-    engine = ready.job.engine
-    told = f"ZeRO {engine.zero_stage}"
-    shared = engine.stage_of(ready.batch.workers) == engine.zero_stage
-    return told if shared else f"{told} (one worker alone shares out nothing)"
+def _sharing(checked: CheckedJob) -> str:
+    engine = checked.job.engine
+    stage = f"ZeRO {engine.zero_stage}"
+    shared = engine.stage_of(checked.batch.workers) == engine.zero_stage
+    return stage if shared else f"{stage} (one worker alone shares out nothing)"
 
 
-def _method(ready: Ready) -> str:
-    spec = ready.job.model
+def _method(checked: CheckedJob) -> str:
+    spec = checked.job.model
     if spec.method == "none":
         return "no merging"
     return f"{spec.method} keeping {spec.compression_ratio or 'its default plan'}"
 
 
-def _cost(ready: Ready) -> str:
-    cost, base = ready.cost, ready.base_cost
+def _cost(checked: CheckedJob) -> str:
+    cost, base = checked.cost, checked.base_cost
     return (
         f"{cost.gmacs:.3g} GMACs (base {base.gmacs:.3g}), "
         f"{cost.params_m:.3g} M parameters (base {base.params_m:.3g})"

@@ -117,12 +117,12 @@ class SweepScreen:
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""
         self._name = folder.name
-        stage, ready = self._plan.stages[0], self._plan.ready
-        workers = ready.batch.workers
+        stage, checked = self._plan.stages[0], self._plan.checked
+        workers = checked.batch.workers
         noun = "worker" if workers == 1 else "workers"
         scheduler = "" if stage.scheduler == "none" else f", {stage.scheduler} stops early"
         rows = {
-            "job": f"{stage.job.name}: {stage.job.model.backbone}, {ready.dataset.describe()}",
+            "job": f"{stage.job.name}: {stage.job.model.backbone}, {checked.dataset.describe()}",
             "params": ", ".join(f"{p.field} {p.domain}" for p in self._params),
             "objective": ", ".join(map(str, stage.objectives)),
             "search": f"{stage.search}, {self._total} trials{scheduler}",
@@ -136,7 +136,7 @@ class SweepScreen:
         self._console.print(folder.name, style="bold")
         for key, value in rows.items():
             self._console.print(Text.assemble((f"  {key:<9} ", "dim"), value))
-        for notice in ready.notices:
+        for notice in checked.notices:
             self._console.print(Text.assemble(("  note      ", "yellow"), notice))
 
     def __call__(self, trial: TrialResult) -> None:
@@ -156,12 +156,12 @@ class SweepScreen:
         parts += [f"{f} {_value(trial.values[f])}" for f in self._fields if f in trial.values]
         parts += _measured(trial)
         if trial.error:
-            # in a terminal the end tells the whole of it, once
+            # in a terminal all of it is printed once, at the end
             parts.append(shorten(trial.error, SHOWN_ERROR) if self._terminal else trial.error)
         return Text("  ".join(parts), style=STYLES.get(trial.state, ""))
 
     def _running_table(self) -> Table:
-        """Those that run, and the latest of those that ended."""
+        """Trials that run, and the latest of those that ended."""
         trials = list(self._trials.values())
         running = [t for t in trials if not t.ended]
         ended = [t for t in trials if t.ended]
@@ -171,7 +171,7 @@ class SweepScreen:
         return table
 
     def _table(self, trials: Sequence[TrialResult]) -> Table:
-        """With all names in full, where there is room for them."""
+        """The table with all names in full, where there is room for them."""
         table = self._drawn(trials, narrow=False)
         if self._terminal is None:
             return table
@@ -186,7 +186,7 @@ class SweepScreen:
         for head in ("trial", "state", "epoch", *heads, *COLUMNS):
             text = head in ("trial", "state")
             table.add_column(head, justify="left" if text else "right", overflow="fold")
-        epochs = self._plan.ready.job.recipe.epochs
+        epochs = self._plan.checked.job.recipe.epochs
         for trial in trials:
             cells = [_value(trial.values.get(field, "")) for field in fields]
             for key, shape in COLUMNS.values():
@@ -262,7 +262,7 @@ class SweepScreen:
 
 
 def _short(fields: Sequence[str]) -> list[str]:
-    """Fields by their last words, as many of them as tell them apart."""
+    """Fields by their last names, as many of them as distinguish them."""
     last = [field.rpartition(".")[2] for field in fields]
     return [
         word if last.count(word) == 1 else ".".join(field.split(".")[-2:])

@@ -1,8 +1,8 @@
-"""Images of elsewhere become our shards.
+"""Imports images from elsewhere as our shards.
 
-What becomes which shard is planned from the listing alone, so every shard is the work of one
-process and the same whoever does it. ``unfinished.json`` stands in the destination until all are
-there, and ``report.json`` then: counts, and what was left out and why.
+Which image goes into which shard is planned from the listing alone, so every shard is written by
+one process, whichever that is. ``unfinished.json`` is in the destination until all are there, and
+``report.json`` then: counts, and what was left out and why.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ REPORT = "report.json"
 ALLOWED_BAD = 0.01
 
 
-def _unheard(done: int, total: int) -> None:
-    """Nobody wants to know."""
+def _ignore(done: int, total: int) -> None:
+    """No progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def import_images(
     allow_bad: float = ALLOWED_BAD,
     processes: int = 1,
     shard_bytes: int = SHARD_BYTES,
-    listener: Callable[[int, int], None] = _unheard,
+    listener: Callable[[int, int], None] = _ignore,
 ) -> Imported:
     """Make shards of a folder tree, a tar of one, or Parquet files of images.
 
@@ -76,7 +76,7 @@ def import_images(
         allow_bad: share of the images that may be unusable; they are left out and reported.
         processes: how many write at once.
         shard_bytes: about how many bytes of images make a shard.
-        listener: is told images done and in all.
+        listener: is called with images done and in all.
 
     Raises:
         UserError: nothing to import, nowhere to write, or too much that cannot be used.

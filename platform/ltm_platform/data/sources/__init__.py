@@ -20,7 +20,7 @@ ENTRY_POINTS = "ltm_platform.sources"
 
 
 def list_sources() -> tuple[type[DataSource], ...]:
-    """All sources, in the order in which they are asked whether a path is theirs.
+    """All sources, in the order in which they are tried for a path.
 
     Raises:
         UserError: one of another package cannot be loaded, or is none.

@@ -46,7 +46,7 @@ class FolderImages:
         return len(self.labels)
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in the order asked."""
+        """Encoded bytes and label of each index, in the order of the indices."""
         return [(self._bytes(int(i)), int(self.labels[i])) for i in indices]
 
     def locate(self, index: int) -> str:
@@ -68,7 +68,7 @@ class Folder(DataSource):
 
     @classmethod
     def claims(cls, path: str) -> bool:
-        """Any folder that no other source wants."""
+        """Any folder that no other source claims."""
         return storage_path(path).is_folder()
 
     def open(

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ltm_platform.api import Checkpoint, RunBegins, RunResult
-from ltm_platform.checks import Ready, check
+from ltm_platform.checks import CheckedJob, check
 from ltm_platform.cli.screen.run import Screen
 from ltm_platform.errors import RunError
 from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
@@ -32,7 +32,7 @@ recipe:
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, ltm_home: Path) -> Ready:  # noqa: ARG001
+def checked(tmp_path_factory: pytest.TempPathFactory, ltm_home: Path) -> CheckedJob:  # noqa: ARG001
     file = tmp_path_factory.mktemp("job") / "x.yaml"
     file.write_text(JOB)
     return check(JobSpec.load(file), Resources(cpus=2, gpus=0))
@@ -88,10 +88,10 @@ def test_a_run_that_goes_on_says_from_where() -> None:
     assert [line.split()[1] for line in epochs] == ["2/3", "3/3"]
 
 
-def test_the_head_says_what_runs_where(ready: Ready) -> None:
+def test_the_head_says_what_runs_where(checked: CheckedJob) -> None:
     plain = Plain()
     folder = RunFolder(Path("/runs/[old] digits/x-1"))
-    plain.screen.head(ready, folder)
+    plain.screen.head(checked, folder)
     assert plain.lines[0] == "x-1"
     text = "\n".join(plain.lines)
     assert str(folder.log) in text
@@ -101,10 +101,10 @@ def test_the_head_says_what_runs_where(ready: Ready) -> None:
 
 
 def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(
-    ready: Ready, tmp_path: Path
+    checked: CheckedJob, tmp_path: Path
 ) -> None:
     plain = Plain()
-    plain.screen(RunBegins(ready, RunFolder(tmp_path)))
+    plain.screen(RunBegins(checked, RunFolder(tmp_path)))
     result = RunResult(
         name="x-1",
         metrics=SCORES | SPEED,
@@ -124,7 +124,7 @@ def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(
     assert rows["top-1 of the EMA"] == "88.00 %"
     assert rows["best checkpoint"] == "/runs/[old] digits/best"
     assert rows["last checkpoint"] == "/runs/x-1/last"
-    assert f"{ready.cost.gmacs:.3g} GMACs (base {ready.base_cost.gmacs:.3g})" in rows["size"]
+    assert f"{checked.cost.gmacs:.3g} GMACs (base {checked.base_cost.gmacs:.3g})" in rows["size"]
     assert "ltm-platform ui" in after
     assert "ltm-platform runs" in after
     assert "ltm-platform submit 'my [first] job.yaml' --set model.method=none" in after
@@ -139,11 +139,11 @@ def test_the_result_names_the_figures_the_checkpoints_and_the_next_commands(
     ],
 )
 def test_a_run_that_ends_early_says_so_and_gives_the_exit_code(
-    ready: Ready, tmp_path: Path, error: BaseException, code: int, words: str
+    checked: CheckedJob, tmp_path: Path, error: BaseException, code: int, words: str
 ) -> None:
     plain = Plain()
     with pytest.raises(click.exceptions.Exit) as end, plain.screen:
-        plain.screen(RunBegins(ready, RunFolder(tmp_path)))
+        plain.screen(RunBegins(checked, RunFolder(tmp_path)))
         raise error
     assert end.value.exit_code == code
     assert words in plain.lines

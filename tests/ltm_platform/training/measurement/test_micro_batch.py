@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
@@ -12,6 +14,11 @@ from ltm_platform.training.measurement.micro_batch import (
     fits_gpu,
     training_step,
 )
+
+from .. import collectives
+
+if TYPE_CHECKING:
+    from .rank_pool import RankPool
 
 CPU = torch.device("cpu")
 
@@ -69,3 +76,18 @@ def test_a_step_that_runs_out_of_memory_does_not_fit() -> None:
     assert [fits(size) for size in (1, 8, 9, 64)] == [True, True, False, False]
     with pytest.raises(RuntimeError, match="another error"):
         fits(3)
+
+
+# --- on several ranks
+
+
+def test_all_ranks_take_the_micro_batch_that_fits_the_smallest(ranks: RankPool) -> None:
+    """Rank 0 has room for 16 images, rank 1 for 7; 24 are to be divided."""
+    for seen in ranks.run(2, collectives.micro_batches):
+        assert seen["agreed"] == 6
+        assert len(seen["tried"]) <= 6
+        assert "a step of 16 images does not fit" in seen["refused"]
+
+
+def test_a_small_network_has_room_for_its_whole_share(ranks: RankPool) -> None:
+    assert [seen["found"] for seen in ranks.run(2, collectives.micro_batches)] == [24, 24]

@@ -86,7 +86,7 @@ class ShardImages:
         return len(self.labels)
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in the order asked."""
+        """Encoded bytes and label of each index, in the order of the indices."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert not len(wanted) or (wanted.min() >= 0 and wanted.max() < len(self))
         here = self._bring(wanted) if self._cache else self.folder.is_local

@@ -35,7 +35,7 @@ FORMAT_VERSION = 2
 SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("key", pa.string())])
 METADATA_KEY = b"ltm"
 UNFINISHED = "unfinished.json"
-"""Stands beside the splits while an import is writing them."""
+"""In the folder of the splits while an import is writing them."""
 _NAME = re.compile(r"\d{5}-of-(\d{5})\.parquet")
 
 

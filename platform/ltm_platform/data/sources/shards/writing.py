@@ -171,7 +171,7 @@ class ShardWriter:
 
 
 class _Sink(io.RawIOBase):
-    """Passes on what is written, and keeps it until it is asked where something lies in it."""
+    """Passes on what is written, and keeps it until a position in it is looked up."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
@@ -191,7 +191,7 @@ class _Sink(io.RawIOBase):
         position = 0
         for piece in pieces:
             position = self._recent.find(piece, position)
-            assert position >= 0, "Parquet has coded an image anew"
+            assert position >= 0, "Parquet has encoded an image again"
             offsets.append(self._start + position)
             position += len(piece)
         self._start += len(self._recent)

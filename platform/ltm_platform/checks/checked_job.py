@@ -1,4 +1,4 @@
-"""All checks of a job, and what is decided on the way."""
+"""All checks of a job, and the values that they resolve."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A job that can start, with all that was decided on the way."""
+class CheckedJob:
+    """A job that passed all checks, with what they decided."""
 
     job: JobSpec
     """Resolved: absolute paths, a number of workers, a batch that fits the data."""
@@ -60,11 +60,11 @@ class ErrorCollector:
             self.problems.append(str(error))
 
 
-def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
-    """Resolve the job against what there is, its data and the model library.
+def check(job: JobSpec, resources: Resources, *, force: bool = False) -> CheckedJob:
+    """Resolve the job against resources, data and the model library.
 
-    The cheap checks come first, so that a mistake is told before anything heavy is imported.
-    With ``force`` what may be mended meanwhile is no error, but one of `Ready.problems`.
+    The cheap checks come first, so that a mistake is reported before anything heavy is imported.
+    With ``force`` what may be corrected meanwhile is no error, but one of `CheckedJob.problems`.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
@@ -95,7 +95,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
     job = with_absolute_paths(job)
     job, cost, base_cost, notes = with_model(job, len(dataset.classes))
     check_teacher(job, len(dataset.classes))
-    return Ready(
+    return CheckedJob(
         job=job,
         batch=job.batch(workers_now(job, resources)),
         use_gpu=use_gpu,
@@ -107,6 +107,6 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Ready:
     )
 
 
-def with_problems(ready: Ready, further: Iterable[str]) -> Ready:
+def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more reasons not to start, which were overridden."""
-    return replace(ready, problems=ready.problems + tuple(further))
+    return replace(checked, problems=checked.problems + tuple(further))

@@ -9,7 +9,7 @@ import pytest
 from ltm_platform.checks import check
 from ltm_platform.errors import UserError
 
-from .conftest import TWO_CPUS, load, pictures, ready, refusal
+from .conftest import TWO_CPUS, checked, load, pictures, refusal
 
 
 def test_a_storage_that_cannot_be_written_to_is_refused() -> None:
@@ -35,7 +35,7 @@ def test_what_is_forced_is_told_instead() -> None:
     assert "no MLflow server answers" in server
     assert "only 2 CPUs" in workers
     assert got.batch.workers == 4
-    assert ready("cluster.workers=2").problems == ()
+    assert checked("cluster.workers=2").problems == ()
 
 
 def test_a_mistake_in_the_job_cannot_be_forced() -> None:
