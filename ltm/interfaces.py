@@ -89,8 +89,8 @@ class SiteInput:
     keys: [B, N, d], mean over heads.
     value_norms: [B, H, N], L2 norm of each head's value.
     received: [B, N], attention to each token, mean over heads and all queries (the prefix, too).
-    received_before: the same of the block before this one. A slot made since then has received what
-        its sources have.
+    received_before: the same of the block before this one, None in the first. A slot made since
+        then has received what its sources have.
     class_attention: [B, H, N], attention from the class token; without one, that from all tokens
         (mean over queries).
     attention: [B, H, T, T], the map itself, query by key, with the prefix.

@@ -40,6 +40,8 @@ HANDED_OUT = {
     "_shutdown_workers": "torch",
     "_new_shared": "torch",
     "aug_fn": "timm",
+    "_pos_embed": "timm",
+    "_ref_window_sizes": "timm",
 }
 """Names of objects that a dependency hands out: where they come from cannot be seen in the code."""
 LIKE_FILES = ("commands", "methods", "jobs", "benchmarks")

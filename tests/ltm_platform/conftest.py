@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from PIL import Image
 
 from ltm_platform.cli.app import main
 
@@ -110,22 +109,3 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 @pytest.fixture(scope="session")
 def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
     return make_checkpoint(ema=True)
-
-
-class Tree:
-    """Writes small pictures below a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, *paths: str) -> Tree:
-        for number, path in enumerate(paths):
-            file = self.root / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (12, 10), (20 * number % 256, 100, 50)).save(file)
-        return self
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "images")

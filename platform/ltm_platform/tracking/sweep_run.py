@@ -48,8 +48,16 @@ class TrackedSweep(TrackedRun):
         now = int(time.time() * 1000)
         for run in self._trial(folder):
             steps = {row.key: row.step for row in last_rows(run)}
-            rows = [Metric(key, value, now, steps.get(key, 0)) for key, value in metrics.items()]
+            trained = [step for key, step in steps.items() if not key.startswith("system/")]
+            last = max(trained, default=0)
+            rows = [Metric(key, value, now, steps.get(key, last)) for key, value in metrics.items()]
             self._client.log_batch(run.info.run_id, metrics=rows)
+
+    def complete_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Give the run of the trial in ``folder`` those of these metrics that it lacks."""
+        for run in self._trial(folder):
+            lacking = {key: value for key, value in metrics.items() if key not in run.data.metrics}
+            self.correct_trial(folder, lacking)
 
     @contextmanager
     def ended_trial(self, folder: Path) -> Iterator[TrackedRun]:

@@ -53,7 +53,7 @@ class StepMeter:
         """The parts of the loss of this rank, before backward: they travel while it computes.
         Collective, as is the `step` that follows."""
         ranks = parts.new_empty(dist.get_world_size(), len(parts))
-        work = dist.all_gather_into_tensor(ranks.view(-1), parts, async_op=True)
+        work = dist.all_gather(list(ranks), parts, async_op=True)
         assert work is not None
         self._gathering = _Gathering(ranks, work)
 

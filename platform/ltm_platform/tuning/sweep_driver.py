@@ -184,7 +184,7 @@ def drive_sweep(
                 if chosen is None:
                     break
                 found |= chosen.values
-        _complete_pictures(tracked, settings.folder, plan.checked.dataset, trials)
+        _complete_runs(tracked, settings.folder, plan.checked.dataset, trials)
         if chosen:
             chosen = replace(chosen, values=found)
             write_best(folder.path / BEST_FILE, job, chosen, len(trials))
@@ -209,16 +209,19 @@ def _log_summary(tracked: TrackedSweep, summary: SweepSummary) -> None:
     tracked.log_metrics(shares, step=0, time_ms=int(time.time() * 1000))
 
 
-def _complete_pictures(
+def _complete_runs(
     tracked: TrackedSweep, folder: Path, dataset: Dataset, trials: Sequence[TrialResult]
 ) -> None:
-    """Complete pictures of trials that a scheduler stopped and that were killed meanwhile."""
+    """Metrics and pictures of trials that were stopped early, and then killed before their runs
+    had all of them."""
     from ltm_platform.runs.network_artifacts import CheckpointedModel, log_pictures
 
     for trial in trials:
+        if trial.state != "stopped early":
+            continue
         path = folder / trial.name
-        chosen = best_checkpoint(stored(RunFolder(path)))
-        if trial.state == "stopped early" and chosen:
+        tracked.complete_trial(path, trial.metrics)
+        if chosen := best_checkpoint(stored(RunFolder(path))):
             with tracked.ended_trial(path) as run:
                 log_pictures(run, CheckpointedModel(job_of(chosen.path), dataset, chosen))
 

@@ -28,8 +28,9 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from conftest import Tree
+
     from ltm_platform.data import ImageSet
-    from tests.ltm_platform.conftest import Tree
 
 HALF = (0.5, 0.5, 0.5)
 # Draws from Python's, numpy's and torch's generator.

@@ -18,7 +18,7 @@ from ltm_platform.storage.path import storage_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.ltm_platform.conftest import Tree
+    from .conftest import Tree
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -14,7 +14,7 @@ from ltm_platform.data.sources.shards import Record, write_shards
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from tests.ltm_platform.conftest import Tree
+    from conftest import Tree
 
 
 def open_tree(root: Path, val_fraction: float = 0.25) -> Dataset:

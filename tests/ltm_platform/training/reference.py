@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augment, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.storage import locations
 from ltm_platform.training.components import seed_everything
@@ -40,7 +40,7 @@ def train_plainly(job: JobSpec) -> dict[str, Any]:
     model = build_network(job, classes).model
     pixels = input_pixels(model)
     transform = train_transform(
-        Augment(**recipe.augment.model_dump()), pixels.size, pixels.mean, pixels.std
+        Augmentation(**recipe.augment.model_dump()), pixels.size, pixels.mean, pixels.std
     )
     batch = {"micro_batch": recipe.global_batch, "accumulation": 1, "rank": 0, "world_size": 1}
     loader = Loader(dataset.train, transform, **batch, seed=recipe.seed, workers=0)

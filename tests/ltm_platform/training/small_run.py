@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltm_platform.data.sources.digits import open_digits
+from ltm_platform.data.sources.digits import Digits
 from ltm_platform.data.sources.shards import Record, write_shards
 from ltm_platform.events import EpochEnded, Event, Progress
 from ltm_platform.job import JobSpec
@@ -38,7 +38,10 @@ def small_digits() -> str:
     """A folder of shards with the first digits of both parts; written once a home."""
     folder = locations.cache() / "small-digits"
     for split, source, count in zip(
-        ("train", "val"), open_digits(locations.cache()), (TRAIN_IMAGES, VAL_IMAGES), strict=True
+        ("train", "val"),
+        Digits("digits", locations.cache()).open(),
+        (TRAIN_IMAGES, VAL_IMAGES),
+        strict=True,
     ):
         if not (folder / split).is_dir():
             images = enumerate(source.read(range(count)))

@@ -76,6 +76,19 @@ def test_the_run_of_a_trial_that_has_ended_can_be_added_to(
     assert "late" not in find_run(store, "other").metrics
 
 
+def test_a_trial_gets_the_metrics_that_its_run_lacks(
+    job: JobSpec, store: str, tmp_path: Path
+) -> None:
+    """One that was stopped early, and whose process was killed before it had sent them."""
+    with tracked_sweep(job, "s", tmp_path) as sweep:
+        with tracked_run(job, "one", tmp_path / "one", parent=sweep.run_id) as run:
+            run.log_metrics({"train/loss": 2.0}, step=45, time_ms=1)
+        sweep.complete_trial(tmp_path / "one", {"train/loss": 1.0, "val/top1": 50.0})
+    assert find_run(store, "one").metrics == {"train/loss": 2.0, "val/top1": 50.0}
+    client = MlflowClient(tracking_uri=store)
+    assert [row.step for row in client.get_metric_history(run.run_id, "val/top1")] == [45]
+
+
 def test_no_trial_is_left_running(job: JobSpec, store: str, tmp_path: Path) -> None:
     with suppress(KeyboardInterrupt), tracked_sweep(job, "s", tmp_path) as sweep:
         folder = tmp_path / "cut-off"

@@ -15,7 +15,7 @@ from ltm_platform.training.measurement.micro_batch import (
     training_step,
 )
 
-from . import collectives
+from .. import collectives
 
 if TYPE_CHECKING:
     from .rank_pool import RankPool
