@@ -162,10 +162,11 @@ class _Echo:
         self._thread.start()
 
     def _copy(self) -> None:
-        for line in self._lines:
-            self._log.write(line)
-            with suppress(Exception):  # else a writer would wait for a reader that has gone
-                self._echo(line.decode(errors="replace").rstrip())
+        with self._lines:
+            for line in self._lines:
+                self._log.write(line)
+                with suppress(Exception):  # else a writer would wait for a reader that has gone
+                    self._echo(line.decode(errors="replace").rstrip())
 
     def close(self) -> None:
         """Copy what has been written; does not wait for a child that keeps the pipe open."""
