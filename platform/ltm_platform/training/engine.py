@@ -1,19 +1,17 @@
-"""The DeepSpeed engine around a classifier, at any ZeRO stage, on the device Ray Train gives."""
+"""The engine around a classifier: DeepSpeed's with ZeRO, torch's DDP without."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ltm_platform.training.exchange import GradientExchange, fill_up
+from ltm_platform.training.ddp import DdpEngine
 from ltm_platform.training.lean_import import import_deepspeed
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
     from torch.optim import Optimizer
 
     from ltm_platform.job import BatchPlan, JobSpec
@@ -49,6 +47,39 @@ class Classifier(nn.Module):
             if isinstance(module, _BatchNorm) and _frozen(module):
                 module.eval()
         return self
+
+
+class Engine(Protocol):
+    """What training needs of DeepSpeed's engine; `DdpEngine` has it, too."""
+
+    module: Classifier
+    optimizer: Any
+    """torch's, or that of ZeRO around it."""
+    device: torch.device
+    world_size: int
+    global_rank: int
+    global_steps: int
+    skipped_steps: int
+    """Steps whose gradient overflowed and changed nothing; without ZeRO there are none."""
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def backward(self, loss: Tensor) -> Any:
+        """Of one micro-batch. Collective."""
+
+    def step(self) -> None:
+        """After every micro-batch; with the last of a step weights are updated. Collective."""
+
+    def get_lr(self) -> list[float]:
+        """Of every parameter group."""
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def zero_optimization_stage(self) -> int: ...
+
+    def compile(self) -> None: ...
 
 
 def _frozen(module: nn.Module) -> bool:
@@ -97,35 +128,46 @@ def build_engine(
     optimizer: Optimizer,
     config: dict[str, Any],
     *,
+    device: torch.device,
     compiled: bool = False,
     channels_last: bool = False,
-) -> DeepSpeedEngine:
-    """Wrap ``model`` for data-parallel training with ZeRO.
+) -> Engine:
+    """Wrap ``model`` for data-parallel training, as a `deepspeed_config` says.
 
-    Ray Train has already joined the ranks, so DeepSpeed takes the process group as it is.
+    Ray Train has already joined the ranks; the process group is taken as it is.
     """
-    # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
-    elements = sum(parameter.numel() for parameter in model.parameters())
-    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    classifier = Classifier(model, channels_last=channels_last)
+    if device.type == "cpu" or "offload_optimizer" in config["zero_optimization"]:
+        _for_cpu(optimizer)
+    engine: Engine
+    if config["zero_optimization"]["stage"] == 0:
+        engine = DdpEngine(
+            classifier,
+            optimizer,
+            device,
+            accumulation=config["gradient_accumulation_steps"],
+            clip_grad=config["gradient_clipping"],
+            autocast="torch_autocast" in config,
+        )
+    else:
+        engine = _with_zero(classifier, optimizer, config)
+    if compiled:
+        engine.compile()
+    return engine
+
+
+def _with_zero(classifier: Classifier, optimizer: Optimizer, config: dict[str, Any]) -> Engine:
     import_deepspeed()
     import deepspeed
 
-    on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
-    if on_cpu:
+    # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
+    elements = sum(parameter.numel() for parameter in classifier.parameters())
+    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    if deepspeed.get_accelerator().device_name() == "cpu":
         # The copy into one buffer keeps a GPU's memory whole; here it is 2 % of a step.
         config["zero_optimization"]["contiguous_gradients"] = False
-    if on_cpu or "offload_optimizer" in config["zero_optimization"]:
-        _for_cpu(optimizer)
+    engine: Engine
     engine, *_ = deepspeed.initialize(
-        model=Classifier(model, channels_last=channels_last),
-        optimizer=optimizer,
-        config=config,
-        dist_init_required=False,
+        model=classifier, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if config["zero_optimization"]["stage"] == 0:
-        alone = engine.world_size == 1
-        exchange = partial(fill_up, engine.module) if alone else GradientExchange(engine).finish
-        engine.allreduce_gradients = exchange
-    if compiled:
-        engine.compile()
     return engine

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deepspeed import DeepSpeedEngine
+    from ltm_platform.training.engine import Engine
+
 
 Scalars = dict[str, tuple[float, str, str]]
 """Name -> value, torch dtype and device type; the last two are empty for a Python number."""
@@ -44,13 +45,13 @@ class Fragment:
     """Of the flattened parameter, what the part is."""
 
 
-def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
+def trained_parameters(engine: Engine) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in engine.module.model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
 
 
-def _fragment(engine: DeepSpeedEngine, parameter: Any) -> Fragment | None:
+def _fragment(engine: Engine, parameter: Any) -> Fragment | None:
     """Where this rank keeps its part of a parameter, which DeepSpeed has marked; None for none."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
@@ -76,7 +77,7 @@ def _fragment(engine: DeepSpeedEngine, parameter: Any) -> Fragment | None:
     )
 
 
-def _torch_optimizer(engine: DeepSpeedEngine) -> Any:
+def _torch_optimizer(engine: Engine) -> Any:
     """The optimizer that DeepSpeed wraps."""
     return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
 
@@ -86,7 +87,7 @@ def _full_shape(parameter: nn.Parameter) -> torch.Size:
 
 
 @torch.no_grad()
-def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], Scalars]:
+def gather_optimizer_state(engine: Engine) -> tuple[dict[str, Tensor], Scalars]:
     """``key/parameter`` -> whole tensor on the CPU of rank 0, empty on the others. Collective.
 
     Beside them the state's scalars, such as Adam's ``step``, which all parameters share.
@@ -129,7 +130,7 @@ def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], 
 
 @torch.no_grad()
 def load_optimizer_state(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     weights: dict[str, Tensor],
     state: dict[str, Tensor],
     scalars: Scalars,
@@ -168,7 +169,7 @@ def _stored(value: Tensor | float) -> tuple[float, str, str]:
     return float(value), "", ""
 
 
-def _restored(stored: tuple[float, str, str], engine: DeepSpeedEngine) -> Tensor | int:
+def _restored(stored: tuple[float, str, str], engine: Engine) -> Tensor | int:
     value, dtype, device = stored
     if not dtype:
         return int(value)

@@ -103,6 +103,7 @@ class Trainer:
             model,
             optimizer,
             deepspeed_config(job, self._batch),
+            device=place.device,
             compiled=job.engine.compile,
             channels_last=job.engine.channels_last,
         )

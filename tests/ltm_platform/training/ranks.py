@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
@@ -122,7 +123,7 @@ class First:
 
 
 class Plain:
-    """Training in one process with torch alone: what DeepSpeed's engines must equal."""
+    """Training in one process with torch alone: what engines must equal."""
 
     def __init__(self, job: JobSpec, rank: int = 0, workers: int = 1) -> None:
         self.job = job
@@ -217,6 +218,7 @@ class Engine(Plain):
             self.model,
             self.optimizer,
             config,
+            device=torch.device("cpu"),
             compiled=job.engine.compile,
             channels_last=job.engine.channels_last,
         )
@@ -224,13 +226,14 @@ class Engine(Plain):
     def config(self, job: JobSpec) -> dict[str, Any]:
         return deepspeed_config(job, self.batch)
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - DeepSpeed counts
+    def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - engines count
         self.forward.backward(loss)
         self.forward.step()
 
     def close(self) -> None:
         super().close()
-        self.forward.destroy()
+        if isinstance(self.forward, DeepSpeedEngine):
+            self.forward.destroy()
 
 
 class Traced(Engine):
@@ -238,7 +241,7 @@ class Traced(Engine):
 
     def __init__(self, job: JobSpec, rank: int, workers: int) -> None:
         super().__init__(job, rank, workers)
-        assert self.forward.is_compiled
+        assert self.forward.module._compiled_call_impl is not None
         self.forward.module.compile(backend="eager")
 
 

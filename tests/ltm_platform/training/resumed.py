@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from groups import run
@@ -57,7 +58,7 @@ class Run(Plain):
         config = deepspeed_config(job, self.batch)
         if half:
             config["bf16"] = {"enabled": True}
-        self.engine = build_engine(self.model, self.optimizer, config)
+        self.engine = build_engine(self.model, self.optimizer, config, device=torch.device("cpu"))
         kind = torch.bfloat16 if half else torch.float32
         self.forward = lambda images: self.engine(images.to(kind))
         self.ema = ShardedEma(self.engine, EMA_DECAY)
@@ -86,7 +87,8 @@ class Run(Plain):
 
     def close(self) -> None:
         super().close()
-        self.engine.destroy()
+        if isinstance(self.engine, DeepSpeedEngine):
+            self.engine.destroy()
 
 
 def see(task: str, folder: Path, rank: int, workers: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 import ltm
 from ltm_platform.models import with_weights
-from ltm_platform.training.exchange import BUCKET_BYTES
+from ltm_platform.training.ddp import BUCKET_MB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ def test_workers_and_stage_change_no_loss(ranks: Ranks, stage: int, workers: int
 
 def test_gradients_travel_in_several_buckets(ranks: Ranks) -> None:
     alone, first, second = ranks[1][0]["buckets"], ranks[2][0]["buckets"], ranks[2][1]["buckets"]
-    assert sum(weight.nbytes for weight in alone["end"].values()) > 2 * BUCKET_BYTES
+    assert sum(weight.nbytes for weight in alone["end"].values()) > 2 * BUCKET_MB * 2**20
     for one in (first, second):
         # but for the bound, whose clusters know no float noise
         losses = [torch.tensor(seen["losses"])[:, :2] for seen in (one, alone)]
