@@ -33,7 +33,8 @@ class RunPlan:
     """For every number of workers that the job allows."""
     refused: dict[int, str]
     """Why other numbers of workers cannot share the global batch."""
-    deepspeed: dict[str, Any]
+    deepspeed: dict[str, Any] | None
+    """Its configuration; None where it takes no part."""
     memory: tuple[Memory, ...]
     """At every ZeRO stage."""
     activation_bytes: int

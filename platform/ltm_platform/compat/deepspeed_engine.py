@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import torch
     from deepspeed import DeepSpeedEngine
@@ -106,15 +106,6 @@ def set_progress(engine: DeepSpeedEngine, *, steps: int, skipped: int) -> None:
     """
     engine.global_steps = steps
     engine.skipped_steps = skipped
-
-
-def replace_gradient_exchange(engine: DeepSpeedEngine, exchange: Callable[[], None]) -> None:
-    """Call ``exchange`` where the engine would average gradients over ranks, after each backward.
-
-    At stage 0 alone. There is no public switch that leaves the gradients to the caller.
-    """
-    assert engine.zero_optimization_stage() == 0
-    engine.allreduce_gradients = exchange
 
 
 def estimated_states(

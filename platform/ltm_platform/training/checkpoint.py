@@ -34,10 +34,10 @@ from ltm_platform.training.recipe.early_stop import EarlyStop
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deepspeed import DeepSpeedEngine
     from torch import Tensor, nn
 
     from ltm_platform.job import JobSpec
+    from ltm_platform.training.engine.interface import Engine
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATISTICS_FILE = "ib_statistics.safetensors"
@@ -49,7 +49,7 @@ RANDOM_FILE = "random_rank{rank}.pt"
 class State:
     """What a rank's training is made of."""
 
-    engine: DeepSpeedEngine
+    engine: Engine
     ema: ShardedEma | None
     statistics: nn.Module
     """The streaming statistics of the information bottleneck, the same on all ranks."""

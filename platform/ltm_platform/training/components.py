@@ -24,7 +24,6 @@ from ltm_platform.training.recipe.optimization import build_optimizer, build_sch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deepspeed import DeepSpeedEngine
     from timm.scheduler import CosineLRScheduler
 
     from ltm.bottleneck import StreamingBottleneck
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from ltm_platform.events import Listener
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.models import Pixels
+    from ltm_platform.training.engine.interface import Engine
     from ltm_platform.training.recipe.optimization import Objective
     from ltm_platform.training.worker_context import WorkerContext
 
@@ -50,7 +50,7 @@ class Components:
     num_classes: int
     train_loader: Loader
     val_loader: EvalLoader
-    engine: DeepSpeedEngine
+    engine: Engine
     """Around a `Classifier` around the timm model."""
     schedule: CosineLRScheduler
     objective: Objective
@@ -88,6 +88,7 @@ def build_components(
         model,
         optimizer,
         deepspeed_config(job, batch),
+        device=context.device,
         compiled=job.engine.compile,
         channels_last=job.engine.channels_last,
     )

@@ -39,16 +39,12 @@ def train_rank(config: WorkerConfig, context: WorkerContext) -> Iterator[EpochEn
 
     Closing the iterator ends training there, with everything freed.
     """
-    # The driver imports this module too, and must not load DeepSpeed.
+    # The driver imports this module too, and must not load what only ranks need.
     from ltm_platform.data.processes import start_fork_server
 
     job = JobSpec.from_dict(config["job"])
     if job.data.loader_workers:
         start_fork_server()  # it imports while this process does
-
-    from ltm_platform.compat.deepspeed import import_deepspeed
-
-    import_deepspeed()
 
     from ltm_platform.training.step_metrics import Diverged
     from ltm_platform.training.trainer import Stopped, Trainer

@@ -75,12 +75,6 @@ def test_the_engine_says_where_it_is(seen: Mapping[Any, dict[str, Any]], stage: 
     assert isinstance(told["device"], torch.device)
 
 
-def test_the_exchange_of_gradients_comes_once_each_backward(
-    seen: Mapping[Any, dict[str, Any]],
-) -> None:
-    assert seen[0]["exchanged"] == [True, True, True]
-
-
 def test_the_loss_scale_is_that_of_the_precision(seen: Mapping[Any, dict[str, Any]]) -> None:
     assert [seen[stage]["scale"] for stage in STAGES] == [{}] + [{"cur_scale": 1.0}] * 3
     first, then = seen["half"]["first"], seen["half"]["then"]

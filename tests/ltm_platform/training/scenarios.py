@@ -159,7 +159,7 @@ def everything(stage: int, micro_batch: int) -> Seen:
 def compiled() -> Seen:
     """A compiled network, but not turned into machine code, which takes minutes."""
     with ready(plain_job(engine__compile=True)) as run:
-        assert run.components.engine.is_compiled
+        assert run.components.engine.module._compiled_call_impl is not None
         run.components.engine.module.compile(backend="eager")
         return finish(run)
 

@@ -146,7 +146,9 @@ class SmallRun:
 
     def close(self) -> None:
         self.trainer.close()
-        self.components.engine.destroy()
+        engine: Any = self.components.engine
+        if engine.zero_optimization_stage():
+            engine.destroy()
 
 
 def after_each(owner: Any, method: str, note: Callable[[], object]) -> None:

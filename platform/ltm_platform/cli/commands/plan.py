@@ -105,7 +105,10 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     yield ""
     yield from _memory(plan)
     yield ""
-    yield f"DeepSpeed  {json.dumps(plan.deepspeed)}"
+    if plan.deepspeed is None:
+        yield "DeepSpeed  none at ZeRO 0: torch's DistributedDataParallel trains"
+    else:
+        yield f"DeepSpeed  {json.dumps(plan.deepspeed)}"
     for notice in checked.notices:
         yield _row("note", notice)
     yield ""

@@ -1,60 +1,23 @@
-"""The DeepSpeed engine around a classifier, at any ZeRO stage, on the device Ray Train gives."""
+"""The engine around a classifier: DeepSpeed's with ZeRO, torch's DDP without."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ltm_platform.compat.deepspeed import import_deepspeed
-from ltm_platform.compat.deepspeed_engine import replace_gradient_exchange
-from ltm_platform.training.engine.gradient_buckets import GradientExchange, fill_up
-from ltm_platform.training.engine.sync_bn import BATCH_NORMS
+from ltm_platform.training.engine.ddp import DdpEngine
+from ltm_platform.training.engine.interface import Classifier, Engine
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
     from torch.optim import Optimizer
 
     from ltm_platform.job import BatchPlan, JobSpec
 
 
 _LARGEST_BUCKET = 500_000_000  # gradients, DeepSpeed's default
-
-
-class Classifier(nn.Module):
-    """A timm model that returns its pooled feature beside its logits: the IB loss needs both."""
-
-    model: Any
-    """A timm model: it has the methods that `forward` calls."""
-
-    def __init__(self, model: nn.Module, *, channels_last: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.channels_last = channels_last
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] -> logits [B, C], feature [B, D]."""
-        if self.channels_last:
-            # The weights stay as they are, in flat shards; the layout of the images decides.
-            images = images.contiguous(memory_format=torch.channels_last)
-        tokens = self.model.forward_features(images)
-        feature = self.model.forward_head(tokens, pre_logits=True)
-        return self.model.get_classifier()(feature), feature
-
-    def train(self, mode: bool = True) -> Self:
-        """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, BATCH_NORMS) and _frozen(module):
-                module.eval()
-        return self
-
-
-def _frozen(module: nn.Module) -> bool:
-    own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
-    return bool(own) and not any(own)
 
 
 def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
@@ -98,35 +61,46 @@ def build_engine(
     optimizer: Optimizer,
     config: dict[str, Any],
     *,
+    device: torch.device,
     compiled: bool = False,
     channels_last: bool = False,
-) -> DeepSpeedEngine:
-    """Wrap ``model`` for data-parallel training with ZeRO.
+) -> Engine:
+    """Wrap ``model`` for data-parallel training, as a `deepspeed_config` says.
 
-    Ray Train has already joined the ranks, so DeepSpeed takes the process group as it is.
+    Ray Train has already joined the ranks; the process group is taken as it is.
     """
-    # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
-    elements = sum(parameter.numel() for parameter in model.parameters())
-    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    classifier = Classifier(model, channels_last=channels_last)
+    if device.type == "cpu" or "offload_optimizer" in config["zero_optimization"]:
+        _for_cpu(optimizer)
+    engine: Engine
+    if config["zero_optimization"]["stage"] == 0:
+        engine = DdpEngine(
+            classifier,
+            optimizer,
+            device,
+            accumulation=config["gradient_accumulation_steps"],
+            clip_grad=config["gradient_clipping"],
+            autocast="torch_autocast" in config,
+        )
+    else:
+        engine = _with_zero(classifier, optimizer, config)
+    if compiled:
+        engine.compile()
+    return engine
+
+
+def _with_zero(classifier: Classifier, optimizer: Optimizer, config: dict[str, Any]) -> Engine:
     import_deepspeed()
     import deepspeed
 
-    on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
-    if on_cpu:
+    # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
+    elements = sum(parameter.numel() for parameter in classifier.parameters())
+    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    if deepspeed.get_accelerator().device_name() == "cpu":
         # The copy into one buffer keeps a GPU's memory whole; here it is 2 % of a step.
         config["zero_optimization"]["contiguous_gradients"] = False
-    if on_cpu or "offload_optimizer" in config["zero_optimization"]:
-        _for_cpu(optimizer)
+    engine: Engine
     engine, *_ = deepspeed.initialize(
-        model=Classifier(model, channels_last=channels_last),
-        optimizer=optimizer,
-        config=config,
-        dist_init_required=False,
+        model=classifier, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if config["zero_optimization"]["stage"] == 0:
-        alone = engine.world_size == 1
-        exchange = partial(fill_up, engine.module) if alone else GradientExchange(engine).finish
-        replace_gradient_exchange(engine, exchange)
-    if compiled:
-        engine.compile()
     return engine

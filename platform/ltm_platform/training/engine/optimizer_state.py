@@ -24,7 +24,8 @@ from ltm_platform.compat.deepspeed_engine import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deepspeed import DeepSpeedEngine
+    from ltm_platform.training.engine.interface import Engine
+
 
 Scalars = dict[str, tuple[float, str, str]]
 """Name -> value, torch dtype and device type; the last two are empty for a Python number."""
@@ -35,14 +36,14 @@ MASTER = "master"
 """The fp32 weights, where the model's own are in half precision."""
 
 
-def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
+def trained_parameters(engine: Engine) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in engine.module.model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
 
 
 @torch.no_grad()
-def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], Scalars]:
+def gather_optimizer_state(engine: Engine) -> tuple[dict[str, Tensor], Scalars]:
     """``key/parameter`` -> whole tensor on the CPU of rank 0, empty on the others. Collective.
 
     Beside them the state's scalars, such as Adam's ``step``, which all parameters share.
@@ -84,7 +85,7 @@ def gather_optimizer_state(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], 
 
 @torch.no_grad()
 def load_optimizer_state(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     weights: dict[str, Tensor],
     state: dict[str, Tensor],
     scalars: Scalars,
@@ -120,7 +121,7 @@ def _stored(value: Tensor | float) -> tuple[float, str, str]:
     return float(value), "", ""
 
 
-def _restored(stored: tuple[float, str, str], engine: DeepSpeedEngine) -> Tensor | int:
+def _restored(stored: tuple[float, str, str], engine: Engine) -> Tensor | int:
     value, dtype, device = stored
     if not dtype:
         return int(value)

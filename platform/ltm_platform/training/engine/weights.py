@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from deepspeed import zero
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -15,21 +14,36 @@ from ltm_platform.compat.deepspeed_engine import drop_gathered, own_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-    from deepspeed import DeepSpeedEngine
+    from torch import nn
+
+    from ltm_platform.training.engine.interface import Engine
 
 
-def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+def _whole(
+    engine: Engine, parameter: nn.Parameter, *, written_by: int | None = None
+) -> AbstractContextManager[None]:
+    """The parameter is whole inside the block; what rank ``written_by`` puts there is kept.
+    Collective at stage 3."""
+    if engine.zero_optimization_stage() < 3:
+        return nullcontext()
+    from deepspeed import zero
+
+    gathered: Any = zero.GatheredParameters([parameter], modifier_rank=written_by)
+    return gathered
+
+
+def gather_weights(engine: Engine) -> dict[str, Tensor]:
     """The whole model's state dict on the CPU of rank 0, empty on the others. Collective.
 
     Parameters are gathered one at a time, so that no rank ever holds more than the largest.
     """
-    sharded = engine.zero_optimization_stage() == 3
     keep = engine.global_rank == 0
     model = engine.module.model
     weights = {}
     for name, parameter in model.named_parameters():
-        with zero.GatheredParameters([parameter], enabled=sharded):
+        with _whole(engine, parameter):
             if keep:
                 weights[name] = parameter.detach().float().cpu().clone()
     if keep:
@@ -41,19 +55,18 @@ def gather_weights(engine: DeepSpeedEngine) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_weights(engine: DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
+def load_weights(engine: Engine, weights: dict[str, Tensor]) -> None:
     """Whole weights, as `gather_weights` gives them, into the model of every rank. Collective."""
-    sharded = engine.zero_optimization_stage() == 3
     model = engine.module.model
     for name, parameter in model.named_parameters():
-        with zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
+        with _whole(engine, parameter, written_by=0):
             parameter.copy_(weights[name])
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
 
 
-def weights_are_finite(engine: DeepSpeedEngine) -> bool:
+def weights_are_finite(engine: Engine) -> bool:
     """Whether no rank holds a weight that is NaN or infinite. Collective."""
     finite = [torch.isfinite(shard).all() for shard in shards(engine)]
     # Offloaded shards lie in the CPU's memory, buffers do not.
@@ -62,13 +75,13 @@ def weights_are_finite(engine: DeepSpeedEngine) -> bool:
     return not broken.item()
 
 
-def shards(engine: DeepSpeedEngine) -> list[Tensor]:
+def shards(engine: Engine) -> list[Tensor]:
     """What this rank holds: parameters, whole or sharded, then floating-point buffers."""
     parameters = [own_shard(parameter) for parameter in engine.module.parameters()]
     return parameters + _float_buffers(engine)
 
 
-def average_buffers(engine: DeepSpeedEngine, ema: ShardedEma | None) -> None:
+def average_buffers(engine: Engine, ema: ShardedEma | None) -> None:
     """Running statistics (batch norm) become their mean over ranks, in the EMA too. Collective.
 
     Each rank gathers its own from its own images; the network that is scored and stored has one.
@@ -78,7 +91,7 @@ def average_buffers(engine: DeepSpeedEngine, ema: ShardedEma | None) -> None:
         buffer /= engine.world_size
 
 
-def _float_buffers(engine: DeepSpeedEngine) -> list[Tensor]:
+def _float_buffers(engine: Engine) -> list[Tensor]:
     return [b for b in engine.module.buffers() if b.is_floating_point()]
 
 
@@ -89,7 +102,7 @@ class ShardedEma:
     all. Averaging is elementwise, so the shards' averages are the average's shards.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
+    def __init__(self, engine: Engine, decay: float) -> None:
         self._engine = engine
         self.decay = decay
         # In fp32 whatever the weights are in: a step's share of the average is too small for fp16.

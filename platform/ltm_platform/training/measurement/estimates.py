@@ -132,11 +132,11 @@ def activations(job: JobSpec, num_classes: int) -> int:
     return (more - few) // (SAMPLE[1] - SAMPLE[0])
 
 
-def resolved_config(job: JobSpec, batch: BatchPlan) -> dict:
-    """What DeepSpeed is told."""
+def resolved_config(job: JobSpec, batch: BatchPlan) -> dict | None:
+    """What DeepSpeed is told; None without ZeRO, where it takes no part."""
     from ltm_platform.training.engine.build import deepspeed_config
 
-    return deepspeed_config(job, batch)
+    return deepspeed_config(job, batch) if job.engine.stage_of(batch.workers) else None
 
 
 def sent_bytes(

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from deepspeed import DeepSpeedEngine
     from torch import Tensor
+
+    from ltm_platform.training.engine.interface import Engine
 
     Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def evaluate(
-    engine: DeepSpeedEngine, batches: Iterable[Batch], confusion: Tensor | None = None
+    engine: Engine, batches: Iterable[Batch], confusion: Tensor | None = None
 ) -> dict[str, float]:
     """`score` of the network that an engine trains, in evaluation mode. Collective."""
     engine.eval()

@@ -11,11 +11,12 @@ from ltm_platform.models import method_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from deepspeed import DeepSpeedEngine
     from torch import Tensor
 
+    from ltm_platform.training.engine.interface import Engine
 
-def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+
+def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Show the method as many training images as it wants, without a step. Collective.
 
     batches: micro-batches of this rank, as many on all ranks and of the same size; the rest of them
@@ -40,13 +41,13 @@ def scoring_pass(engine: DeepSpeedEngine, batches: Iterable[tuple[Tensor, Tensor
     network.train(was_training)
 
 
-def before_training(engine: DeepSpeedEngine) -> None:
+def before_training(engine: Engine) -> None:
     """The next step is the first one, or that after the checkpoint."""
     model = engine.module.model
     method_of(model).before_training(model)
 
 
-def after_step(engine: DeepSpeedEngine, step: int, steps: int) -> None:
+def after_step(engine: Engine, step: int, steps: int) -> None:
     """Optimizer step ``step``, from 1, of all ``steps`` is done. Collective."""
     model = engine.module.model
     method_of(model).after_step(model, step, steps)

@@ -1,0 +1,77 @@
+"""What is trained, and what trains it: the same with ZeRO and without."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from ltm_platform.training.engine.sync_bn import BATCH_NORMS
+
+
+class Classifier(nn.Module):
+    """A timm model that returns its pooled feature beside its logits: the IB loss needs both."""
+
+    model: Any
+    """A timm model: it has the methods that `forward` calls."""
+
+    def __init__(self, model: nn.Module, *, channels_last: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> logits [B, C], feature [B, D]."""
+        if self.channels_last:
+            # The weights stay as they are, in flat shards; the layout of the images decides.
+            images = images.contiguous(memory_format=torch.channels_last)
+        tokens = self.model.forward_features(images)
+        feature = self.model.forward_head(tokens, pre_logits=True)
+        return self.model.get_classifier()(feature), feature
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS) and _frozen(module):
+                module.eval()
+        return self
+
+
+def _frozen(module: nn.Module) -> bool:
+    own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+    return bool(own) and not any(own)
+
+
+class Engine(Protocol):
+    """What training needs of DeepSpeed's engine; `DdpEngine` has it, too."""
+
+    module: Classifier
+    optimizer: Any
+    """torch's, or that of ZeRO around it."""
+    device: torch.device
+    world_size: int
+    global_rank: int
+    global_steps: int
+    skipped_steps: int
+    """Steps whose gradient overflowed and changed nothing; without ZeRO there are none."""
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def backward(self, loss: Tensor) -> Any:
+        """Of one micro-batch. Collective."""
+
+    def step(self) -> None:
+        """After every micro-batch; with the last of a step weights are updated. Collective."""
+
+    def get_lr(self) -> list[float]:
+        """Of every parameter group."""
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def zero_optimization_stage(self) -> int: ...
+
+    def compile(self) -> None: ...
