@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-TINY = ("model.backbone=vit_nano_patch4_32", "recipe.epochs=1", "recipe.warmup_epochs=0")
+TINY = ("recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.global_batch=256")
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +50,16 @@ def nothing_is_left(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 
 def test_the_example_of_the_documentation(
-    capfd: pytest.CaptureFixture[str], own_home: Path
+    capfd: pytest.CaptureFixture[str],
+    own_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # what the working folder has goes before what is bundled: the same in fewer steps
+    job = tmp_path / "jobs" / "quickstart.yaml"
+    job.parent.mkdir()
+    job.write_text(f"extends: {ROOT / 'jobs/quickstart.yaml'}\nrecipe:\n  global_batch: 256\n")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
     first, evaluated, resumed, mistake = blocks
     notebook: dict[str, Any] = {}
@@ -169,7 +177,7 @@ def test_a_run_on_a_cluster_is_waited_for(capfd: pytest.CaptureFixture[str]) -> 
         with nothing_is_left(capfd):
             assert api.goes_to_cluster(api.validate("quickstart"))
             run = api.submit("quickstart", name="sent", overrides=TINY, printed=printed.append)
-            with pytest.raises(api.UserError, match=r"^.*cluster\.workers is 64, .*only"):
+            with pytest.raises(api.UserError, match=r"cluster\.workers is 64 .*only"):
                 batch = "recipe.global_batch=64"
                 api.submit("quickstart", overrides=(*TINY, batch, "cluster.workers=64"))
             assert api.local_ray() == api.LocalRay(address, ())

@@ -35,7 +35,7 @@ SMOKES: Mapping[str, Smoke] = {
         f"--backbone {SMALL} --batch 2 --classes 4 --runs 1", r"streaming statistics +{N} ms"
     ),
     "inference": Smoke(
-        f"--backbones {SMALL} --methods ltm --batch 1 --runs 1", rf"{SMALL} +ltm +plan +{{N}}"
+        f"--backbones {SMALL} --methods ltm --batch 1 --runs 1", rf"{SMALL} *ltm +plan +{{N}}"
     ),
     "loader": Smoke(
         "--images 32 --batch 8 --workers 1 --rounds 1 --steps 1 --index 100", r"shards +100 +{N}"

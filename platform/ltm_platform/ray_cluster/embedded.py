@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,8 @@ def embedded_ray(resources: Resources) -> Iterator[None]:
         raise UserError(
             "Ray did not start within its 30 seconds: the machine is too busy, or short of memory"
         ) from None
-    if callable(on_sigterm):  # Ray has taken the signal over
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and callable(on_sigterm):  # Ray has taken the signal over
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
