@@ -116,9 +116,9 @@ def test_a_store_that_the_cluster_cannot_see_is_refused() -> None:
     check_store("http://127.0.0.1:5000", "http://head:8265", job)
 
 
-def test_a_cluster_that_is_not_there_is_as_run_error() -> None:
+def test_a_cluster_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:1"):
-        jobs_api.Cluster("http://127.0.0.1:1")
+        jobs_api.JobsClient("http://127.0.0.1:1")
 
 
 def test_a_password_is_not_sent_and_not_shown() -> None:

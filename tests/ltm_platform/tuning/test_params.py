@@ -76,7 +76,7 @@ def test_forms(job: JobSpec, text: str, field: str, domain: Range | Values) -> N
         ("cluster.workers=1:2", "nothing that can be tuned"),
     ],
 )
-def test_what_cannot_be_is_as_run_error(job: JobSpec, text: str, sentence: str) -> None:
+def test_what_cannot_be_is_one_sentence(job: JobSpec, text: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         read(job, text)
     assert sentence in str(error.value)
