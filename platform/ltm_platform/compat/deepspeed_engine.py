@@ -72,10 +72,18 @@ def full_shape(parameter: nn.Parameter) -> torch.Size:
     return shape
 
 
-def own_shard(parameter: nn.Parameter) -> Tensor:
-    """What this rank holds of the weights: at stage 3 a flat shard, else all of the parameter."""
-    shard: Tensor = getattr(parameter, "ds_tensor", parameter).data
-    return shard
+def own_shard(engine: DeepSpeedEngine, parameter: Any) -> Tensor:
+    """What this rank holds of the weights: at stage 3 a flat shard, else all of the parameter.
+
+    Shards are of one size on all ranks. Where they are larger than the parameter, what is left at
+    the end is memory that nobody has written, and no part of this.
+    """
+    whole: Tensor = parameter.data
+    if not hasattr(parameter, "ds_tensor"):
+        return whole
+    shard: Tensor = parameter.ds_tensor.data
+    held = parameter.ds_numel - engine.global_rank * shard.numel()
+    return shard.view(-1)[: max(0, min(shard.numel(), held))]
 
 
 def drop_gathered(engine: DeepSpeedEngine) -> None:

@@ -56,7 +56,7 @@ def fragments(engine: Any) -> list[dict[str, Any]]:
         assert fragment
         state = compat.wrapped_optimizer(engine).state[fragment.flat]
         kept = fragment.flat.detach().view(-1)[fragment.inside].clone()
-        shard = compat.own_shard(parameter).float().clone()
+        shard = compat.own_shard(engine, parameter).float().clone()
         shape = compat.full_shape(parameter)
         with zero.GatheredParameters([parameter], enabled=parameter.numel() == 0):
             found.append(
@@ -76,7 +76,7 @@ def shows_changed_shards(engine: Any) -> bool:
     """Whether zeros in all shards are zeros in the network."""
     engine.eval()
     for parameter in engine.module.parameters():
-        compat.own_shard(parameter).zero_()
+        compat.own_shard(engine, parameter).zero_()
     compat.drop_gathered(engine)
     with torch.no_grad():
         return not engine(torch.ones(1, 3)).any()

@@ -13,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 
 from ltm_platform.models import create_model
-from ltm_platform.training.engine.weights import gather_weights
+from ltm_platform.training.engine.weights import gather_weights, shards, weights_are_finite
 from ltm_platform.training.measurement.evaluation import evaluate
 
 from .reference import score_plainly, train_plainly
@@ -174,6 +174,21 @@ def overflow() -> Seen:
     with ready(fp16_job(1)) as run:
         run.components.engine.optimizer.loss_scaler.cur_scale = 2.0**60
         return finish(run) | {"told": run.context.kept[-1].metrics["train/skipped_steps"]}
+
+
+def padded() -> Seen:
+    """Shards at stage 3, whose padding is memory with anything in it: here, what is no number."""
+    with ready(plain_job(3)) as run:
+        engine: Any = run.components.engine
+        padding = 0
+        for parameter in engine.module.parameters():
+            shard = parameter.ds_tensor.data
+            rest = shard[max(0, parameter.ds_numel - engine.global_rank * shard.numel()) :]
+            padding += rest.numel()
+            rest.fill_(torch.nan)
+        finite = weights_are_finite(engine)
+        weights = [shard.numel() for shard in shards(engine)]
+        return {"padding": padding, "finite": finite, "weights": sum(weights)}
 
 
 def structured(method: str, stage: int) -> Seen:

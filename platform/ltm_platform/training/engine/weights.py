@@ -77,7 +77,7 @@ def weights_are_finite(engine: Engine) -> bool:
 
 def shards(engine: Engine) -> list[Tensor]:
     """What this rank holds: parameters, whole or sharded, then floating-point buffers."""
-    parameters = [own_shard(parameter) for parameter in engine.module.parameters()]
+    parameters = [own_shard(engine, parameter) for parameter in engine.module.parameters()]
     return parameters + _float_buffers(engine)
 
 

@@ -56,6 +56,14 @@ def test_only_rank_0_holds_the_gathered_weights(ranks: RankPool, stage: int) -> 
     assert not any(second["weights"])
 
 
+def test_the_padding_of_a_shard_is_no_weight(ranks: RankPool) -> None:
+    seen = ranks.run(4, scenarios.padded)
+    assert sum(one["padding"] for one in seen) > 0
+    assert all(one["finite"] for one in seen)
+    trained = sum(weight.numel() for name, weight in new_state().items() if "anchor" not in name)
+    assert sum(one["weights"] for one in seen) >= trained
+
+
 # --- the moving average
 
 
