@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,34 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+SHARING = {
+    "trained": ["test_browser", "test_engines", "test_evaluate", "test_faults", "test_reports"],
+    "ranks": [
+        "test_checkpoint",
+        "test_ddp",
+        "test_micro_batch",
+        "test_ranks",
+        "test_sync_bn",
+        "test_validation",
+        "test_weights",
+    ],
+}
+"""Files that ask for a costly fixture, by its name: the trained runs, and the ranks' answers."""
+
+
+class ByFixtures(LoadScopeScheduling):
+    """In several processes: no file is split, and those that share a costly fixture go to one
+    process, since to make it again costs more than what is gained."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        stem = Path(file).stem
+        return next((name for name, files in SHARING.items() if stem in files), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixtures:
+    return ByFixtures(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 import pexpect
 import pytest
 from mlflow import MlflowClient
-from xdist.scheduler import LoadScopeScheduling
 
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
@@ -29,23 +28,7 @@ POLL_S = 0.2
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 
-SHARING = {"test_browser", "test_engines", "test_evaluate", "test_faults", "test_reports"}
-"""Files that ask for the fixture `trained`."""
-
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-class ByRuns(LoadScopeScheduling):
-    """In several processes: no file is split, and those that share trained runs go to one process,
-    since a run that is trained again costs more than what is gained."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "trained" if Path(file).stem in SHARING else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByRuns:
-    return ByRuns(config, log)
 
 
 def command_line(environment: dict[str, str], folder: Path) -> Cli:

@@ -217,6 +217,7 @@ def test_a_mistake_is_answered_as_the_readme_shows(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.strip() == answer
 
 
+@pytest.mark.slow
 def test_models_prints_every_published_network(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models"])
     lines = capsys.readouterr().out.splitlines()

@@ -30,7 +30,10 @@ def create(backbone: str) -> tuple[Any, torch.Tensor]:
     return model.eval(), torch.randn(4, 3, size, size)
 
 
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize(
+    "backbone",
+    ["vit_nano_patch4_32", *(pytest.param(n, marks=pytest.mark.slow) for n in list(NETS)[1:])],
+)
 def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Path) -> None:
     model, x = create(backbone)
     batch = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
@@ -74,6 +77,7 @@ def test_rivals_export_for_any_batch(method: str, kept: Kept) -> None:
     torch.testing.assert_close(program.module()(x), net(x), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dtem", "ltmp", "spvit"])
 def test_what_is_soft_in_training_compiles(method: str) -> None:
     net, x = OneSite(method, 13).train(), torch.randn(4, 24, 16)

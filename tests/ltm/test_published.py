@@ -5,6 +5,7 @@ import pytest
 import ltm
 
 
+@pytest.mark.slow
 def test_default_plans_meet_the_published_table() -> None:
     for row, base, merged in ltm.table():
         assert row.ours(merged) == pytest.approx(row.gmacs, rel=0.025), row

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,14 @@ def test_ray_reads_the_setting(name: str, node_manager: mmap.mmap) -> None:
 def test_the_node_manager_is_found_by_its_name() -> None:
     assert Path(services.RAYLET_EXECUTABLE).name == ray_core.NODE_MANAGER
     assert ray_constants.PROCESS_TYPE_RAYLET == ray_core.NODE_MANAGER
-    assert ray_core.worker_processes() == []  # there is no Ray of this process
+
+
+def test_a_process_without_ray_has_no_workers_of_it() -> None:
+    program = "from ltm_platform.compat import ray_core; print(ray_core.worker_processes())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
 
 
 def test_a_ray_that_did_not_start_says_so() -> None:

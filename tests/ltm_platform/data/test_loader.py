@@ -252,6 +252,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_trainer(ltm_home: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", LOADING, str(ltm_home / "cache")],

@@ -53,6 +53,7 @@ def test_onnx(network: StoredNetwork, images: torch.Tensor, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_pt2(network: StoredNetwork, images: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"
     export.export(network, "pt2", path)
@@ -79,6 +80,7 @@ def test_a_network_without_merging(make_checkpoint: MakeCheckpoint, tmp_path: Pa
     assert export.export(base, "safetensors", tmp_path / "base.safetensors") == 0
 
 
+@pytest.mark.slow
 def test_what_computes_something_else_is_not_kept(
     network: StoredNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_cluster_gets_the_package_of_a_method_and_finds_it(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("site")
+@pytest.mark.slow
 def test_a_logged_model_brings_the_code_of_its_method_along(tmp_path: Path) -> None:
     network = ltm.create_model("vit_nano_patch4_32", method="halve", num_classes=3).eval()
     inputs = ImageInput(32, 32, (0.5,) * 3, (0.5,) * 3, ("a", "b", "c"))

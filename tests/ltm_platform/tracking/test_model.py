@@ -141,6 +141,7 @@ print(ltm.__file__)
 """
 
 
+@pytest.mark.slow
 def test_a_model_brings_its_code(logged: str, store: str, tmp_path: Path) -> None:
     """Where the platform is not installed."""
     (tmp_path / "photo.png").write_bytes(encoded(photo(32, 32)))

@@ -62,6 +62,7 @@ def steps(first: int, last: int) -> list[Progress]:
     ]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_for_a_while_misses_nothing(
     store: str, job: JobSpec, port: int, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_server_that_is_lost_for_a_while_misses_nothing(
     assert ended.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_what_is_not_recorded_when_a_run_is_interrupted_comes_when_it_goes_on(
     store: str, job: JobSpec, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

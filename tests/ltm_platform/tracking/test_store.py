@@ -66,6 +66,7 @@ with tracked_run(job, sys.argv[2], Path(".")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path, race: Race) -> None:
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     names = ["digits-1", "digits-2"]

@@ -18,8 +18,21 @@ from . import resumed
 from .resumed import CASES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .rank_pool import RankPool
     from .resumed import Case
+
+QUICK = 2
+"""Cases that every commit must pass: without ZeRO, and with optimizer states that are sharded."""
+
+
+def marked(cases: Iterable[Case]) -> list[Any]:
+    return [
+        case if case in CASES[:QUICK] else pytest.param(case, marks=pytest.mark.slow)
+        for case in cases
+    ]
+
 
 EXACT = [case for case in CASES if case.precision == "fp32"]
 (HALF,) = (case for case in CASES if case.precision == "fp16")
@@ -37,7 +50,7 @@ def going_on(ranks: RankPool, case: Case, workers: int) -> dict[str, Any]:
     return ranks.run(workers, resumed.train, case, str(folder), start)[0]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked(CASES), ids=str)
 def test_the_same_ranks_go_on_to_the_bit(ranks: RankPool, case: Case) -> None:
     whole, later = undisturbed(ranks, case), going_on(ranks, case, 2)
     assert len(later["losses"]) == resumed.EPOCH
@@ -48,7 +61,7 @@ def test_the_same_ranks_go_on_to_the_bit(ranks: RankPool, case: Case) -> None:
             assert torch.equal(later["files"][file][key], value), f"{file}: {key}"
 
 
-@pytest.mark.parametrize("case", EXACT, ids=str)
+@pytest.mark.parametrize("case", marked(EXACT), ids=str)
 def test_another_number_of_ranks_goes_on_within_float_noise(ranks: RankPool, case: Case) -> None:
     whole, later = undisturbed(ranks, case), going_on(ranks, case, 4)
     torch.testing.assert_close(later["losses"], whole["losses"], rtol=0, atol=5e-6)
@@ -90,6 +103,7 @@ def test_a_foreign_folder_is_told(tmp_path: Path) -> None:
         manifest.check(tmp_path)
 
 
+@pytest.mark.slow
 def test_half_precision_goes_on_from_its_masters(ranks: RankPool) -> None:
     whole, later = undisturbed(ranks, HALF), going_on(ranks, HALF, 4)
     stored = load_file(Path(whole["checkpoint"]) / "optimizer.safetensors")

@@ -76,6 +76,7 @@ def test_a_rank_that_dies_is_replaced(pool: RankPool) -> None:
     assert pool.run(2, add, 2) == [5, 5]
 
 
+@pytest.mark.slow
 def test_ranks_that_hang_are_replaced(pool: RankPool) -> None:
     with pytest.raises(ScenarioError, match=r"rank 0: no answer within 0\.2 s"):
         pool.run(2, hang, timeout_s=0.2)

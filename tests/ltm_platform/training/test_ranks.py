@@ -27,7 +27,12 @@ def losses_of(seen: dict[str, Any]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("workers", "stage"), [(1, 1), *((workers, stage) for workers in (2, 4) for stage in STAGES)]
+    ("workers", "stage"),
+    [
+        (1, 1),
+        *((2, stage) for stage in STAGES),
+        *(pytest.param(4, stage, marks=pytest.mark.slow) for stage in STAGES),
+    ],
 )
 def test_workers_and_stage_change_no_loss(ranks: RankPool, workers: int, stage: int) -> None:
     (plain,) = ranks.run(1, scenarios.plain)
@@ -52,7 +57,9 @@ def test_no_feature_lies_between_two_clusters(ranks: RankPool, scenario: Any) ->
     assert seen["margin"] > 3e-5
 
 
-@pytest.mark.parametrize(("stage", "micro_batch"), [(1, 8), (3, 4)])
+@pytest.mark.parametrize(
+    ("stage", "micro_batch"), [(1, 8), pytest.param(3, 4, marks=pytest.mark.slow)]
+)
 def test_the_whole_recipe_is_the_same_for_all(
     ranks: RankPool, stage: int, micro_batch: int
 ) -> None:
@@ -87,7 +94,7 @@ def test_workers_change_nothing_of_what_savit_removes(ranks: RankPool) -> None:
     torch.testing.assert_close(losses_of(both[0]), losses_of(alone), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: RankPool, stage: int) -> None:
     (expected,) = ranks.run(1, scenarios.structured, "s2vite", 0)
     first, second, *_, before, last = expected["kept"]
@@ -100,7 +107,10 @@ def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: RankPool, 
     torch.testing.assert_close(losses_of(both[0]), losses_of(expected), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "stage"), [("savit", 1), ("s2vite", 1), ("s2vite", 2)])
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [("savit", 1), *(pytest.param("s2vite", stage, marks=pytest.mark.slow) for stage in (1, 2))],
+)
 def test_a_pruned_network_is_stored_with_what_stays(
     ranks: RankPool, method: str, stage: int
 ) -> None:
@@ -115,7 +125,7 @@ def test_a_pruned_network_is_stored_with_what_stays(
 # --- fp16
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_fp16_learns_as_fp32_does(ranks: RankPool, stage: int) -> None:
     half, _ = ranks.run(2, scenarios.fp16, stage)
     full, _ = ranks.run(2, scenarios.validated, stage)

@@ -13,7 +13,7 @@ from .small_run import VAL_IMAGES
 if TYPE_CHECKING:
     from .rank_pool import RankPool
 
-STAGES = (0, 1, 2, 3)
+STAGES = (0, 1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (2, 3)))
 
 
 @pytest.mark.parametrize("weights", ["", "average "])

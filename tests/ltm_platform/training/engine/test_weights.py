@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..rank_pool import RankPool
 
-STAGES = (0, 1, 2, 3)
+STAGES = (0, 1, pytest.param(2, marks=pytest.mark.slow), 3)
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
