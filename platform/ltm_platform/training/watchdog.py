@@ -25,7 +25,7 @@ class Watchdog:
         self.alive()
 
     def alive(self) -> None:
-        """Progress was made: the time starts anew."""
+        """Progress was made: the time starts again."""
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
 
     def watched(self, items: Iterable[T]) -> Iterator[T]:

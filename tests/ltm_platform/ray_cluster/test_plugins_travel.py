@@ -14,6 +14,8 @@ from ltm import plugins
 from ltm_platform.ray_cluster.code_upload import code_files, write_package
 from ltm_platform.tracking.model import ImageInput, save_model
 
+from ...ltm.packages import install
+
 HALVE = '''
 from ltm.methods.tome import TokenMerging
 
@@ -27,11 +29,7 @@ class Halve(TokenMerging):
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of installed packages with one that has a method called halve."""
     root = tmp_path / "site"
-    about = root / "halve-1.0.dist-info"
-    about.mkdir(parents=True)
-    (root / "halve.py").write_text(HALVE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: halve\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[ltm.methods]\nhalve = halve:Halve\n")
+    install(root, "halve", {"halve.py": HALVE}, {"ltm.methods": {"halve": "halve:Halve"}})
     monkeypatch.syspath_prepend(str(root))
     plugins._points.cache_clear()
     yield root

@@ -25,7 +25,7 @@ def command(dry_run: bool, minutes: float | None, as_json: bool, tracking_uri: s
     """Close as KILLED the runs that are recorded as RUNNING, but that nobody trains.
 
     Such are left by a power cut, or when the command itself is killed. A run of this machine is
-    known by the lock that its process holds; runs of other machines are let be.
+    known by the lock that its process holds; runs of other machines are left alone.
 
     \b
     Example:

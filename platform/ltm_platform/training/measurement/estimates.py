@@ -79,7 +79,7 @@ def model_states(
 ) -> int:
     """Bytes a GPU of weights, gradients, optimizer and moving average.
 
-    Stage 1 shares out the optimizer with its fp32 copies, 2 the gradients too, 3 the weights with
+    Stage 1 shards the optimizer with its fp32 copies, 2 the gradients too, 3 the weights with
     their average too. ``offload`` takes the optimizer, and with it shared gradients, or all away.
     """
     if offload == "all":

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from ltm_platform.data.sources.digits import Digits
 from ltm_platform.data.sources.folder import Folder
 from ltm_platform.data.sources.shards import Record, Shards, write_shards
 from ltm_platform.errors import UserError
+
+from ....ltm.packages import install
 
 COLOURS = """
 import io
@@ -50,17 +53,14 @@ class Colours(DataSource):
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package beside ours, as pip would have installed it, with a source called colours."""
     root = tmp_path / "site"
-    about = root / "colours-1.0.dist-info"
-    about.mkdir(parents=True)
-    (root / "colours.py").write_text(COLOURS)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[ltm_platform.sources]\ncolours = colours:Colours\n")
+    sources = {"ltm_platform.sources": {"colours": "colours:Colours"}}
+    install(root, "colours", {"colours.py": COLOURS}, sources)
     monkeypatch.syspath_prepend(str(root))
     plugins._points.cache_clear()
-    yield about
+    yield root / "colours-1.0.dist-info"
     sys.modules.pop("colours", None)
     plugins._points.cache_clear()
 
