@@ -50,7 +50,8 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     place, job = RayWorker(), JobSpec.from_dict(config["job"])
     model = build_network(job, CLASSES).model
     settings = deepspeed_config(job, job.batch(1))
-    engine = build_engine(model, build_optimizer(model, job.recipe), settings)
+    optimizer = build_optimizer(model, job.recipe)
+    engine = build_engine(model, optimizer, settings, device=place.device)
     ema = ShardedEma(engine, 0.999)
     _, statistics_of_ib = build_objective(job, model, CLASSES, engine.device)
     state = checkpoint.State(engine, ema, statistics_of_ib)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,9 +140,14 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs, tracking store and cached data of all these tests."""
-    return tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Runs, tracking store and cached data of all these tests.
+
+    The store is made before any test: some kill the command that would make it.
+    """
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="session")

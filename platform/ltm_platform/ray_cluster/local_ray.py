@@ -35,6 +35,9 @@ START_S = 120.0
 STOP_S = 8.0
 POLL_S = 0.2
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""By this process, which they outlive: Python warns of a handle that is dropped before."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalRay:
@@ -104,6 +107,7 @@ def start(resources: Resources) -> LocalRay:
                 start_new_session=True,
                 cwd=folder,
             )
+        _STARTED.append(process)
         created = psutil.Process(process.pid).create_time()
         ray = LocalRay(f"http://{HOST}:{dashboard}", process.pid, created, folder)
         _record().write_text(json.dumps(asdict(ray)))
