@@ -212,6 +212,14 @@ def test_files_of_another_checkpoint_are_told(
     assert all(isinstance(one, str) and "checkpoint_3 is damaged: " in one for one in said), said
 
 
+def test_a_checkpoint_in_an_object_store_is_as_one_here(bucket: str, intact: RunFolder) -> None:
+    target = storage_path(f"{bucket}/runs/run/checkpoint_2")
+    for rank in range(RANKS):
+        snapshot(rank, 2).write(target, RUN, {BEST_METRIC: 95.0})
+    written = {name: (target / name).read() for name, _ in target.files()}
+    assert written == content(intact.path / "checkpoint_2")
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The stopped run of version 0.1."""
