@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
@@ -56,7 +57,10 @@ def test_a_store_that_cannot_be_opened_is_told_by_the_run_alone(
     uri = f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"
     connect_meanwhile(uri).join()
     unreachable = job.replace("tracking.uri", uri)
-    with pytest.raises(OSError, match="file"), tracked_run(unreachable, "digits-1", FOLDER):
+    with (
+        pytest.raises(UserError, match="cannot be made"),
+        tracked_run(unreachable, "digits-1", FOLDER),
+    ):
         pass
 
 
