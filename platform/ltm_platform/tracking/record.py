@@ -81,6 +81,7 @@ class TrackedRun:
         """The latest value of every metric."""
         self._recorded: dict[str, int] = {}  # the last step of every metric
         self._before: dict[str, int] = {}  # the same, when training last began
+        self._alters_from_start = False
         self._starts = 0
         self._epochs = 0
         self._waits = False
@@ -109,6 +110,10 @@ class TrackedRun:
 
     def _start(self, event: Started) -> None:
         self._starts += 1
+        if self._alters_from_start:
+            done = event.steps_done
+            self._recorded = {key: min(step, done) for key, step in self._recorded.items()}
+            self._alters_from_start = False
         self._before = dict(self._recorded)
         if self._starts > 1:
             self.tag(RESTARTS_TAG, str(self._starts - 1))
@@ -188,7 +193,8 @@ class TrackedRun:
     def reopen(self, *, repeats: bool) -> None:
         """Continue a run that ended: its metrics are loaded, its error is removed.
 
-        ``repeats``: what comes again is what is recorded already, and is left out.
+        ``repeats``: what comes again is what is recorded already, and is left out. Else that holds
+        for what came before the step where training goes on, and later steps are recorded again.
         """
         self._client.update_run(self.run_id, status="RUNNING")
         self.tag(HOST_TAG, platform.node())
@@ -198,9 +204,9 @@ class TrackedRun:
         run = self._client.get_run(self.run_id)
         self.metrics.update(run.data.metrics)
         steps = {row.key: row.step for row in last_rows(run)}
-        if repeats:
-            self._recorded.update(steps)
-            self._before = dict(self._recorded)
+        self._alters_from_start = not repeats
+        self._recorded.update(steps)
+        self._before = dict(self._recorded)
         sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
         self.next_system_step = max(sampled, default=-1) + 1
         self._waits = bool(run.data.tags.get(WAITS_TAG))
