@@ -35,9 +35,10 @@ def validate(job: JobSpec | str | Path, *, overrides: Sequence[str] = ()) -> Job
     Raises:
         UserError: with one sentence a line for everything that is wrong.
     """
-    from ltm_platform.checks import check_names
+    from ltm_platform.checks import check_names, check_no_keys
 
     spec = load(job, overrides)
+    check_no_keys(spec)
     check_names(spec)
     return spec
 
