@@ -20,7 +20,7 @@ _PROBE = b"probe"
 
 
 def check_no_keys(job: JobSpec) -> None:
-    """Check that addresses of data and storage hold no password: logs and dashboards show them.
+    """Check that no address of a job holds a password: logs and dashboards show them.
 
     Raises:
         UserError: one does; the sentence leaves it out.
@@ -33,15 +33,19 @@ def check_no_keys(job: JobSpec) -> None:
                 f"{key} is {locations.shown(address)}: a key in it would be kept with every run; "
                 f"leave it out and give it to the machines, by instance roles or ~/.aws/credentials"
             )
-
-
-def check_tracking(job: JobSpec) -> None:
     if job.tracking.uri and locations.has_password(job.tracking.uri):
-        # Without the place, which for --set would show the password again.
         raise UserError(
             "tracking.uri holds a password, which would be kept with every run: leave it out of "
             f"the job and set {tracking.URI_VARIABLE}"
         )
+
+
+def check_tracking(job: JobSpec) -> None:
+    """Check that the tracking server answers; of a database, that its address is one.
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         tracking.check_reachable(tracking.tracking_uri(job.tracking.uri))
     except UserError as error:
