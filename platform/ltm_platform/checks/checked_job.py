@@ -156,6 +156,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
     with collector():
         check_workers(job, resources)
         check_compiler(job, resources)
+    check_files(job)
     dataset = check_data(job)
     check_cache(job)
     with collector():

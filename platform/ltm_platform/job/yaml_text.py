@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MODULES = ("model", "plan")  # whose keys are names of modules, with dots
 _MOST_NODES = 10_000
 _DEEPEST = 32
+_MOST_BRACKETS = 300
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _LONGEST_PROBLEM = 120
 _LONG_ESCAPE = re.compile(r"\\U([0-9a-fA-F]{8})")
 
@@ -74,6 +77,8 @@ def parse_yaml(
     Raises:
         UserError: the text is not one YAML document.
     """
+    if _depth(text) > _MOST_BRACKETS:  # which PyYAML would take seconds to give up on
+        raise UserError(f"{place(1)}: this is nested too deeply")
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -92,6 +97,11 @@ def parse_yaml(
     value = None if node is None else builder.build(node, at)
     values = value if isinstance(value, dict) else {}
     return value, Layer(values, builder.origins, problems=builder.problems)
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at once, those within quoted text included."""
+    return max(accumulate(_BRACKETS.get(character, 0) for character in text), default=0)
 
 
 def _beyond_unicode(line: str) -> bool:
