@@ -50,6 +50,11 @@ def check_no_keys(job: JobSpec) -> None:
 
 
 def check_tracking(job: JobSpec) -> None:
+    """Check that the tracking server answers; of a database, that it is one that can be used.
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         uri = tracking.tracking_uri(job.tracking.uri)
         tracking.check_usable(uri, job.tracking.experiment)
