@@ -12,20 +12,24 @@ from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _LARGEST_FILE = 100_000  # bytes; whatever is larger is no job file
 _SUFFIXES = ("", ".yaml", ".yml")
 
 
-def read_job(name: str | Path, overrides: Iterable[str]) -> tuple[Layer, Origins]:
+def read_job(
+    name: str | Path, overrides: Iterable[str], below: Mapping[str, Any] | None = None
+) -> tuple[Layer, Origins]:
     """The job's values with ``extends`` and overrides applied, not yet checked against JobSpec.
+
+    ``below``: values of fields that are given nowhere.
 
     Raises:
         UserError: a file is missing, unreadable or not YAML, or ``extends`` runs in a circle.
     """
     path = _find(name, Path())
-    layer = _read_chain(path)
+    layer = Layer(dict(below or {})).under(_read_chain(path))
     for override in overrides:
         layer = layer.under(read_override(override, layer))
     if layer.values.get("name") is None:

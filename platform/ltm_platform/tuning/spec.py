@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.job import JobSpec
+from ltm_platform.job import JobSpec, completed
 from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.tuning.objectives import SweepObjective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
@@ -84,8 +84,8 @@ class Sweep:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in read.items()
             }
-            return cls(**words)
-        except (OSError, ValueError, TypeError) as error:
+            return cls(**words | {"job": completed(words["job"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
 
 
