@@ -102,7 +102,7 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
         dataset=dataset,
         cost=cost,
         base_cost=base_cost,
-        notices=notices + notes,
+        notices=tuple(f"data.path: {one}" for one in dataset.notices) + notices + notes,
         problems=tuple(collector.problems),
     )
 
