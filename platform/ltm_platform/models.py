@@ -185,7 +185,7 @@ def _job_of(checkpoint: Path) -> JobSpec:
         problem = f"is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}"
         raise FieldError("checkpoint", str(checkpoint), problem=problem)
     _checked_weights(checkpoint)
-    return JobSpec.load(path)
+    return JobSpec.load_stored(path)
 
 
 def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool:
