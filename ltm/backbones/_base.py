@@ -188,10 +188,11 @@ class MergingModel(Compressible):
                 self.set_compression(self._wish)
         except (ValueError, AssertionError, TypeError, RuntimeError) as error:
             stays = f"{self.image_size[0]} x {self.image_size[1]}"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FieldError(
                 "image_size",
                 (height, width),
-                problem=f"cannot become {height} x {width} and stays {stays}: {error}",
+                problem=f"cannot become {height} x {width} and stays {stays}: {reason}",
             ) from error
 
     @abstractmethod

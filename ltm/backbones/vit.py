@@ -284,7 +284,7 @@ def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
 
 
 def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
-    if any(size % p for size, p in zip(image_size, patch, strict=True)):
+    if any(size < p or size % p for size, p in zip(image_size, patch, strict=True)):
         raise FieldError(
             "image_size",
             image_size,
