@@ -122,6 +122,7 @@ def _build_loaders(
         world_size=context.world_size,
         seed=job.recipe.seed,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
     )
     val = EvalLoader(
         dataset.val,
@@ -130,6 +131,7 @@ def _build_loaders(
         rank=context.rank,
         world_size=context.world_size,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
     )
     return train, val
 

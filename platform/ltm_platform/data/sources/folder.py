@@ -16,7 +16,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ltm_platform.data.cache import ShardCache
     from ltm_platform.data.image_set import Indices
@@ -52,6 +52,10 @@ class FolderImages:
     def locate(self, index: int) -> str:
         """The image in words, by its path."""
         return f"image {self._path(index)!r} of {self.root}"
+
+    def paths(self) -> Iterator[str]:
+        """Of all images, below ``root``."""
+        return map(self._path, range(len(self)))
 
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index].as_py())
@@ -164,7 +168,7 @@ def _hidden(name: str) -> bool:
 
 
 def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, FolderImages]:
-    paths = [whole._path(index) for index in range(len(whole))]
+    paths = list(whole.paths())
     parts = stratified_split(whole.labels, paths, val_fraction)
     if not len(parts[1]):
         raise UserError(

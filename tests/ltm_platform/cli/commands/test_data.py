@@ -54,6 +54,15 @@ def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     assert "1 image was left out" in allowed.out
 
 
+def test_a_folder_of_images_is_checked(run: Run, pets: Path) -> None:
+    whole = run("check", "pets", "--processes", "1")
+    assert whole == (0, "pets: 10 images are in order, all of them were decoded\n", "")
+    (pets / "cat/bad.jpg").write_bytes(b"text")
+    refused = run("check", "pets", "--processes", "1")
+    assert refused.code == 2
+    assert f"image 'cat/bad.jpg' of {pets}: not a known image format." in refused.err
+
+
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(
     ("args", "words"),
@@ -65,7 +74,7 @@ def test_left_out_images_are_told(run: Run, pets: Path) -> None:
         (["import", "foo://pets", "shards"], ["foo://pets", "s3://"]),
         (["import", "pets", "shards", "--allow-bad", "2"], ["--allow-bad", "0<=x<=1"]),
         (["import", "pets", "/proc/shards"], ["/proc/shards", "Cannot create directory"]),
-        (["check", "pets"], ["holds no shards"]),
+        (["check", "pets/cat"], ["holds no class folders"]),
         (["show", "pts"], ["pts not found"]),
         (["show", "pets", "--sheet", "nowhere/sheet.png"], ["--sheet nowhere/sheet.png"]),
         (["show", "pets", "--sheet", "sheet.xyz"], ["--sheet sheet.xyz", "xyz"]),
