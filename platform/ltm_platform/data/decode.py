@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.compat.torch import empty_shared
 from ltm_platform.data.bad_images import BadImage
 from ltm_platform.errors import UserError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.order import Batch, Order
     from ltm_platform.data.transforms import Transform
+    from ltm_platform.job import Data
+
+STANDARD = PixelRule()
+"""The default of a job."""
 
 
 _BLANK = (64, 64)
@@ -64,6 +69,7 @@ class Decoder:
         source: ImageSet,
         transform: Transform,
         seed: int,
+        rule: PixelRule = STANDARD,
         *,
         order: Order | None = None,
         allowed: int = 0,
@@ -73,6 +79,7 @@ class Decoder:
         self._seed = seed
         self._order = order
         self._allowed = allowed
+        self._rule = rule
 
     def __getitem__(self, batch: Batch) -> DecodedBatch | Failure:
         """The images of ``batch``."""
@@ -104,7 +111,7 @@ class Decoder:
 
     def _image(self, data: bytes, row: int, index: int, bad: list[BadImage]) -> Image.Image | None:
         try:
-            return decode_rgb(data)
+            return decode_rgb(data, self._rule)
         except MemoryError:
             raise  # no fault of the image
         except UnidentifiedImageError:
@@ -142,17 +149,19 @@ def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
     return batch
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """The image in RGB.
+def pixel_rule(data: Data) -> PixelRule:
+    """What networks of a job are shown of its images."""
+    return PixelRule(data.exif, data.background)
+
+
+def decode_rgb(data: bytes, rule: PixelRule = STANDARD) -> Image.Image:
+    """The image in RGB, of several in one file the first.
 
     Raises:
         UnidentifiedImageError: not an image.
-        Exception: damaged; the message says how.
+        Exception: damaged, or values of a range that is not known; the message says how.
     """
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    # Even to the same mode `convert` copies.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return rule.rgb(Image.open(io.BytesIO(data)))
 
 
 def _seed_everything(seed: int, number: int, index: int) -> None:

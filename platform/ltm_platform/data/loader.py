@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from ltm_platform.data.bad_images import BadImages
-from ltm_platform.data.decode import Decoded, DecodedBatch, Decoder
+from ltm_platform.data.decode import STANDARD, Decoded, DecodedBatch, Decoder
 from ltm_platform.data.order import Batch, Order, check_global_batch
 from ltm_platform.data.processes import DecodePool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.transforms import Transform
 
@@ -37,6 +38,7 @@ class Loader:
         world_size: ranks in all.
         seed: 0 or more; of the order and of the augmentation.
         workers: decode processes of this rank; 0 decodes in the calling process.
+        rule: what is shown of a picture.
         allow_bad: share of the images that may be impossible to decode. The next image of the same
             pass takes the place of such a one.
 
@@ -57,6 +59,7 @@ class Loader:
         world_size: int,
         seed: int,
         workers: int,
+        rule: PixelRule = STANDARD,
         allow_bad: float = 0.0,
     ) -> None:
         assert micro_batch > 0
@@ -69,7 +72,9 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self.bad = BadImages("training", len(source), allow_bad)
-        decoder = Decoder(source, transform, seed, order=self._order, allowed=self.bad.allowed)
+        decoder = Decoder(
+            source, transform, seed, rule, order=self._order, allowed=self.bad.allowed
+        )
         self._pool = DecodePool(decoder, workers)
 
     def steps(self, epochs: int) -> int:
@@ -131,6 +136,7 @@ class EvalLoader:
         rank: int,
         world_size: int,
         workers: int,
+        rule: PixelRule = STANDARD,
         allow_bad: float = 0.0,
     ) -> None:
         assert batch > 0
@@ -141,7 +147,7 @@ class EvalLoader:
         self._rank = rank
         self._world_size = world_size
         self.bad = BadImages("validation", len(source), allow_bad)
-        self._pool = DecodePool(Decoder(source, transform, seed=0), workers)
+        self._pool = DecodePool(Decoder(source, transform, 0, rule), workers)
 
     def __len__(self) -> int:
         return -(-self._images // (self._batch * self._world_size))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ltm_platform.data import open_data
+from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.events import Decided
@@ -123,6 +124,7 @@ def _build_loaders(
         seed=job.recipe.seed,
         workers=job.data.loader_workers,
         allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
     val = EvalLoader(
         dataset.val,
@@ -132,6 +134,7 @@ def _build_loaders(
         world_size=context.world_size,
         workers=job.data.loader_workers,
         allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
     return train, val
 
