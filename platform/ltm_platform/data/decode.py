@@ -37,9 +37,9 @@ _BLANK = (64, 64)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a batch could not be decoded. A value, so that the sentence crosses processes whole."""
+    """Why a batch could not be read. A value, so that the sentence crosses processes whole."""
 
-    message: str
+    error: UserError
 
 
 Decoded = tuple[torch.Tensor, torch.Tensor]
@@ -90,7 +90,7 @@ class Decoder:
             with _own_random_state():
                 images = _gather(len(records), self._images(batch, records, labels, bad))
         except UserError as error:
-            return Failure(str(error))
+            return Failure(error.with_traceback(None))
         return DecodedBatch(images, torch.tensor(labels), tuple(bad))
 
     def _images(

@@ -54,12 +54,14 @@ class Checked:
     """What a check read, and what is wrong: full sentences, none if all is well.
 
     shards: None for a folder of images.
+    notices: what else a user should know, in sentences.
     """
 
     shards: int | None
     images: int
     decoded: int
     problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def check_data(
@@ -119,7 +121,7 @@ def _check_folder(folder: Folder, processes: int, listener: Callable[[int, int],
         done += images
         problems += found
         listener(done, len(files))
-    return Checked(None, done, done, tuple(sorted(problems)))
+    return Checked(None, done, done, tuple(sorted(problems)), folder.notices)
 
 
 def _check_files(files: tuple[tuple[Path, str], ...]) -> tuple[int, list[str]]:

@@ -15,7 +15,6 @@ from ltm_platform.compat import fork_server
 from ltm_platform.compat.torch import is_running, shut_down
 from ltm_platform.data.decode import DecodedBatch, Decoder, Failure
 from ltm_platform.data.order import Batch
-from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -93,7 +92,7 @@ class DecodePool:
         with self._context.exits_reported():
             for result in results:
                 if isinstance(result, Failure):
-                    raise UserError(result.message)
+                    raise result.error
                 yield result
 
     def close(self) -> None:

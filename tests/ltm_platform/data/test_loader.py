@@ -21,7 +21,7 @@ from ltm_platform.data.order import Order
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
 from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -274,6 +274,16 @@ def test_a_shard_that_changed_is_no_bad_image(digits: Dataset) -> None:
             list(train.epoch(0))
     finally:
         file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_now_may_be_read_later(tree: Tree, workers: int) -> None:
+    """Such as of a share that is away: unlike a damaged image it is worth another attempt."""
+    source = damaged(tree, 8, set())
+    (tree.root / "train/a/03.png").unlink()
+    with closing(replacing(source, workers=workers)) as train, pytest.raises(ReadError) as caught:
+        list(train.epoch(0))
+    assert str(caught.value).startswith(f"image 'a/03.png' of {tree.root}/train cannot be read")
 
 
 def test_grey_palette_and_transparent_images_become_rgb(tree: Tree) -> None:

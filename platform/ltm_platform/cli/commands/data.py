@@ -109,6 +109,8 @@ def check(path: str, decode_all: bool, processes: int | None) -> None:
         raise UserError("\n".join(checked.problems))
     if checked.shards is None:
         click.echo(f"{path}: {checked.images:,} images are in order, all of them were decoded")
+        for notice in checked.notices:
+            click.echo(notice)
         return
     click.echo(
         f"{path}: {checked.images:,} images in {checked.shards:,} shards are in order; "

@@ -22,7 +22,7 @@ from ltm_platform.data.tree import (
     list_folder,
     summary,
 )
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class FolderImages:
         try:
             return (self.root / self._path(index)).read_bytes()
         except OSError as error:
-            raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
+            raise ReadError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
 
 class Folder(DataSource):

@@ -73,6 +73,7 @@ def test_files_that_are_no_images_are_counted_by_import_and_show(run: Run, pets:
     made = run("import", "pets", "shards", "--processes", "1")
     assert made.out.endswith(counted)
     assert run("show", "pets").out.endswith(counted)
+    assert run("check", "pets").out.endswith(counted)
 
 
 @pytest.mark.usefixtures("pets")
@@ -86,7 +87,7 @@ def test_files_that_are_no_images_are_counted_by_import_and_show(run: Run, pets:
         (["import", "foo://pets", "shards"], ["foo://pets", "s3://"]),
         (["import", "pets", "shards", "--allow-bad", "2"], ["--allow-bad", "0<=x<=1"]),
         (["import", "pets", "/proc/shards"], ["/proc/shards", "Cannot create directory"]),
-        (["check", "pets/cat"], ["holds no class folders"]),
+        (["check", "pets/cat"], ["holds no image"]),
         (["show", "pts"], ["pts not found"]),
         (["show", "pets", "--sheet", "nowhere/sheet.png"], ["--sheet nowhere/sheet.png"]),
         (["show", "pets", "--sheet", "sheet.xyz"], ["--sheet sheet.xyz", "xyz"]),
