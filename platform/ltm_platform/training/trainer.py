@@ -18,6 +18,7 @@ from ltm_platform.training.engine.weights import (
     gather_weights,
     weights_are_finite,
 )
+from ltm_platform.training.left_out import LeftOut
 from ltm_platform.training.measurement.bench import inference_speed
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.recipe.early_stop import EarlyStop
@@ -58,6 +59,8 @@ class Trainer:
             self._train_loader = self.components.train_loader
             self._meter = StepMeter(send, self._batch.global_batch, self.components.objective.parts)
             self._stepper = Stepper(job, self.components, self._meter)
+            parts = [self._train_loader.bad, self.components.val_loader.bad]
+            self._left_out = LeftOut(parts, send)
             self._validate = Validation(self.components, self._watchdog)
             self._policy = CheckpointPolicy(job.checkpoint.every_steps, context)
             self._early_stop = EarlyStop(job.recipe.early_stop)
@@ -111,6 +114,7 @@ class Trainer:
             if not last:
                 batches = self._train_loader.epoch(epoch + 1)  # decoded meanwhile
             validated, confusion = self._validate()
+            self._left_out.exchange()
             metrics = {"train/images_per_s": images / seconds} | validated
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
