@@ -14,6 +14,7 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.values import SentCommand
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import EMBEDDED, JOINED
+from ltm_platform.ray_cluster.environment import passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def send_submit(
         UserError: it would be refused there, or the cluster does not take it.
     """
     from ltm_platform import checks
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
 
     environment = passed_on(variables, os.environ)
     store = tracking.tracking_uri(job.tracking.uri)
@@ -61,7 +62,7 @@ def send_tune(
     sweep: Sweep, job: JobSpec, address: str, notices: tuple[str, ...], *, verbose: bool
 ) -> SentCommand:
     """Run a sweep of the job there. UserError as of `send_submit`."""
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
     from ltm_platform.tuning.spec import named_as_sweep, read_stages
 
     store = tracking.tracking_uri(job.tracking.uri)
@@ -90,7 +91,7 @@ def send_resume(
     Raises:
         UserError: it is running, or the cluster does not take it.
     """
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password
 
     cluster = JobsClient(address)
     if cluster.training(run):
@@ -132,9 +133,11 @@ def plan_there(
 
 def send_stop(run: str, address: str, *, now: bool, uri: str | None) -> SentCommand:
     """Have the head stop a run of its own."""
-    from ltm_platform.ray_cluster.jobs_api import JobsClient
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password
 
-    words = ["stop", run, "--tracking-uri", tracking.tracking_uri(uri)]
+    store = tracking.tracking_uri(uri)
+    check_no_password(store)
+    words = ["stop", run, "--tracking-uri", store]
     words += ["--now"] if now else []
     return _send(JobsClient(address), words, run, None, {})
 

@@ -19,7 +19,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.session import Session, session
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
 from ltm_platform.tuning.spec import Sweep, named_as_sweep, read_stages
@@ -255,7 +255,7 @@ def _start(
 
     job = with_absolute_paths(job)
     store = tracking.tracking_uri(job.tracking.uri)
-    if not locations.has_password(store):
+    if not addresses.has_secret(store):
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:

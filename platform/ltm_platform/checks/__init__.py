@@ -7,6 +7,7 @@ from ltm_platform.checks.checked_job import (
     check,
     check_here,
     check_job,
+    with_notices,
     with_problems,
 )
 from ltm_platform.checks.images import check_data
@@ -32,5 +33,6 @@ __all__ = [
     "check_storage",
     "compiler_here",
     "with_absolute_paths",
+    "with_notices",
     "with_problems",
 ]

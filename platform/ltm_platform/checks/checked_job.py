@@ -181,6 +181,11 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
     )
 
 
+def with_notices(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
+    """The same with more to say before it starts."""
+    return replace(checked, notices=checked.notices + tuple(further))
+
+
 def _with_workers(job: JobSpec, resources: Resources) -> JobSpec:
     """The job with a number of workers in the place of ``auto``."""
     if job.cluster.workers != "auto":
