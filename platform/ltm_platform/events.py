@@ -69,6 +69,13 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A part of the run failed; training goes on from the last checkpoint."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """Training ended before its time, on all ranks together, and would again: no retry helps."""
 
@@ -94,6 +101,7 @@ Event = (
     | EpochEnded
     | Measured
     | Decided
+    | Failed
     | GaveUp
     | StoppedOnRequest
     | ControllerStarted

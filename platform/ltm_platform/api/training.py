@@ -15,9 +15,11 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.sending import send_resume, send_submit
 from ltm_platform.api.values import Checkpoint, RunBegins, RunEvent, RunResult, SentCommand
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.events import Waiting
 from ltm_platform.job import JobSpec, changes
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
@@ -276,15 +278,25 @@ def _run(
         log.write(early_output)
     store = tracking.tracking_uri(checked.job.tracking.uri)
     notify: Callable[[RunEvent], None] = shown(listener or _ignore)
+    workers = checked.batch.workers
+    cpus = workers * checked.job.cluster.cpus_per_worker
+    need = Need(folder.name, cpus, workers if checked.use_gpu else 0)
     with captured_output(folder.log, printed):
         notify(RunBegins(checked, folder))
         connecting = tracking.connect_meanwhile(store)
         try:
-            with ray.ray():
+            with ray.ray(need, lambda missing: notify(Waiting(missing))) as own:
                 connecting.join()
                 from ltm_platform.runs.driver import drive
 
-                outcome = drive(checked, folder, notify, resume=resume, ray_stays=ray.stays)
+                outcome = drive(
+                    checked,
+                    folder,
+                    notify,
+                    resume=resume,
+                    ray_stays=ray.stays,
+                    renew=own.renew if own else None,
+                )
         except RunError as error:
             error.log = folder.log
             raise

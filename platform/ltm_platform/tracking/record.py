@@ -18,6 +18,7 @@ from ltm_platform.events import (
     Decided,
     EpochEnded,
     Event,
+    Failed,
     GaveUp,
     Measured,
     Progress,
@@ -103,7 +104,7 @@ class TrackedRun:
                 self._log_progress(event)
             case Decided():
                 self.tag(f"ltm.{event.name}", event.value)
-            case GaveUp() | StoppedOnRequest() | ControllerStarted():
+            case GaveUp() | StoppedOnRequest() | Failed() | ControllerStarted():
                 pass  # the run's status at its end has it
             case _:
                 assert_never(event)

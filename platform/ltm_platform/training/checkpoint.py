@@ -68,6 +68,12 @@ class Snapshot:
     texts: dict[str, str]
     random: dict[str, Any]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors, which are nearly all of it."""
+        files = self.tensors.values()
+        return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+
     def write(self, folder: Path) -> None:
         """Into ``folder``, which the ranks share."""
         names = [RANDOM_FILE.format(rank=self.rank), *self.tensors, *self.texts]

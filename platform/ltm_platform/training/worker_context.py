@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
+from ltm_platform.errors import UserError
 from ltm_platform.storage.files import STOP_FILE
+from ltm_platform.storage.room import written_or_explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,11 +122,17 @@ def _write(taken: Snapshot, target: StoragePath) -> Checkpoint:
 
     if target.is_local:
         path = Path(target.path)
-        path.mkdir(parents=True, exist_ok=True)
-        taken.write(path)
+        try:
+            with written_or_explained(path, taken.size):
+                path.mkdir(parents=True, exist_ok=True)
+                taken.write(path)
+        except UserError:
+            shutil.rmtree(path, ignore_errors=True)  # part of one, where room is short
+            raise
     else:
         with TemporaryDirectory(prefix="ltm-checkpoint-") as folder:
-            taken.write(Path(folder))
+            with written_or_explained(Path(folder), taken.size):
+                taken.write(Path(folder))
             target.put(Path(folder))
     return Checkpoint(target.path, target.filesystem)
 

@@ -20,6 +20,7 @@ from ltm_platform.events import (
     ControllerStarted,
     Decided,
     EpochEnded,
+    Failed,
     GaveUp,
     Measured,
     Progress,
@@ -130,6 +131,8 @@ class Screen:
             case Progress():
                 self._latest.update(event.metrics)
                 self._update(event.step, event.epoch)
+            case Failed():
+                self._note(f"{event.reason}; it is tried again")
             case GaveUp() | StoppedOnRequest():
                 pass  # reported at the end of the run
             case ControllerStarted():
