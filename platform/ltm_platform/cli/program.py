@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -26,3 +27,11 @@ def program() -> list[str]:
         return [NAME]
     called = sys.argv[0]
     return ["python", called] if called.endswith(".py") else [called]
+
+
+def way_on(run: str, *, has_checkpoint: bool) -> str:
+    """What to type after a run that did not finish."""
+    if has_checkpoint:
+        command = shlex.join([*program(), "resume", run])
+        return f"go on from the last checkpoint with: {command}"
+    return f"{run} has no checkpoint to go on from: submit it again under another name"

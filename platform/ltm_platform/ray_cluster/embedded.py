@@ -19,7 +19,7 @@ from ltm_platform.compat.ray_core import (
     worker_processes,
 )
 from ltm_platform.errors import UserError
-from ltm_platform.ray_cluster.ray_sessions import remember, remove_old
+from ltm_platform.ray_cluster.machine.sessions import remember, remove_old
 from ltm_platform.ray_cluster.resources import Resources
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import HERE, Kind, kind
-from ltm_platform.ray_cluster.claims import Need, claimed
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
+from ltm_platform.ray_cluster.machine.claims import Need, claimed
 from ltm_platform.ray_cluster.resources import Resources
 
 if TYPE_CHECKING:

@@ -197,7 +197,7 @@ def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
         ShardImages(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
         for count in (10_000, 20_000)
     ]
-    # Where the image lies, how long it is, and its label: 31 MB of ImageNet.
+    # Where the image lies, how long it is, its label and checksum: 31 MB of ImageNet.
     assert size(shards[1]) - size(shards[0]) < 10_000 * 24 + 1000
 
 

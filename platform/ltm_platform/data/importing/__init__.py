@@ -2,7 +2,7 @@
 
 Which image goes into which shard is planned from the listing alone, so every shard is written by
 one process, whichever that is. ``unfinished.json`` is in the destination until all are there, and
-``report.json`` then: counts, and what was left out and why.
+``report.json`` then: counts, and by name all that was left out and why.
 """
 
 from __future__ import annotations
@@ -15,28 +15,37 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ltm_platform.data.importing.originals import Entry, Originals, with_validation
 from ltm_platform.data.importing.table import open_table, parquet_files
 from ltm_platform.data.importing.tree import open_archive, open_folder
+from ltm_platform.data.importing.unsealed import open_unsealed
 from ltm_platform.data.importing.work import Task, write_shard
 from ltm_platform.data.process_pool import spread
 from ltm_platform.data.sources.shards import (
     FORMAT_VERSION,
+    PLACEHOLDER,
+    REPORT,
     SHARD_BYTES,
     UNFINISHED,
+    Place,
     holds_shards,
     read_footer,
+    sealed,
     shard_name,
 )
+from ltm_platform.data.tree import summary
 from ltm_platform.errors import UserError
 from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy.typing as npt
+
 __all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
 
-REPORT = "report.json"
 ALLOWED_BAD = 0.01
 
 
@@ -46,12 +55,17 @@ def _ignore(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made: images of each split, classes, and where the report is."""
+    """What an import made: images of each split, classes, and where the report is.
+
+    skipped: images that cannot be used.
+    notices: what else a user should know, in sentences: what was left out that is no image.
+    """
 
     images: dict[str, int]
     classes: tuple[str, ...]
     skipped: int
     report: StoragePath
+    notices: tuple[str, ...] = ()
 
 
 def import_images(
@@ -86,8 +100,8 @@ def import_images(
         raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
     try:
         originals = with_validation(open_originals(source), val_fraction)
-        tasks = list(_plan(originals, target, shard_bytes))
         plan = _fingerprint(originals, shard_bytes)
+        tasks = list(_plan(originals, target, shard_bytes, plan))
         _claim(target, plan, source)
     except OSError as error:
         why = error.strerror or error
@@ -101,10 +115,10 @@ def import_images(
         }
         waiting = []
         for task in tasks:
-            if task.file.name not in there[task.split]:
+            if task.file.name not in there[task.place.split]:
                 waiting.append(task)
                 continue
-            skipped += len(read_footer(task.file)[1]["skipped"])
+            skipped += len(read_footer(task.file).skipped)
             done += len(task.entries)
         listener(done, total)
         with closing(spread(write_shard, waiting, min(processes, len(waiting)))) as shards:
@@ -113,10 +127,13 @@ def import_images(
                 listener(done, total)
                 if skipped > limit:
                     break
-        report = _report(tasks, originals, plan)
-        (target / REPORT).write(json.dumps(report, indent=1, ensure_ascii=False).encode())
+        report, per_class = _report(tasks, originals, plan)
+        text = json.dumps(report | {"seal": PLACEHOLDER}, indent=1, ensure_ascii=False)
+        (target / REPORT).write(sealed(text.encode()))
         if skipped > limit:
-            raise _too_many(skipped, done, total, allow_bad, target, report)
+            unusable = report["skipped"][len(originals.left_out) :]
+            raise _too_many(skipped, done, total, allow_bad, target, unusable[0])
+        _check_classes(per_class, originals, report, target)
         (target / UNFINISHED).delete()
     except BrokenProcessPool as error:
         raise UserError(
@@ -129,7 +146,9 @@ def import_images(
             f"{destination} cannot be written: {why}. What is finished is kept: the same command "
             "goes on from there."
         ) from error
-    return Imported(report["images"], originals.classes, skipped, target / REPORT)
+    left_out = summary(originals.left_out)
+    notices = (*originals.notices, *([left_out] if left_out else []))
+    return Imported(report["images"], originals.classes, skipped, target / REPORT, notices)
 
 
 def open_originals(source: str) -> Originals:
@@ -140,16 +159,21 @@ def open_originals(source: str) -> Originals:
     if not where.is_folder():
         raise UserError(f"{source} not found: there is no such file or folder.")
     if holds_shards(where) and (where / REPORT).exists():
+        if unsealed := open_unsealed(where):
+            return unsealed
         raise UserError(f"{source} holds shards already: it can be trained on as it is.")
     return open_table(where) if parquet_files(where) else open_folder(where)
 
 
-def _plan(originals: Originals, target: StoragePath, shard_bytes: int) -> Iterator[Task]:
+def _plan(
+    originals: Originals, target: StoragePath, shard_bytes: int, dataset: str
+) -> Iterator[Task]:
     for split, entries in originals.splits.items():
         parts = list(_cut(entries, shard_bytes))
         for number, part in enumerate(parts):
             file = target / split / shard_name(number, len(parts))
-            yield Task(file, split, tuple(part), originals.classes, originals.reader)
+            place = Place(dataset, split, number, len(parts), len(entries), imported=True)
+            yield Task(file, place, tuple(part), originals.classes, originals.reader)
 
 
 def _cut(entries: list[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
@@ -179,7 +203,7 @@ def _claim(target: StoragePath, plan: str, source: str) -> None:
     """Take the destination for this import, or take it up where the last one stopped."""
     for name in (UNFINISHED, REPORT):
         if (target / name).exists():
-            if json.loads((target / name).read()).get("plan") != plan:
+            if _plan_in(target / name) != plan:
                 raise UserError(
                     f"{target} holds an import of other images than {source} has now: "
                     "choose another folder, or remove it."
@@ -191,26 +215,66 @@ def _claim(target: StoragePath, plan: str, source: str) -> None:
     (target / UNFINISHED).write(json.dumps({"plan": plan}).encode())
 
 
-def _report(tasks: list[Task], originals: Originals, plan: str) -> dict[str, Any]:
-    skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.refused)]
+def _plan_in(file: StoragePath) -> object:
+    try:
+        values = json.loads(file.read())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: remove it and the shards beside it.")
+    return values.get("plan")
+
+
+def _report(
+    tasks: list[Task], originals: Originals, plan: str
+) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    """The report, and the training images of each class."""
+    skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.left_out)]
     images = dict.fromkeys(originals.splits, 0)
+    per_class = np.zeros(len(originals.classes), dtype=np.int64)
+    shards: dict[str, str] = {}
     for task in tasks:
         if task.file.exists():
-            _, about = read_footer(task.file)
-            images[task.split] += sum(about["counts"])
-            skipped += [{"image": key, "reason": reason} for key, reason in about["skipped"]]
-    return {
+            footer = read_footer(task.file)
+            images[task.place.split] += footer.images
+            per_class += np.array(footer.counts) * (task.place.split == "train")
+            shards[task.place.name] = footer.digest
+            skipped += [{"image": key, "reason": reason} for key, reason in footer.skipped]
+    report = {
         "plan": plan,
+        "shards": shards,
         "images": images,
         "classes": len(originals.classes),
         "skipped": skipped,
     }
+    return report, per_class
+
+
+def _check_classes(
+    per_class: npt.NDArray[np.int64],
+    originals: Originals,
+    report: dict[str, Any],
+    target: StoragePath,
+) -> None:
+    """A class that had training images must still have some."""
+    entries = originals.splits["train"]
+    had = np.bincount([entry.label for entry in entries], minlength=len(per_class))
+    gone = np.flatnonzero((had > 0) & (per_class == 0))
+    if not len(gone):
+        return
+    reasons = {one["image"]: one["reason"] for one in report["skipped"]}
+    first = next(entry.key for entry in entries if entry.label == gone[0])
+    more = f", and {len(gone) - 1:,} more classes none either" if len(gone) > 1 else ""
+    raise UserError(
+        f"class {originals.classes[gone[0]]!r} has no training image that can be used{more}, such "
+        f"as {first} ({reasons[first]}): mend its images or remove it; {target / REPORT} lists "
+        "them."
+    )
 
 
 def _too_many(
-    skipped: int, done: int, total: int, allowed: float, target: StoragePath, report: dict[str, Any]
+    skipped: int, done: int, total: int, allowed: float, target: StoragePath, first: dict[str, Any]
 ) -> UserError:
-    first = next(s for s in report["skipped"])
     return UserError(
         f"{skipped:,} of the first {done:,} images (of {total:,}) cannot be used, such as "
         f"{first['image']} ({first['reason']}), but at most {allowed:.2%} may be bad: "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.ray_cluster.claims import Claim, Need, claimed, claims
+from ltm_platform.ray_cluster.machine.claims import Claim, Need, claimed, claims
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.storage import locations
 
@@ -22,7 +22,7 @@ THERE = Resources(cpus=4, gpus=2)
 """A machine with two GPUs that are declared, not there."""
 FIRST = """
 import sys
-from ltm_platform.ray_cluster.claims import Need, claimed
+from ltm_platform.ray_cluster.machine.claims import Need, claimed
 from ltm_platform.ray_cluster.resources import Resources
 with claimed(Need("quickstart-1", 2, 2), Resources(cpus=4, gpus=2), waits=True):
     print("claimed", flush=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from ltm_platform.ray_cluster.ray_sessions import remember, remove_old
+from ltm_platform.ray_cluster.machine.sessions import remember, remove_old
 from ltm_platform.storage import locations
 
 if TYPE_CHECKING:
