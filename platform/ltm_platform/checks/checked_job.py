@@ -110,3 +110,8 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more reasons not to start, which were overridden."""
     return replace(checked, problems=checked.problems + tuple(further))
+
+
+def with_notices(checked: CheckedJob, first: Iterable[str]) -> CheckedJob:
+    """The same with more to tell the user."""
+    return replace(checked, notices=(*first, *checked.notices))

@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.ray_core import on_loopback
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import EMBEDDED
+from ltm_platform.ray_cluster.auth_token import close_token, ensure_token
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 
 if TYPE_CHECKING:
@@ -26,12 +28,17 @@ class Session:
     """Whether its Ray was running before."""
     stays: bool = False
     """Whether it is the caller's, and keeps running when the call ends."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of it."""
 
     def ray(self) -> AbstractContextManager[None]:
         """Ray runs in the block; unless it `stays`, it has ended when the block ends."""
         if self.stays:
             return nullcontext()
-        return attach.joined_ray() if self.joined else embedded_ray(self.resources)
+        if self.joined:
+            return attach.joined_ray()
+        ensure_token()
+        return embedded_ray(self.resources)
 
 
 @contextmanager
@@ -46,7 +53,8 @@ def session(address: str) -> Iterator[Session]:
     if attach.is_joined():
         yield Session(attach.at_most(), joined=True, stays=True)
     elif address == EMBEDDED:
-        yield Session(this_machine(), joined=False)
+        with on_loopback():
+            yield Session(this_machine(), joined=False, notices=close_token())
     else:
         attach.join(address)
         with attach.joined_ray():
