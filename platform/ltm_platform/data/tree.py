@@ -6,12 +6,13 @@ import heapq
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".tif", ".tiff", ".webp"),
@@ -38,6 +39,7 @@ _OF_THE_SYSTEM = frozenset(
     }
 )
 _SHOWN_REASONS = 5
+_by_path = itemgetter(0)
 
 
 class File(NamedTuple):
@@ -73,7 +75,7 @@ class Tree:
 
     classes: tuple[str, ...]
     splits: dict[str, list[tuple[int, File]]]
-    """``train``, and ``val`` where the tree has one: label and file, sorted by path."""
+    """``train``, and ``val`` where the tree has one: label and file, by label and then by path."""
     folders: dict[str, str]
     """The folder of each split; empty where the tree has class folders alone."""
     left_out: tuple[LeftOut, ...]
@@ -213,7 +215,7 @@ def arrange(listing: Listing, source: str) -> Tree:
     classes = tuple(sorted(found[TRAIN]))
     return Tree(
         classes,
-        {split: _sorted(classes, of_class) for split, of_class in found.items()},
+        {split: _labelled(classes, of_class) for split, of_class in found.items()},
         folders,
         tuple(LeftOut(*item) for item in sorted(left_out.items())),
         tuple(listing.notices),
@@ -351,9 +353,9 @@ def _some(names: Collection[str], *, quoted: bool = False) -> str:
     return (repr(first) if quoted else f"{first}/") + (f" and {more:,} more" if more else "")
 
 
-def _sorted(classes: tuple[str, ...], of_class: dict[str, list[File]]) -> list[tuple[int, File]]:
-    def labelled() -> Iterator[tuple[int, File]]:
-        for label, name in enumerate(classes):
-            yield from ((label, file) for file in of_class[name])
-
-    return sorted(labelled(), key=lambda one: one[1].path)
+def _labelled(classes: tuple[str, ...], of_class: dict[str, list[File]]) -> list[tuple[int, File]]:
+    return [
+        (label, file)
+        for label, name in enumerate(classes)
+        for file in sorted(of_class[name], key=_by_path)
+    ]

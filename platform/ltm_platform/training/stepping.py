@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
+from ltm_platform.compat.deepspeed_engine import clear_gradients
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import Diverged
 
@@ -44,6 +45,7 @@ class Stepper:
             Diverged: on all ranks, when the loss or the gradient is not finite.
         """
         its = self._components
+        end = its.train_loader.steps(epoch + 1)
         parts = self._new_parts()
         self._compress()
         self._meter.restart_clock()
@@ -59,13 +61,15 @@ class Stepper:
             self._engine.step()
             if not complete:
                 continue
+            clear_gradients(self._engine)
             self.steps_done += 1
             method_hooks.after_step(self._engine, self.steps_done, self._steps)
             self._compress()
             its.bottleneck.sync()
             if its.ema:
                 its.ema.update()
-            self._meter.step(self.steps_done, epoch, max(self._engine.get_lr()))
+            lr, ends_epoch = max(self._engine.get_lr()), self.steps_done == end
+            self._meter.step(self.steps_done, epoch, lr, ends_epoch=ends_epoch)
             self._check_gradient(parts)
             parts = self._new_parts()
             yield
