@@ -100,8 +100,7 @@ def list_folder(root: str, *, sizes: bool = False) -> Listing:
         while walk.links:
             walk.follow(heapq.heappop(walk.links))
     except OSError as error:
-        where = error.filename or root
-        raise UserError(f"{where} cannot be read: {error.strerror or error}.") from None
+        raise _unreadable(error.filename or root, error) from None
     return walk.found
 
 
@@ -238,9 +237,19 @@ def summary(left_out: Collection[LeftOut]) -> str:
 
 
 def class_folders(root: str) -> tuple[str, ...]:
-    """Names of the folders in ``root`` that may be classes, sorted."""
-    with os.scandir(root) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not _junk(e.name)))
+    """Names of the folders in ``root`` that may be classes, sorted.
+
+    Raises:
+        UserError: there are none, or it cannot be read.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not _junk(e.name))
+    except OSError as error:
+        raise _unreadable(root, error) from None
+    if not names:
+        raise _no_classes(root)
+    return tuple(names)
 
 
 def is_image(path: str) -> bool:
@@ -314,9 +323,7 @@ def _check(
     where = {split: f"{source}/{folders[split]}" if folders else source for split in found}
     for split, of_class in found.items():
         if not of_class and split == TRAIN and not left_out:
-            raise UserError(
-                f"{where[split]} holds no class folders with images; expected {EXPECTED}."
-            )
+            raise _no_classes(where[split])
         if not any(of_class.values()):
             raise UserError(
                 f"{where[split]} holds no image ({FORMATS}) in a class folder; expected {EXPECTED}."
@@ -338,6 +345,14 @@ def _check(
                     f"{where[here]} has the class {_some(extra, quoted=True)} that {where[there]} "
                     "lacks; both need the same class folders."
                 )
+
+
+def _no_classes(where: str) -> UserError:
+    return UserError(f"{where} holds no class folders with images; expected {EXPECTED}.")
+
+
+def _unreadable(where: str, error: OSError) -> UserError:
+    return UserError(f"{where} cannot be read: {error.strerror or error}.")
 
 
 def _why_empty(left_out: dict[str, str], folder: str) -> str:
