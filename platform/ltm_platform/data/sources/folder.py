@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ltm_platform.data.search import Search, check_filesystem
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
 from ltm_platform.errors import UserError
@@ -92,7 +93,9 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages]:
@@ -128,7 +131,8 @@ def class_folders(root: Path) -> tuple[str, ...]:
 
 def _scan(root: Path) -> FolderImages:
     classes = class_folders(root)
-    files = {name: _images(root, name) for name in classes}
+    search = Search(root)
+    files = {name: _images(root, name, search) for name in classes}
     if not any(files.values()):
         raise UserError(
             f"{root} holds no image ({', '.join(EXTENSIONS)}) in a class folder; "
@@ -145,17 +149,23 @@ def _scan(root: Path) -> FolderImages:
     return FolderImages(root, paths, labels, classes)
 
 
-def _images(root: Path, name: str) -> list[str]:
+def _images(root: Path, name: str, search: Search) -> list[str]:
     """Sorted paths, relative to ``root``, of the images of class ``name``."""
     found = []
     for folder, inner, files in os.walk(root / name, followlinks=True):
-        inner[:] = [entry for entry in inner if not _hidden(entry)]
+        inner[:] = [
+            entry
+            for entry in inner
+            if not _hidden(entry) and search.follows(os.path.join(folder, entry))
+        ]
         relative = os.path.relpath(folder, root)
-        found += [
+        images = [
             f"{relative}/{file}"
             for file in files
             if file.lower().endswith(EXTENSIONS) and not _hidden(file)
         ]
+        search.saw(len(files) + len(inner), len(images))
+        found += images
     return sorted(found)
 
 
