@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ltm_platform.data.search import Search
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Walk:
         self.found = Listing()
         self.links: list[str] = []  # a heap
         self._root, self._sizes = root, sizes
+        self._search = Search(root)
         self._seen: set[tuple[int, int]] = set()
         self._targets: dict[str, str] = {}
 
@@ -122,7 +124,10 @@ class _Walk:
             folder = waiting.pop()
             where = os.path.join(self._root, folder)
             self._seen.add(_identity(where))
-            with os.scandir(where) as entries:
+            with os.scandir(where) as there:
+                entries = list(there)
+                images = sum(entry.name.lower().endswith(EXTENSIONS) for entry in entries)
+                self._search.saw(len(entries), images)
                 for entry in entries:
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if self._add(path, entry):

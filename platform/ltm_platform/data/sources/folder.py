@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ltm_platform.data.search import check_filesystem
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
 from ltm_platform.data.tree import (
@@ -105,7 +106,9 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
