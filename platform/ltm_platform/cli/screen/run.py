@@ -29,7 +29,6 @@ from ltm_platform.events import (
     Waiting,
 )
 from ltm_platform.storage import locations
-from ltm_platform.storage.checkpoints import stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,8 +218,7 @@ class Screen:
 
     def _kept(self, folder: RunFolder) -> None:
         command = shlex.join([*program(), "resume", folder.name])
-        how = "go on from the last checkpoint" if stored(folder) else "begin again"
-        text = f"{how} with: {command}"
+        text = f"go on from the last checkpoint with: {command}"
         self._console.print(text, soft_wrap=True)
 
 

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import click
 import pytest
-from ray.train import Checkpoint as RayCheckpoint
-from ray.train import CheckpointConfig
 from rich.console import Console
 
 from ltm_platform.api import Checkpoint, RunBegins, RunResult
 from ltm_platform.checks import CheckedJob, check
 from ltm_platform.cli.screen.run import Screen
-from ltm_platform.compat.ray_checkpoints import new_folder_name
-from ltm_platform.compat.ray_train import CheckpointKeeper
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     EpochEnded,
@@ -176,19 +172,6 @@ def test_the_end_of_a_broken_run_says_why_and_how_to_go_on() -> None:
     assert "rank 1: KeyError: '[bold]'" in text
     assert str(folder.log) in text
     assert "ltm-platform resume x-1" in text
-
-
-def test_a_last_checkpoint_is_spoken_of_where_there_is_one(tmp_path: Path) -> None:
-    plain = Plain()
-    folder = RunFolder(tmp_path)
-    plain.screen.failed(folder, RunError("rank 1: KeyError: 'x'"))
-    assert plain.lines[-1] == f"begin again with: ltm-platform resume {folder.name}"
-    CheckpointKeeper(tmp_path, CheckpointConfig()).register(
-        RayCheckpoint.from_directory(tmp_path / new_folder_name()), {}
-    )
-    plain.screen.stopped(folder)
-    last = plain.lines[-1]
-    assert last == f"go on from the last checkpoint with: ltm-platform resume {folder.name}"
 
 
 def test_images_that_are_left_out_are_told() -> None:
