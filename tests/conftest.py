@@ -124,11 +124,12 @@ def bucket(object_store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs; to make one takes MLflow several seconds."""
-    from ltm_platform.tracking import list_runs
+    from ltm_platform.tracking import connect_meanwhile, list_runs
 
     database = tmp_path_factory.mktemp("empty-store") / "mlflow.db"
-    database.touch()
-    assert list_runs(f"sqlite:///{database}") == []
+    uri = f"sqlite:///{database}"
+    connect_meanwhile(uri).join()
+    assert list_runs(uri) == []
     return database
 
 

@@ -61,6 +61,14 @@ class Stored:
         return path
 
 
+def unpack_shards(folder: Path) -> Path:
+    """The folder of shards alone."""
+    with tarfile.open(ARCHIVE) as archive:
+        members = [member for member in archive if member.name.startswith("shards")]
+        archive.extractall(folder, members, filter="data")
+    return folder / "shards"
+
+
 def unpack(folder: Path) -> Stored:
     """Unpack into ``folder`` and put its path wherever the original one stands."""
     with tarfile.open(ARCHIVE) as archive:

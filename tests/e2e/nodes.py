@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 from ltm_platform import checks
@@ -45,8 +44,7 @@ HASTE = {
     "RAY_health_check_failure_threshold": "10",
 }
 """Ray finds out sooner than in a cluster, where a node may be slow to answer."""
-PREEMPTED = 2  # ray's DrainNodeReason
-NOTICE_S = 45.0
+NOTICE_S = 45
 """Time to save in."""
 MOST, FEWEST = 4, 2
 MID_EPOCH = 5
@@ -59,11 +57,17 @@ def tell(seen: object) -> None:
 
 
 def announce_the_end_of(node: str, address: str) -> None:
-    deadline_ms = int(1000 * (time.time() + NOTICE_S))
-    accepted, reason = GcsClient(address=address).drain_node(
-        node, PREEMPTED, "a spot node goes", deadline_ms
-    )
-    assert accepted, reason
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "drain-node",
+        "--address",
+        address,
+        "--node-id",
+        node,
+    ]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot node goes"]
+    command += ["--deadline-remaining-seconds", str(NOTICE_S)]
+    subprocess.run(command, check=True)
 
 
 def until(happened: Callable[[Event], bool]) -> Generator[None, Event, Event]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from ltm_platform import tracking
 from ltm_platform.storage.checkpoints import stored
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
     from .conftest import Cli
 
+USUAL_AGENT_PORT = 52365
+"""Where the dashboard agent of a Ray with default settings listens."""
 pytestmark = pytest.mark.slow
 
 
@@ -50,7 +51,7 @@ def address(call: Cli) -> Iterator[str]:
     """Of the Ray that the user keeps on this machine, though another has the usual port."""
     with closing(socket.socket()) as usual:
         with suppress(OSError):  # another test's Ray has it
-            usual.bind(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+            usual.bind(("127.0.0.1", USUAL_AGENT_PORT))
         up = call("cluster", "up", "--local")
         try:
             assert up.returncode == 0, up.stdout + up.stderr

@@ -109,7 +109,7 @@ def cluster() -> Iterator[Finding]:
 def mlflow() -> Iterator[Finding]:
     uri = tracking.tracking_uri()
     try:
-        tracking.check_reachable(uri)
+        tracking.check_usable(uri)
         runs = len(tracking.list_runs(uri))
     except UserError as error:
         yield Finding("MLflow", False, str(error), "mlflow server, or unset MLFLOW_TRACKING_URI")

@@ -43,9 +43,12 @@ def check_tracking(job: JobSpec) -> None:
             f"the job and set {tracking.URI_VARIABLE}"
         )
     try:
-        tracking.check_reachable(tracking.tracking_uri(job.tracking.uri))
+        uri = tracking.tracking_uri(job.tracking.uri)
+        tracking.check_usable(uri, job.tracking.experiment)
     except UserError as error:
-        raise (job.error("tracking.uri", str(error)) if job.tracking.uri else error) from None
+        key = next(iter(error.fields), "tracking.uri")
+        of_job = job.tracking.uri or key != "tracking.uri"
+        raise (job.error(key, str(error)) if of_job else error) from None
 
 
 def check_storage(job: JobSpec) -> None:

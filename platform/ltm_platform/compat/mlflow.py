@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import logging
+import re
+import sqlite3
+from contextlib import closing
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from requests.exceptions import RequestException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HEALTH_PATH = "/health"
 """Of a server: what answers once it serves, without a login."""
@@ -17,6 +27,84 @@ DATA_FOLDER, CODE_FOLDER = "data", "code"
 ``code_paths``."""
 CONDA_FILE, PYTHON_FILE = "conda.yaml", "python_env.yaml"
 """In a model's folder: the environments that it writes."""
+REVISION_QUERY = "SELECT version_num FROM alembic_version"
+"""Of a database: the version of its tables."""
+EXPERIMENT_QUERY = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+DELETED = "deleted"
+"""The stage of what was deleted in the user interface and can be restored."""
+EXPERIMENT_PATH = "/api/2.0/mlflow/experiments/get-by-name"
+"""Of a server."""
+STORE_LOGGER = "mlflow.store.db.utils"
+"""Prints a traceback for every error of a database, which it raises, too."""
+
+
+def make_tables(database: Path) -> None:
+    """Write a new sqlite database with MLflow's tables, as it does when it opens an empty one.
+
+    It would do so table by table in the file, in seconds, and never finish what it was killed at.
+    """
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables
+    from sqlalchemy.pool import StaticPool
+
+    for name in (STORE_LOGGER, "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    memory = sqlalchemy.create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    try:
+        _initialize_tables(memory)
+        with closing(sqlite3.connect(database)) as file, closing(memory.raw_connection()) as tables:
+            tables.cursor().connection.backup(file)
+    finally:
+        memory.dispose()
+
+
+@cache
+def revisions() -> tuple[str, frozenset[str]]:
+    """The version of the tables that this MLflow wants, and all that it knows."""
+    spec = find_spec("mlflow")
+    assert spec
+    assert spec.origin
+    # Read, since to import them is to import MLflow, which takes seconds.
+    folder = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+    texts = [file.read_text() for file in folder.glob("*.py")]
+    known, older = (
+        {found[1] for text in texts if (found := re.search(rf'^{name} = "(\w+)"', text, re.M))}
+        for name in ("revision", "down_revision")
+    )
+    (newest,) = known - older
+    return newest, frozenset(known)
+
+
+def quiet_store() -> None:
+    """What goes wrong with a database is raised; it is not printed as a traceback besides."""
+    logging.getLogger(STORE_LOGGER).setLevel(logging.CRITICAL)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another program had the sqlite file locked."""
+    return any(name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) for name in _sqlite(error))
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether what the sqlite file holds is no database, or no more."""
+    return any(name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) for name in _sqlite(error))
+
+
+def is_deleted(error: BaseException) -> bool:
+    """Whether the run, or its experiment, was deleted in the user interface."""
+    return "must be in the 'active' state" in str(error)
+
+
+def _sqlite(error: BaseException) -> Iterator[str]:
+    """The names of sqlite's errors behind one of MLflow's, by way of sqlalchemy's."""
+    behind: BaseException | None = error
+    while behind is not None:
+        for one in (behind, getattr(behind, "orig", None)):
+            if isinstance(one, sqlite3.Error) and one.sqlite_errorname:
+                yield one.sqlite_errorname
+        behind = behind.__cause__ or behind.__context__
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ltm_platform.storage.path import StoragePath
@@ -34,7 +35,9 @@ class ShardCache:
     reserve: int = RESERVE_BYTES
     """Bytes of the disk that stay free; what does not fit is not copied."""
 
-    def copy(self, shard: StoragePath, name: str, size: int) -> Path | None:
+    def copy(
+        self, shard: StoragePath, name: str, size: int, check: Callable[[Path], bool]
+    ) -> Path | None:
         """The copy of ``shard``, made if there is none; None if there is no room for it.
 
         Of several that want it at once one copies, and the others wait for that.
@@ -42,9 +45,10 @@ class ShardCache:
         Args:
             name: of the copy; differs from that of any other content.
             size: of the shard in bytes.
+            check: whether a new copy holds what it should; called once for all processes.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError: the folder cannot be written to, or the shard is damaged.
             OSError: the shard cannot be read.
         """
         target = self.folder / name
@@ -60,11 +64,14 @@ class ShardCache:
                 f"{error.strerror or error}"
             ) from None
         try:
-            return target if _holds(target, size) or self._fetch(shard, target, size) else None
+            there = _holds(target, size) or self._fetch(shard, target, size, check)
+            return target if there else None
         finally:
             lock.release()
 
-    def _fetch(self, shard: StoragePath, target: Path, size: int) -> bool:
+    def _fetch(
+        self, shard: StoragePath, target: Path, size: int, check: Callable[[Path], bool]
+    ) -> bool:
         if shutil.disk_usage(self.folder).free < size + self.reserve:
             _warn_full(self.folder)
             return False
@@ -73,6 +80,8 @@ class ShardCache:
             shard.fetch_file(part)
             if not _holds(part, size):
                 raise UserError(f"{shard} is damaged: it has not the {size:,} bytes that it had.")
+            if not check(part):
+                raise UserError(f"{shard} is damaged: it has another checksum than its content.")
             part.replace(target)
         except OSError as error:
             if error.errno != errno.ENOSPC:

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from ltm_platform.data.importing.originals import BadImageError
 from ltm_platform.data.importing.work import check_image
 from ltm_platform.data.process_pool import spread
 from ltm_platform.data.sources.shards import (
-    SCHEMA,
+    REPORT,
     UNFINISHED,
-    Record,
     ShardImages,
+    Shards,
     holds_shards,
+    list_split,
+    misplaced,
     read_footer,
-    unpacked_index,
-    update_checksum,
+    seal_of,
+    verify_shard,
+    warn_unsealed,
 )
 from ltm_platform.errors import UserError
-from ltm_platform.storage.path import StoragePath, storage_path
+from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ltm_platform.data.image_set import ImageSet
+    from ltm_platform.data.sources.shards import Record
+    from ltm_platform.data.sources.shards.layout import SplitFiles
+    from ltm_platform.storage.path import StoragePath
 
 # One image of so many is decoded unless all are.
 SAMPLED = 20
@@ -60,8 +65,9 @@ def check_shards(
 ) -> Checked:
     """Read every byte of the shards below ``path`` and compare them with their footers.
 
-    That every shard is there, its schema, checksum, counts and labels; and of one image in
-    `SAMPLED`, or of all, that it can be decoded. ``listener`` gets shards done and in all.
+    That every shard is there, in its place, and nothing else; its schema, checksum, counts and
+    labels; that the import's report is whole; and of one image in `SAMPLED`, or of all, that it can
+    be decoded. ``listener`` gets shards done and in all.
 
     Raises:
         UserError: there are no shards.
@@ -71,82 +77,130 @@ def check_shards(
         raise UserError(f"{path} not found: there is no such folder.")
     if not holds_shards(root):
         raise UserError(f"{path} holds no shards (train/00000-of-00001.parquet and so on).")
-    problems = list(_whole(root))
-    files = [
-        root / split / name
-        for split in ("train", "val")
-        for name, _ in (root / split).files()
-        if name.endswith(".parquet")
-    ]
+    splits = {split: list_split(root / split) for split in ("train", "val")}
+    problems = {*_whole(root), *_files(root, splits)}
     every = 1 if decode_all else SAMPLED
+    tasks = [
+        _Task(root / split / name, split, number, len(there.shards) + len(there.missing), every)
+        for split, there in splits.items()
+        for number, name in enumerate(sorted([*there.shards, *there.missing]))
+        if name in there.shards
+    ]
     images = decoded = 0
-    tasks = [(file, every) for file in files]
+    digests: dict[str, str] = {}
+    imported = sealed = False
     for done, shard in enumerate(spread(_check, tasks, min(processes, len(tasks))), start=1):
         images, decoded = images + shard.images, decoded + shard.decoded
-        problems += shard.problems
-        listener(done, len(files))
-    return Checked(len(files), images, decoded, tuple(sorted(problems)))
+        problems.update(shard.problems)
+        digests[shard.name] = shard.digest
+        imported, sealed = imported or shard.imported, sealed or shard.sealed
+        listener(done, len(tasks))
+    if imported:
+        problems.update(_report(root, digests))
+    if not sealed and not problems:
+        warn_unsealed(path)
+    return Checked(len(tasks), images, decoded, tuple(sorted(problems)))
 
 
 def _whole(root: StoragePath) -> Iterator[str]:
     """What is wrong with the set as a whole."""
     if (root / UNFINISHED).exists():
         yield f"{root} is an import that was not finished."
-    classes = []
+        return
     for split in ("train", "val"):
         try:
-            classes.append(ShardImages(root / split).classes)
+            ShardImages(root / split)
         except UserError as error:
             yield str(error)
-    if len(set(classes)) > 1:
-        yield f"{root / 'train'} and {root / 'val'} have different classes."
-
-
-def _check(task: tuple[StoragePath, int]) -> Checked:
-    """Check one shard; every so many images are decoded."""
-    file, every = task
-    problems: list[str] = []
-    images = decoded = 0
-    misplaced = False
+            return
     try:
-        _, about = read_footer(file)
-        counts = [0] * len(about["classes"])
-        digest = hashlib.sha256()
-        index = unpacked_index(about).T.tolist()
-        with (
-            pq.ParquetFile(file.path, filesystem=file.filesystem) as shard,
-            file.filesystem.open_input_file(file.path) as content,
-        ):
-            if not shard.schema_arrow.equals(SCHEMA):
-                raise UserError(f"{file} has other columns than a shard.")
-            for number in range(shard.num_row_groups):
-                for row in shard.read_row_group(number).to_pylist():
-                    record = Record(**row)
-                    update_checksum(digest, record)
-                    if not 0 <= record.label < len(counts):
-                        raise UserError(
-                            f"image {record.key!r} of {file} has label {record.label}, "
-                            f"but there are {len(counts)} classes."
-                        )
-                    counts[record.label] += 1
-                    offset, size, label = index[images]
-                    misplaced |= (size, label) != (len(record.image), record.label)
-                    misplaced = misplaced or content.read_at(size, offset) != record.image
-                    if images % every == 0:
-                        decoded += 1
-                        problems += _undecodable(record, file)
-                    images += 1
-        if digest.hexdigest() != about["checksum"]:
-            problems.append(f"{file} has another checksum than its content.")
-        elif misplaced:
-            problems.append(f"{file} has an index that does not fit its images.")
-        if counts != about["counts"]:
-            problems.append(f"{file} holds other numbers of images than it says.")
+        Shards(str(root), Path()).open(val_fraction=0)
     except UserError as error:
-        problems.append(str(error))
-    except (OSError, pa.ArrowException) as error:
-        problems.append(f"{file} cannot be read: {error}.")
-    return Checked(1, images, decoded, tuple(problems))
+        yield str(error)
+
+
+def _files(root: StoragePath, splits: dict[str, SplitFiles]) -> Iterator[str]:
+    """Files that are missing, and those that do not belong to the set."""
+    for split, there in splits.items():
+        for name in there.missing:
+            yield f"{root / split / name} is missing: the data set is not complete."
+        for name in there.surplus:
+            yield f"{root / split / name} does not belong to the data set."
+    for name, _ in root.files(recursive=True):
+        folder = name.split("/")[0]
+        if folder not in (*splits, REPORT, UNFINISHED) and not folder.startswith("."):
+            yield f"{root / name} does not belong to the data set."
+
+
+def _report(root: StoragePath, digests: dict[str, str]) -> Iterator[str]:
+    """Compare an import's report with the shards that are there."""
+    file = root / REPORT
+    try:
+        if not file.exists():
+            yield f"{file} is missing: the import wrote it beside the shards."
+            return
+        text = file.read()
+        if not seal_of(text):
+            raise ValueError("its seal is gone")
+        written = json.loads(text)["shards"]
+    except (OSError, ValueError) as error:
+        yield f"{file} is damaged: {error}."
+        return
+    for name, digest in digests.items():
+        if digest and written.get(name) != digest:
+            yield f"{root / name} is of another import than {file} tells of."
+
+
+class _Task(NamedTuple):
+    """One shard: where it is, where it should be, and that every so many images are decoded."""
+
+    file: StoragePath
+    split: str
+    number: int
+    shards: int
+    every: int
+
+
+class _CheckedShard(NamedTuple):
+    name: str
+    images: int = 0
+    decoded: int = 0
+    problems: tuple[str, ...] = ()
+    digest: str = ""
+    sealed: bool = False
+    imported: bool = False
+
+
+def _check(task: _Task) -> _CheckedShard:
+    """Check one shard."""
+    file, split, number, shards, every = task
+    name = f"{split}/{file.name}"
+    try:
+        footer = read_footer(file)
+    except UserError as error:
+        return _CheckedShard(name, problems=(str(error),))
+    problems: list[str] = []
+    decoded = 0
+
+    def visit(number: int, record: Record) -> None:
+        nonlocal decoded
+        if number % every == 0:
+            decoded += 1
+            problems.extend(_undecodable(record, file))
+
+    wrong_place = misplaced(file, footer, split, number, shards)
+    if wrong_place:
+        problems.append(wrong_place)
+    problems += verify_shard(file, footer, visit)
+    return _CheckedShard(
+        name,
+        footer.images,
+        decoded,
+        tuple(problems),
+        "" if wrong_place else footer.digest,
+        footer.place is not None,
+        footer.place is not None and footer.place.imported,
+    )
 
 
 def _undecodable(record: Record, file: StoragePath) -> list[str]:

@@ -19,7 +19,7 @@ from ltm_platform.tracking.runs import (
 )
 from ltm_platform.tracking.store import (
     URI_VARIABLE,
-    check_reachable,
+    check_usable,
     connect_meanwhile,
     tracking_uri,
 )
@@ -45,7 +45,7 @@ __all__ = [
     "TrackedRun",
     "TrackedSweep",
     "add_curve",
-    "check_reachable",
+    "check_usable",
     "connect_meanwhile",
     "end_run",
     "fetch_files",

@@ -9,13 +9,12 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
-from ltm_platform.tracking.retry import RetryingClient
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
+
+    from ltm_platform.tracking.retry import RetryingClient
 
     Row: TypeAlias = Metric | RunTag
 
@@ -34,8 +33,8 @@ class Outbox:
     While the store is unavailable they stay in this queue, without a limit, and block no caller.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = RetryingClient(client, limit_s=inf)
+    def __init__(self, client: RetryingClient, run_id: str) -> None:
+        self._client = client.patient(inf)
         self._run_id = run_id
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from ltm_platform.compat.mlflow import IMAGES_FOLDER, is_image, is_unavailable
+from ltm_platform.compat.mlflow import DELETED, IMAGES_FOLDER, is_image, is_unavailable
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
@@ -41,13 +41,12 @@ from ltm_platform.tracking.runs import (
     WORKERS_TAG,
     last_rows,
 )
-from ltm_platform.tracking.store import connect, tracking_uri
+from ltm_platform.tracking.store import connect, deleted_experiment, tracking_uri
 from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from mlflow import MlflowClient
     from PIL import Image
     from torch import nn
 
@@ -72,8 +71,8 @@ class TrackedRun:
     what it misses while it is unavailable is written later. Files are written at once.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, run_id: str, folder: Path) -> None:
-        self._client = RetryingClient(client)
+    def __init__(self, client: RetryingClient, uri: str, run_id: str, folder: Path) -> None:
+        self._client = client.patient()
         self._outbox = Outbox(client, run_id)
         self._folder = folder
         self.uri = uri
@@ -82,6 +81,7 @@ class TrackedRun:
         """The latest value of every metric."""
         self._recorded: dict[str, int] = {}  # the last step of every metric
         self._before: dict[str, int] = {}  # the same, when training last began
+        self._alters_from_start = False
         self._starts = 0
         self._epochs = 0
         self._waits = False
@@ -110,6 +110,10 @@ class TrackedRun:
 
     def _start(self, event: Started) -> None:
         self._starts += 1
+        if self._alters_from_start:
+            done = event.steps_done
+            self._recorded = {key: min(step, done) for key, step in self._recorded.items()}
+            self._alters_from_start = False
         self._before = dict(self._recorded)
         if self._starts > 1:
             self.tag(RESTARTS_TAG, str(self._starts - 1))
@@ -189,7 +193,8 @@ class TrackedRun:
     def reopen(self, *, repeats: bool) -> None:
         """Continue a run that ended: its metrics are loaded, its error is removed.
 
-        ``repeats``: what comes again is what is recorded already, and is left out.
+        ``repeats``: what comes again is what is recorded already, and is left out. Else that holds
+        for what came before the step where training goes on, and later steps are recorded again.
         """
         self._client.update_run(self.run_id, status="RUNNING")
         self.tag(HOST_TAG, platform.node())
@@ -199,9 +204,9 @@ class TrackedRun:
         run = self._client.get_run(self.run_id)
         self.metrics.update(run.data.metrics)
         steps = {row.key: row.step for row in last_rows(run)}
-        if repeats:
-            self._recorded.update(steps)
-            self._before = dict(self._recorded)
+        self._alters_from_start = not repeats
+        self._recorded.update(steps)
+        self._before = dict(self._recorded)
         sampled = [step for key, step in steps.items() if key.startswith(PREFIX)]
         self.next_system_step = max(sampled, default=-1) + 1
         self._waits = bool(run.data.tags.get(WAITS_TAG))
@@ -316,7 +321,7 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
 
 
 def create_run(
-    client: MlflowClient, uri: str, experiment: str, name: str, folder: Path, parent: str | None
+    client: RetryingClient, uri: str, experiment: str, name: str, folder: Path, parent: str | None
 ) -> str:
     """The id of a new run."""
     tags = {RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()}
@@ -340,7 +345,7 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+def _experiment_id(client: RetryingClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -356,4 +361,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    if experiment.lifecycle_stage == DELETED:
+        raise deleted_experiment(uri, name, experiment.experiment_id)
     return experiment.experiment_id

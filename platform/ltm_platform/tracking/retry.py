@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
-from ltm_platform.compat.mlflow import is_unavailable
+from ltm_platform.compat.mlflow import is_deleted, is_unavailable
+from ltm_platform.errors import UserError
+from ltm_platform.storage import locations
+from ltm_platform.tracking import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,35 +26,80 @@ _log = logging.getLogger(__name__)
 
 
 class RetryingClient:
-    """An MLflow client whose calls are retried while the store is unavailable.
+    """An MLflow client whose calls are retried while the store is unavailable, and whose refusals
+    that a user can mend are sentences.
 
     Writing the same twice must do no harm: a call may have been executed although its answer
     was lost. The last error is raised when ``limit_s`` has passed.
     """
 
-    def __init__(self, client: MlflowClient, limit_s: float = OUTAGE_S) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        limit_s: float = OUTAGE_S,
+        retried: Callable[[BaseException], bool] = is_unavailable,
+    ) -> None:
         self._client = client
+        self.uri = uri
         self.limit_s = limit_s
         """Seconds; a change also applies to calls that are waiting."""
+        self._retried = retried
+
+    def patient(self, limit_s: float = OUTAGE_S) -> RetryingClient:
+        """The same store, which may be away for ``limit_s``, for whatever reason."""
+        return RetryingClient(self._client, self.uri, limit_s)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._call, getattr(self._client, name))
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         retrying = Retrying(
-            retry=retry_if_exception(is_unavailable),
+            retry=retry_if_exception(self._retried),
             wait=wait_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             stop=self._is_over,
             before_sleep=_log_attempt,
             reraise=True,
         )
-        return retrying(method, *args, **kwargs)
+        try:
+            return retrying(method, *args, **kwargs)
+        except Exception as error:
+            if told := refusal(error, self.uri):
+                raise told from error
+            raise
 
     def _is_over(self, state: RetryCallState) -> bool:
         return (state.seconds_since_start or 0.0) >= self.limit_s
 
 
+def refusal(error: Exception, uri: str) -> UserError | None:
+    """The sentence for an error of the store that a user can mend; None for any other."""
+    shown = locations.shown(uri)
+    database = sqlite_file.database_of(uri)
+    if database and (told := sqlite_file.refusal(error, database)):
+        return told
+    if is_deleted(error):
+        return UserError(
+            f"what the run is recorded in was deleted in MLflow's pages of {shown}: restore it "
+            f"(mlflow runs restore, mlflow experiments restore), then resume the run"
+        )
+    if not is_unavailable(error):
+        return None
+    if database:
+        reason = _first_line(error.__cause__ or error)
+        return UserError(f"the tracking store {shown} cannot be used: {reason}")
+    return UserError(
+        f"the tracking store {shown} does not answer: start it, or give the address of another "
+        f"with --tracking-uri or MLFLOW_TRACKING_URI"
+    )
+
+
 def _log_attempt(state: RetryCallState) -> None:
     assert state.outcome
-    problem = str(state.outcome.exception()).splitlines()[0]
-    _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, problem)
+    error = state.outcome.exception()
+    assert error
+    _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, _first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

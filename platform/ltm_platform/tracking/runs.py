@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ltm_platform.compat.mlflow import is_unavailable
+from ltm_platform.compat.mlflow import DELETED
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
-from ltm_platform.tracking.store import URI_VARIABLE, connect
+from ltm_platform.tracking import sqlite_file
+from ltm_platform.tracking.store import URI_VARIABLE, connect, shown_for_shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,17 +69,10 @@ def list_runs(uri: str) -> list[RunRecord]:
     Raises:
         UserError: the store does not answer.
     """
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    database = sqlite_file.database_of(uri)
+    if database and not database.exists():
         return []
-    try:
-        return _all_runs(uri)
-    except Exception as error:
-        if not is_unavailable(error):
-            raise
-        raise UserError(
-            f"the tracking store {locations.shown(uri)} does not answer: start it, or give the "
-            f"address of another with --tracking-uri or {URI_VARIABLE}"
-        ) from None
+    return _all_runs(uri)
 
 
 def _all_runs(uri: str) -> list[RunRecord]:
@@ -111,11 +105,37 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
     newest = {run.name: run for run in reversed(runs)}
     for name in names:
         if name not in newest:
+            _check_not_deleted(uri, name)
             raise UserError(
                 f"there is no run {name!r} in {locations.shown(uri)}{nearest(name, newest)} "
                 f"(ltm-platform runs lists them)"
             )
     return [newest[name] for name in names]
+
+
+def _check_not_deleted(uri: str, name: str) -> None:
+    """Raises: UserError: a run of that name, or its experiment, was deleted in MLflow's pages."""
+    from mlflow.entities import ViewType
+
+    database = sqlite_file.database_of(uri)
+    if database and not database.exists():
+        return
+    client = connect(uri)
+    experiments = client.search_experiments(view_type=ViewType.ALL)
+    wanted = f"attributes.run_name = '{name}'" if "'" not in name else ""
+    ids = [experiment.experiment_id for experiment in experiments]
+    for run in client.search_runs(ids, wanted, run_view_type=ViewType.ALL, max_results=1):
+        if run.info.run_name != name:
+            return
+        of = next(e for e in experiments if e.experiment_id == run.info.experiment_id)
+        if of.lifecycle_stage == DELETED:
+            remedy = f"mlflow experiments restore --experiment-id {of.experiment_id}"
+        else:
+            remedy = f"mlflow runs restore --run-id {run.info.run_id}"
+        raise UserError(
+            f"the run {name!r} was deleted in MLflow's pages: restore it with "
+            f"'{URI_VARIABLE}={shown_for_shell(uri)} {remedy}'"
+        )
 
 
 def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Point]]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from filelock import FileLock
 
-from ltm_platform.compat.mlflow import HEALTH_PATH
+from ltm_platform.compat.mlflow import (
+    DELETED,
+    EXPERIMENT_PATH,
+    HEALTH_PATH,
+    is_locked,
+    quiet_store,
+)
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
+from ltm_platform.tracking import sqlite_file
+from ltm_platform.tracking.retry import RetryingClient, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,23 +53,44 @@ def tracking_uri(configured: str | None = None) -> str:
     return uri
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str) -> RetryingClient:
+    """The store, which is made if it is an sqlite file that is not there. A lock on that file is
+    waited for.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # By default a call waits two minutes for a server that is down, and notices late that it is
     # back; what may wait does so in `retry`.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    database = sqlite_file.database_of(uri)
+    if database:
+        sqlite_file.ensure(database)
     from mlflow import MlflowClient
 
-    if not uri.startswith("sqlite:"):
-        return MlflowClient(tracking_uri=uri)
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that create the same database at once would both try to migrate it.
-    with FileLock(f"{database}.lock"):
+    quiet_store()
+    try:
         client = MlflowClient(tracking_uri=uri)
+        if database:
+            _begin(client, database)
+    except Exception as error:
+        if told := refusal(error, uri):
+            raise told from error
+        raise
+    limit_s = sqlite_file.LOCKED_S if database else 0.0
+    return RetryingClient(client, uri, limit_s, retried=is_locked)
+
+
+def _begin(client: MlflowClient, database: Path) -> None:
+    """Open an sqlite store: MLflow gives it its first experiment, which two processes at once
+    would both do."""
+    if sqlite_file.has_experiments(database):
         client.search_experiments(max_results=1)
-    return client
+        return
+    with FileLock(f"{database}.lock"):
+        client.search_experiments(max_results=1)
 
 
 def connect_meanwhile(uri: str) -> threading.Thread:
@@ -77,13 +108,54 @@ def connect_meanwhile(uri: str) -> threading.Thread:
     return thread
 
 
-def check_reachable(uri: str) -> None:
-    """Raises: UserError: the tracking server does not answer. A database is not checked."""
-    if uri.startswith(("http://", "https://")) and not answers(uri):
-        raise UserError(
-            f"tracking.uri is {locations.shown(uri)!r}, but no MLflow server answers there: "
-            f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
-        )
+def check_usable(uri: str, experiment: str | None = None) -> None:
+    """Without importing MLflow, which takes seconds.
+
+    Raises:
+        UserError: the tracking server does not answer, the sqlite file is damaged or locked, or the
+            experiment was deleted. Another database is not checked.
+    """
+    database = sqlite_file.database_of(uri)
+    deleted = None
+    if uri.startswith(("http://", "https://")):
+        if not answers(uri):
+            raise UserError(
+                f"tracking.uri is {locations.shown(uri)!r}, but no MLflow server answers there: "
+                f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
+            )
+        deleted = experiment and _deleted_there(uri, experiment)
+    elif database and database.exists():
+        sqlite_file.examine(database)
+        deleted = experiment and sqlite_file.deleted_experiment(database, experiment)
+    if experiment and deleted:
+        raise deleted_experiment(uri, experiment, deleted)
+
+
+def deleted_experiment(uri: str, name: str, number: str) -> UserError:
+    """The sentence for a job whose experiment was deleted in MLflow's pages."""
+    return UserError(
+        f"tracking.experiment is {name!r}, which was deleted in MLflow: restore it with "
+        f"'{URI_VARIABLE}={shown_for_shell(uri)} mlflow experiments restore --experiment-id "
+        f"{number}', or name another one with --set tracking.experiment=NAME",
+        {"tracking.experiment": name},
+    )
+
+
+def shown_for_shell(uri: str) -> str:
+    """The address as a word of a command; a shell would not replace ``~`` in it."""
+    return uri if sqlite_file.database_of(uri) else locations.shown(uri)
+
+
+def _deleted_there(uri: str, experiment: str) -> str | None:
+    """The id of a server's experiment if it was deleted; None if it was not, or we may not ask."""
+    query = urlencode({"experiment_name": experiment})
+    address = f"{uri.rstrip('/')}{EXPERIMENT_PATH}?{query}"
+    try:
+        with urlopen(address, timeout=HEALTH_TIMEOUT_S) as answer:
+            found = json.load(answer)["experiment"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(found["experiment_id"]) if found["lifecycle_stage"] == DELETED else None
 
 
 def answers(address: str) -> bool:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
     from ltm_platform.job import JobSpec
+    from ltm_platform.tracking.retry import RetryingClient
 
 STOPPED_TAG = "ltm.stopped_early"
 """Epochs after which a scheduler stopped a trial."""
@@ -141,7 +141,7 @@ def how_it_ended(uri: str, run_id: str) -> Ended | None:
     return Ended(dict(run.data.metrics), None if stopped is None else int(stopped))
 
 
-def _search(client: MlflowClient, experiment_id: str, wanted: str) -> list[Run]:
+def _search(client: RetryingClient, experiment_id: str, wanted: str) -> list[Run]:
     found: list[Run] = []
     token = None
     while True:

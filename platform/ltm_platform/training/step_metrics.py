@@ -57,8 +57,10 @@ class StepMeter:
         assert work is not None
         self._gathering = _Gathering(ranks, work)
 
-    def step(self, step: int, epoch: int, lr: float) -> None:
+    def step(self, step: int, epoch: int, lr: float, *, ends_epoch: bool = False) -> None:
         """The step whose loss was shared is done.
+
+        ends_epoch: the throughput at this step is that of the epoch, which its summary has.
 
         Raises:
             Diverged: a part of the loss is not finite.
@@ -69,7 +71,7 @@ class StepMeter:
         self._unsent.append((step, epoch, lr, ranks.mean(0)))
         self._unchecked.append((step, ranks))
         elapsed = time.perf_counter() - self._window_start
-        if elapsed >= SEND_INTERVAL_S:
+        if elapsed >= SEND_INTERVAL_S and not ends_epoch:
             self._flush({"train/images_per_s": len(self._unsent) * self._global_batch / elapsed})
         if step % CHECK_STEPS == 0:
             self.check()

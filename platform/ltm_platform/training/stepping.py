@@ -44,6 +44,7 @@ class Stepper:
             Diverged: on all ranks, when the loss or the gradient is not finite.
         """
         its = self._components
+        end = its.train_loader.steps(epoch + 1)
         parts = self._new_parts()
         self._compress()
         self._meter.restart_clock()
@@ -65,7 +66,8 @@ class Stepper:
             its.bottleneck.sync()
             if its.ema:
                 its.ema.update()
-            self._meter.step(self.steps_done, epoch, max(self._engine.get_lr()))
+            lr, ends_epoch = max(self._engine.get_lr()), self.steps_done == end
+            self._meter.step(self.steps_done, epoch, lr, ends_epoch=ends_epoch)
             self._check_gradient(parts)
             parts = self._new_parts()
             yield

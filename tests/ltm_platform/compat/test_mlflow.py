@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +153,44 @@ def test_monitors_measure_when_they_are_asked() -> None:
 
 def test_the_parent_of_a_run_is_its_tag() -> None:
     assert PARENT_TAG == MLFLOW_PARENT_RUN_ID
+
+
+def test_the_versions_of_the_tables_are_those_that_mlflow_knows() -> None:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    newest, known = compat.revisions()
+    assert newest == _get_latest_schema_revision()
+    assert len(known) > 50
+
+
+def test_tables_that_are_made_at_once_are_those_that_mlflow_makes(tmp_path: Path) -> None:
+    compat.make_tables(tmp_path / "ours.db")
+    MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/theirs.db").search_experiments()
+    ours, theirs = (
+        {
+            (kind, name, *sorted(re.findall(r"\w+", sql or "")))  # MLflow orders some at random
+            for kind, name, sql in sqlite3.connect(file).execute(
+                "SELECT type, name, sql FROM sqlite_master"
+            )
+        }
+        for file in (tmp_path / "ours.db", tmp_path / "theirs.db")
+    )
+    assert ours == theirs
+
+
+def test_a_deleted_experiment_is_known_by_its_stage(client: MlflowClient, store: str) -> None:
+    experiment = client.create_experiment("e")
+    client.delete_experiment(experiment)
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
+        rows = database.execute(compat.EXPERIMENT_QUERY, ["e"]).fetchall()
+    assert rows == [(int(experiment), compat.DELETED)]
+    with pytest.raises(MlflowException) as refused:
+        client.create_run(experiment)
+    assert compat.is_deleted(refused.value)
+
+
+def test_the_logger_of_the_store_has_that_name() -> None:
+    from mlflow.store.db import utils
+
+    assert utils.__name__ == compat.STORE_LOGGER
+    assert utils._logger.name == compat.STORE_LOGGER

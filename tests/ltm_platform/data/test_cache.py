@@ -128,3 +128,25 @@ def test_a_shard_that_went_away_is_told(tmp_path: Path, cache: ShardCache) -> No
     os.unlink(gone)
     with pytest.raises(UserError, match=f"{gone.name} cannot be read"):
         source.read([0])
+
+
+def test_a_shard_is_verified_when_it_is_copied(tmp_path: Path, cache: ShardCache) -> None:
+    split = write(tmp_path)
+    source = ShardImages(split, cache)
+    first = sorted(split.iterdir())[0]
+    content = bytearray(first.read_bytes())
+    content[content.index(b"PAR1") + 10] ^= 1  # before the first image, which is whole
+    first.write_bytes(content)
+    with pytest.raises(UserError, match=f"{first} is damaged: it has another checksum"):
+        source.read([0])
+    assert not copies(cache.folder)
+
+
+def test_a_copy_that_changed_is_named(tmp_path: Path, cache: ShardCache) -> None:
+    source = ShardImages(write(tmp_path), cache)
+    source.read([0])
+    (copy,) = (path for path in cache.folder.iterdir() if path.suffix == ".parquet")
+    content = copy.read_bytes()
+    copy.write_bytes(content.replace(bytes([0, 0]) * 100, bytes([9, 0]) * 100))
+    with pytest.raises(UserError, match=f"{copy}, the copy of .* is damaged: image 0 in it"):
+        source.read([0])

@@ -335,8 +335,8 @@ def test_a_full_disk_costs_one_sentence_and_leaves_nothing_half_written(
 def test_the_footer_tells_what_was_left_out(tree: Path, tmp_path: Path) -> None:
     spoil(tree)
     import_images(str(tree), str(tmp_path / "out"), allow_bad=0.5)
-    _, about = read_footer(storage_path(tmp_path / "out/train/00000-of-00001.parquet"))
-    assert [key for key, _ in about["skipped"]] == [
+    footer = read_footer(storage_path(tmp_path / "out/train/00000-of-00001.parquet"))
+    assert [key for key, _ in footer.skipped] == [
         f"train/bee/{name}.png" for name in ("bomb", "cut", "empty", "text")
     ]
-    assert about["counts"] == [12, 12, 12]
+    assert footer.counts == (12, 12, 12)

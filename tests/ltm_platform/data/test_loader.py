@@ -4,16 +4,12 @@ import io
 import math
 import pickle
 import random
-import subprocess
-import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -112,23 +108,6 @@ def test_yields_float_images_and_labels(digits: Dataset) -> None:
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
 
 
-def test_processes_begin_before_the_first_batch_is_asked_for(digits: Dataset) -> None:
-    with closing(loader(digits.train, workers=1)) as train:
-        before = decode_processes()
-        batches = train.epoch(0)
-        assert len(decode_processes()) == len(before) + 1
-        assert len(next(batches)[1]) == 4
-
-
-def test_processes_live_on_when_an_epoch_is_left_early(digits: Dataset) -> None:
-    with closing(loader(digits.train, workers=2)) as train:
-        next(train.epoch(0))
-        before = decode_processes()
-        images, _ = next(train.epoch(1))
-        assert decode_processes() == before
-    assert torch.equal(images, next(loader(digits.train).epoch(1))[0])
-
-
 def test_augmentation_differs_between_passes(digits: Dataset) -> None:
     one_image = digits_subset(digits, 1)
     only = Loader(
@@ -205,84 +184,6 @@ def test_a_source_smaller_than_the_global_batch_is_refused(digits: Dataset) -> N
         loader(digits_subset(digits, 20))
 
 
-def test_close_ends_the_processes(digits: Dataset) -> None:
-    train = loader(digits.train, workers=2)
-    batches = train.epoch(0)
-    next(batches)
-    running = decode_processes()
-    assert len(running) == 2
-    train.close()
-    assert not decode_processes()
-    train.close()
-
-
-def test_decoding_gives_way_to_training(digits: Dataset) -> None:
-    with closing(loader(digits.train, workers=1)) as train:
-        next(train.epoch(0))
-        (process,) = decode_processes()
-        assert psutil.Process(process).nice() > psutil.Process().nice()
-
-
-def test_a_decode_process_that_dies_is_an_error(digits: Dataset) -> None:
-    with closing(loader(digits.train, workers=1)) as train:
-        batches = train.epoch(0)
-        next(batches)
-        (process,) = decode_processes()
-        psutil.Process(process).kill()
-        with pytest.raises(RuntimeError, match="died with exit code -9"):
-            list(batches)
-
-
-LOADING = """
-import sys
-from pathlib import Path
-from ltm_platform.data import open_dataset
-from ltm_platform.data.loader import Loader
-from ltm_platform.data.transforms import eval_transform
-
-data = open_dataset("digits", cache=Path(sys.argv[1]), val_fraction=0.2).train
-transform = eval_transform(8, (0.5,) * 3, (0.5,) * 3)
-loader = Loader(
-    data, transform, micro_batch=4, accumulation=1, rank=0, world_size=1, seed=0, workers=2
-)
-batches = loader.epoch(0)
-next(batches)
-print("loading", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.slow
-def test_no_process_outlives_a_killed_trainer(ltm_home: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", LOADING, str(ltm_home / "cache")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as trainer:
-        assert trainer.stdout is not None
-        assert trainer.stdout.readline() == "loading\n"
-        below = psutil.Process(trainer.pid).children(recursive=True)
-        trainer.kill()
-    assert len(below) >= 3  # a fork server and two decoders
-    _, left = psutil.wait_procs(below, timeout=30)
-    assert not left
-
-
-def test_the_main_module_is_not_run_again(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script, trace = tmp_path / "script.py", tmp_path / "trace"
-    script.write_text(f"open({str(trace)!r}, 'w')")
-    main = ModuleType("__main__")
-    main.__file__ = str(script)
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    with closing(loader(digits.train, workers=1)) as train:
-        next(train.epoch(0))
-    assert sys.modules["__main__"] is main
-    assert not trace.exists()
-
-
 def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
     def size(source: ImageSet) -> int:
         return len(pickle.dumps(source))
@@ -296,7 +197,7 @@ def test_what_a_decode_process_is_given_stays_small(tmp_path: Path) -> None:
         ShardImages(write_shards(tmp_path / str(count), "train", records[:count], ["class"]))
         for count in (10_000, 20_000)
     ]
-    # Where the image lies, how long it is, and its label: 31 MB of ImageNet.
+    # Where the image lies, how long it is, its label and checksum: 31 MB of ImageNet.
     assert size(shards[1]) - size(shards[0]) < 10_000 * 24 + 1000
 
 
@@ -314,14 +215,3 @@ def digits_subset(digits: Dataset, images: int) -> ImageSet:
 def evaluated(source: ImageSet, index: int) -> bytes:
     ((data, _),) = source.read([index])
     return PLAIN(Image.open(io.BytesIO(data)).convert("RGB")).numpy().tobytes()
-
-
-def decode_processes() -> set[int]:
-    """Processes that the fork server has forked and that still run."""
-    return {
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if "forkserver" in " ".join(process.cmdline())
-        and "forkserver" in " ".join((process.parent() or process).cmdline())
-        and process.status() != psutil.STATUS_ZOMBIE
-    }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_platform.events import Started, Waiting
 from ltm_platform.tracking import TrackedRun, metric_writer
+from ltm_platform.tracking.retry import RetryingClient
 from ltm_platform.tracking.runs import WAITS_TAG, WORKERS_TAG
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_how_a_run_stands_is_written_without_a_pause(
 
     client = Telling(tracking_uri=store)
     run_id = client.create_run("0").info.run_id
-    run = TrackedRun(client, store, run_id, FOLDER)
+    run = TrackedRun(RetryingClient(client, store), store, run_id, FOLDER)
     run(Waiting("2 CPUs: 0 are free now"))
     await_tag("2 CPUs: 0 are free now")
     run(Started(2, 0, 16, 0, "cpu", 2))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from ltm_platform.errors import UserError
 from ltm_platform.events import EpochEnded, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
@@ -56,7 +57,10 @@ def test_a_store_that_cannot_be_opened_is_told_by_the_run_alone(
     uri = f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"
     connect_meanwhile(uri).join()
     unreachable = job.replace("tracking.uri", uri)
-    with pytest.raises(OSError, match="file"), tracked_run(unreachable, "digits-1", FOLDER):
+    with (
+        pytest.raises(UserError, match="cannot be made"),
+        tracked_run(unreachable, "digits-1", FOLDER),
+    ):
         pass
 
 
@@ -139,18 +143,6 @@ def test_events_become_metrics_at_their_steps(
     assert latest.items() <= only_run(store).metrics.items()
 
 
-def test_two_rates_at_the_last_step_of_an_epoch_are_both_kept(
-    job: JobSpec, store: str, client: MlflowClient
-) -> None:
-    with tracked_run(job, "digits-1", FOLDER) as run:
-        run(Started(epochs=1, epochs_done=0, steps=2, steps_done=0, device="cpu", workers=2))
-        run(Progress(2, 0, {"train/images_per_s": 10.0}, time_ms=1001))
-        run(EpochEnded(2, 0, {"train/images_per_s": 20.0}, time_ms=1002))
-    rates = [value for _, value, _ in history(client, run.run_id, "train/images_per_s")]
-    assert rates == [10.0, 20.0]
-    assert only_run(store).metrics["train/images_per_s"] == 20.0
-
-
 @pytest.mark.parametrize("resumed", [False, True])
 def test_steps_told_again_after_a_restart_are_recorded_once(
     job: JobSpec, client: MlflowClient, resumed: bool
@@ -191,6 +183,25 @@ def test_a_run_that_goes_on_in_another_way_records_its_steps_anew(
     # Of a step that was recorded again the last counts.
     curves = read_curves(store, run.run_id, ["train/loss"])
     assert curves == {"train/loss": [(4, 2.0), (5, 1.0)]}
+
+
+def test_a_run_that_goes_on_in_another_way_repeats_nothing_from_before(
+    job: JobSpec, client: MlflowClient
+) -> None:
+    """What its network costs, and the history that its checkpoint holds."""
+    with tracked_run(job, "digits-1", FOLDER) as run:
+        run.log_metrics({"model/gmacs": 3.7}, step=0, time_ms=1)
+        run(Progress(3, 0, {"train/loss": 9.0}, time_ms=1))
+        run(EpochEnded(6, 0, {"val/top1": 50.0}, time_ms=1))
+    with tracked_run(job, "digits-1", FOLDER, run_id=run.run_id, repeats=False) as run:
+        run.log_metrics({"model/gmacs": 3.7}, step=0, time_ms=2)
+        for steps_done in (4, 5):  # the workers are started twice
+            run(Started(1, 0, 9, steps_done, "cpu", 2))
+            run(Progress(3, 0, {"train/loss": 9.0}, time_ms=2))
+        run(EpochEnded(6, 0, {"val/top1": 60.0}, time_ms=2))
+    assert history(client, run.run_id, "model/gmacs") == [(0, 3.7, 1)]
+    assert history(client, run.run_id, "train/loss") == [(3, 9.0, 1)]
+    assert history(client, run.run_id, "val/top1") == [(6, 50.0, 1), (6, 60.0, 2)]
 
 
 def test_params_are_the_resolved_job(job: JobSpec, store: str) -> None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.errors import RunError
+from ltm_platform.errors import RunError, UserError
 from ltm_platform.events import Decided, Progress
 from ltm_platform.job import JobSpec
-from ltm_platform.tracking import find_run, list_runs, record, serving_ui, tracked_run
+from ltm_platform.tracking import check_usable, find_run, list_runs, record, serving_ui, tracked_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +129,23 @@ def test_what_is_not_recorded_when_a_run_is_interrupted_comes_when_it_goes_on(
     ended = client.get_run(run.run_id)
     assert ended.data.tags["ltm.micro_batch"] == "8"
     assert ended.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_an_experiment_that_was_deleted_on_a_server_is_told_early(
+    store: str, port: int, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"http://127.0.0.1:{port}"
+    client = MlflowClient(tracking_uri=store)
+    client.delete_experiment(client.create_experiment("mine"))
+    client.create_experiment("other")
+    with served(store, port, tmp_path):
+        check_usable(uri, "other")
+        check_usable(uri, "new")
+        with pytest.raises(UserError, match="restore --experiment-id 1"):
+            check_usable(uri, "mine")
 
 
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), reverse=True)), None)

@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 TIMEOUT_S = 300.0
 GRACE_S = 2.0
-"""For the other ranks, after one has failed, to fail as well."""
+"""For the other ranks, after one has failed, to fail as well; for all to exit at the end."""
 
 Scenario = Callable[..., Any]
 
@@ -140,8 +140,14 @@ class _Group:
                     deadline = min(deadline, time.monotonic() + GRACE_S)
         return answers
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Let all ranks exit, so that what they ran is measured; kill those that hang."""
+        for rank in self._ranks:
+            with suppress(OSError):  # it died
+                rank.send(None)
+        deadline = time.monotonic() + GRACE_S
         for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
             process.join()
         for rank in self._ranks:
@@ -156,8 +162,8 @@ def _serve_rank(scenarios: Connection, meeting: str, rank: int, workers: int) ->
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
     with suppress(EOFError):
-        while True:
-            scenario, arguments = scenarios.recv()
+        while (asked := scenarios.recv()) is not None:
+            scenario, arguments = asked
             saved = BytesIO()
             try:
                 torch.save(scenario(*arguments), saved)
@@ -180,10 +186,10 @@ def serve(tests: Connection, folder: Path) -> None:
                 groups[workers] = _Group(folder, workers)
             answers = groups[workers].run(scenario, arguments, timeout_s)
             if any(answer.error for answer in answers):
-                groups.pop(workers).kill()
+                groups.pop(workers).end()
             tests.send(answers)
     for group in groups.values():
-        group.kill()
+        group.end()
 
 
 if __name__ == "__main__":

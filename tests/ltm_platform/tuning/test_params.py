@@ -100,18 +100,3 @@ def test_a_ratio_takes_the_place_of_a_plan(job: JobSpec) -> None:
     planned = job.replace("model.compression_ratio", None).replace("model.plan", {"blocks.1": 30})
     changed = with_values(planned, {"model.compression_ratio": 0.5}, "x")
     assert (changed.model.plan, changed.model.compression_ratio) == (None, 0.5)
-
-
-def test_keep_ratios_become_a_plan_site_by_site(job: JobSpec) -> None:
-    values = {"keep_ratio.blocks.0": 0.5, "keep_ratio.blocks.2": 0.5}
-    assert keep_ratios.with_keep_ratios(job, values).model.plan == {"blocks.0": 32, "blocks.2": 16}
-
-
-def test_keep_ratios_keep_a_grid_where_the_network_needs_one(job: JobSpec) -> None:
-    staged = job.replace("model.backbone", "mobilevit_xs").replace("model.image_size", 224)
-    params = read(staged, "keep_ratios")
-    values = {param.field: 0.7 for param in params}
-    plan = keep_ratios.with_keep_ratios(staged, values).model.plan
-    assert len(params) > 1
-    assert plan
-    assert all(isinstance(kept, tuple) for kept in plan.values())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from ltm_platform.errors import UserError
 from ltm_platform.tuning.importance import importance
-from ltm_platform.tuning.objectives import SweepObjective, read_objectives
+from ltm_platform.tuning.objectives import SweepObjective
 from ltm_platform.tuning.params import FOLD, Param, Range, Values
 from ltm_platform.tuning.picture import draw_fronts
 from ltm_platform.tuning.results import TrialResult, averaged, best, failures, front
@@ -112,14 +111,3 @@ def test_the_picture_is_drawn_whatever_was_measured(tmp_path) -> None:  # type: 
     draw_fronts(TRIALS, TOP1, costs, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as picture:
         assert picture.width > 500
-
-
-def test_objectives_have_a_direction() -> None:
-    assert read_objectives(()) == (TOP1,)
-    assert read_objectives(("val/top1", "model/gmacs")) == (TOP1, GMACS)
-    assert read_objectives(("model/gmacs:max",))[0].direction == "max"
-    for text, hint in (("val/top", "did you mean"), ("val/top1:up", "val/top1:max")):
-        with pytest.raises(UserError, match=hint):
-            read_objectives((text,))
-    with pytest.raises(UserError, match="twice"):
-        read_objectives(("val/top1", "val/top1:min"))

@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 from ltm_platform.data.importing.originals import Entry, Originals, with_validation
 from ltm_platform.data.importing.table import open_table, parquet_files
 from ltm_platform.data.importing.tree import open_archive, open_folder
+from ltm_platform.data.importing.unsealed import open_unsealed
 from ltm_platform.data.importing.work import Task, write_shard
 from ltm_platform.data.process_pool import spread
 from ltm_platform.data.sources.shards import (
     FORMAT_VERSION,
+    PLACEHOLDER,
+    REPORT,
     SHARD_BYTES,
     UNFINISHED,
+    Place,
     holds_shards,
     read_footer,
+    sealed,
     shard_name,
 )
 from ltm_platform.errors import UserError
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
 
-REPORT = "report.json"
 ALLOWED_BAD = 0.01
 
 
@@ -86,8 +90,8 @@ def import_images(
         raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
     try:
         originals = with_validation(open_originals(source), val_fraction)
-        tasks = list(_plan(originals, target, shard_bytes))
         plan = _fingerprint(originals, shard_bytes)
+        tasks = list(_plan(originals, target, shard_bytes, plan))
         _claim(target, plan, source)
     except OSError as error:
         why = error.strerror or error
@@ -101,10 +105,10 @@ def import_images(
         }
         waiting = []
         for task in tasks:
-            if task.file.name not in there[task.split]:
+            if task.file.name not in there[task.place.split]:
                 waiting.append(task)
                 continue
-            skipped += len(read_footer(task.file)[1]["skipped"])
+            skipped += len(read_footer(task.file).skipped)
             done += len(task.entries)
         listener(done, total)
         with closing(spread(write_shard, waiting, min(processes, len(waiting)))) as shards:
@@ -114,7 +118,8 @@ def import_images(
                 if skipped > limit:
                     break
         report = _report(tasks, originals, plan)
-        (target / REPORT).write(json.dumps(report, indent=1, ensure_ascii=False).encode())
+        text = json.dumps(report | {"seal": PLACEHOLDER}, indent=1, ensure_ascii=False)
+        (target / REPORT).write(sealed(text.encode()))
         if skipped > limit:
             raise _too_many(skipped, done, total, allow_bad, target, report)
         (target / UNFINISHED).delete()
@@ -140,16 +145,21 @@ def open_originals(source: str) -> Originals:
     if not where.is_folder():
         raise UserError(f"{source} not found: there is no such file or folder.")
     if holds_shards(where) and (where / REPORT).exists():
+        if unsealed := open_unsealed(where):
+            return unsealed
         raise UserError(f"{source} holds shards already: it can be trained on as it is.")
     return open_table(where) if parquet_files(where) else open_folder(where)
 
 
-def _plan(originals: Originals, target: StoragePath, shard_bytes: int) -> Iterator[Task]:
+def _plan(
+    originals: Originals, target: StoragePath, shard_bytes: int, dataset: str
+) -> Iterator[Task]:
     for split, entries in originals.splits.items():
         parts = list(_cut(entries, shard_bytes))
         for number, part in enumerate(parts):
             file = target / split / shard_name(number, len(parts))
-            yield Task(file, split, tuple(part), originals.classes, originals.reader)
+            place = Place(dataset, split, number, len(parts), len(entries), imported=True)
+            yield Task(file, place, tuple(part), originals.classes, originals.reader)
 
 
 def _cut(entries: list[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
@@ -179,7 +189,7 @@ def _claim(target: StoragePath, plan: str, source: str) -> None:
     """Take the destination for this import, or take it up where the last one stopped."""
     for name in (UNFINISHED, REPORT):
         if (target / name).exists():
-            if json.loads((target / name).read()).get("plan") != plan:
+            if _plan_in(target / name) != plan:
                 raise UserError(
                     f"{target} holds an import of other images than {source} has now: "
                     "choose another folder, or remove it."
@@ -191,16 +201,29 @@ def _claim(target: StoragePath, plan: str, source: str) -> None:
     (target / UNFINISHED).write(json.dumps({"plan": plan}).encode())
 
 
+def _plan_in(file: StoragePath) -> object:
+    try:
+        values = json.loads(file.read())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: remove it and the shards beside it.")
+    return values.get("plan")
+
+
 def _report(tasks: list[Task], originals: Originals, plan: str) -> dict[str, Any]:
     skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.refused)]
     images = dict.fromkeys(originals.splits, 0)
+    shards: dict[str, str] = {}
     for task in tasks:
         if task.file.exists():
-            _, about = read_footer(task.file)
-            images[task.split] += sum(about["counts"])
-            skipped += [{"image": key, "reason": reason} for key, reason in about["skipped"]]
+            footer = read_footer(task.file)
+            images[task.place.split] += footer.images
+            shards[task.place.name] = footer.digest
+            skipped += [{"image": key, "reason": reason} for key, reason in footer.skipped]
     return {
         "plan": plan,
+        "shards": shards,
         "images": images,
         "classes": len(originals.classes),
         "skipped": skipped,

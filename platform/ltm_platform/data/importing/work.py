@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from ltm_platform.data.importing.originals import LARGEST_BYTES, BadImageError
-from ltm_platform.data.sources.shards import Record, ShardWriter
+from ltm_platform.data.sources.shards import Place, Record, ShardWriter
 
 if TYPE_CHECKING:
     from ltm_platform.data.importing.originals import Entry, Reader
@@ -23,7 +23,7 @@ class Task:
     """What shard ``file`` is made of."""
 
     file: StoragePath
-    split: str
+    place: Place
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     reader: Reader
@@ -32,7 +32,6 @@ class Task:
 class Done(NamedTuple):
     """A shard that is there: entries it was made of, and how many of them were left out."""
 
-    split: str
     entries: int
     skipped: int
 
@@ -45,7 +44,7 @@ def write_shard(task: Task) -> Done:
     """
     skipped: list[tuple[str, str]] = []
     sink = pa.BufferOutputStream()
-    writer = ShardWriter(sink, task.split, task.classes)
+    writer = ShardWriter(sink, task.place, task.classes)
     for entry, data in zip(task.entries, task.reader.read(task.entries), strict=True):
         try:
             if isinstance(data, BadImageError):
@@ -57,7 +56,7 @@ def write_shard(task: Task) -> Done:
             writer.add(Record(data, entry.label, entry.key))
     writer.close(skipped)
     task.file.write(sink.getvalue())
-    return Done(task.split, len(task.entries), len(skipped))
+    return Done(len(task.entries), len(skipped))
 
 
 def check_image(data: bytes) -> None:

@@ -9,7 +9,13 @@ import numpy as np
 from PIL import Image
 
 from ltm_platform.data.source import DataSource
-from ltm_platform.data.sources.shards import FORMAT_VERSION, Record, ShardImages, write_shards
+from ltm_platform.data.sources.shards import (
+    FORMAT_VERSION,
+    Record,
+    ShardImages,
+    dataset_digest,
+    write_shards,
+)
 from ltm_platform.data.split import stratified_split
 
 if TYPE_CHECKING:
@@ -54,9 +60,10 @@ def _write(folder: Path) -> None:
     pixels = np.rint(scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     keys = [f"digits/{number:04d}" for number in range(len(labels))]
     parts = stratified_split(labels, keys, VAL_FRACTION)
+    records = [Record(_png(pixels[i]), int(labels[i]), keys[i]) for i in range(len(labels))]
+    dataset = dataset_digest(CLASSES, records)
     for split, part in zip(("train", "val"), parts, strict=True):
-        records = (Record(_png(pixels[i]), int(labels[i]), keys[i]) for i in part)
-        write_shards(folder, split, records, CLASSES)
+        write_shards(folder, split, [records[i] for i in part], CLASSES, dataset=dataset)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -28,7 +28,7 @@ class Mixer:
         mix = recipe.mix
         self._seed = recipe.seed
         self._epochs = mix.until * recipe.epochs if mix.enabled else 0.0
-        # Labels are smoothed in the loss, which knows the phase of the recipe.
+        # Labels are smoothed in the loss.
         self._mixup = Mixup(
             mixup_alpha=mix.mixup,
             cutmix_alpha=mix.cutmix,

@@ -99,7 +99,7 @@ class Objective:
     """The two phases of LTM's training loss.
 
     Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
-    and centroids settle; then cross-entropy + ``ib.weight`` x the IB bound. With a teacher,
+    and centroids settle; then the same + ``ib.weight`` x the IB bound. With a teacher,
     ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher. Terms that
     the method brings are added as they are.
 
@@ -129,8 +129,7 @@ class Objective:
 
         labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
         """
-        warming_up = epoch < self._warmup_epochs
-        smoothing = self._recipe.label_smoothing if warming_up else 0.0
+        smoothing = self._recipe.label_smoothing
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         bound = self._bottleneck(features, hard_labels(labels), images)
         loss, further = cross_entropy, []
@@ -139,7 +138,7 @@ class Objective:
             apart = divergence(logits, self._teacher(images), distill.temperature)
             loss = (1 - distill.weight) * cross_entropy + distill.weight * apart
             further.append(apart)
-        if not warming_up:
+        if epoch >= self._warmup_epochs:
             loss = loss + self._recipe.ib.weight * bound
         if self._method is not None:
             own = torch.stack([*self._method.loss_terms().values(), bound.new_zeros(())]).sum()

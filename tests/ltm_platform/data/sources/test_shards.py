@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -13,8 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
+from ltm_platform.data.importing import import_images
+from ltm_platform.data.inspection import check_shards
+from ltm_platform.data.sources.shards import Record, ShardImages, Shards, write_shards
 from ltm_platform.errors import UserError
+
+from ....version_0_1 import unpack_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,3 +151,71 @@ def test_travels_to_another_process_after_use(tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read([5]) == source.read([5])
     assert copy.labels.tolist() == source.labels.tolist()
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 4
+    file.write_bytes(content)
+
+
+def test_an_image_that_changed_on_disk_ends_training_with_the_name_of_its_shard(
+    tmp_path: Path,
+) -> None:
+    source = ShardImages(write(tmp_path))
+    files = sorted(Path(source.folder.path).iterdir())
+    image = records()[1].image
+    flip(files[0], files[0].read_bytes().index(image) + 20)
+    assert source.read([0, 2]) == [records()[i][:2] for i in (0, 2)]
+    with pytest.raises(UserError, match=f"{files[0].name} is damaged: image 1 in it has another"):
+        source.read([2, 1])
+    # Its name in messages is no reason to fail.
+    assert "'k/1.png'" in source.locate(1)
+    flip(files[0], files[0].read_bytes().index(b"k/1.png"))
+    assert str(files[0]) in source.locate(1)
+
+
+def test_a_footer_changed_on_disk_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    split = write(tmp_path)
+    last = sorted(split.iterdir())[-1]
+    flip(last, last.read_bytes().index(b'"counts"') + 11)
+    with pytest.raises(UserError, match=f"{last.name} is damaged: it has another checksum"):
+        ShardImages(split)
+
+
+def test_shards_of_version_0_1_are_read_with_a_warning_and_written_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = unpack_shards(tmp_path)
+    train, val = Shards(str(old), tmp_path).open(val_fraction=0.5)
+    assert (len(train), len(val)) == (24, 12)
+    (warning,) = caplog.messages
+    assert f"'ltm-platform data import {old} FOLDER' writes them anew" in warning
+    assert check_shards(str(old), decode_all=True).problems == ()
+
+    import_images(str(old), str(tmp_path / "new"))
+    caplog.clear()
+    new = Shards(str(tmp_path / "new"), tmp_path).open(val_fraction=0.5)
+    assert not caplog.messages
+    for one, other in zip((train, val), new, strict=True):
+        assert one.classes == other.classes
+        assert one.read(range(len(one))) == other.read(range(len(other)))
+        assert one.locate(3).partition(" of ")[0] == other.locate(3).partition(" of ")[0]
+    with pytest.raises(UserError, match="holds shards already"):
+        import_images(str(tmp_path / "new"), str(tmp_path / "newer"))
+
+
+def test_damaged_shards_of_version_0_1_are_not_written_anew(tmp_path: Path) -> None:
+    old = unpack_shards(tmp_path)
+    file = old / "val/00000-of-00001.parquet"
+    flip(file, 5000)
+    with pytest.raises(UserError, match=f"{file} has another checksum than its content"):
+        import_images(str(old), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_parts_of_version_0_1_exchanged_are_named(tmp_path: Path) -> None:
+    old = unpack_shards(tmp_path)
+    shutil.copy(old / "train/00000-of-00001.parquet", old / "val/00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"was written as train/00000-of-00001\.parquet"):
+        Shards(str(old), tmp_path).open(val_fraction=0.5)

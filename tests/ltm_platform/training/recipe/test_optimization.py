@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -69,7 +71,7 @@ def test_warm_up_is_smoothed_cross_entropy_alone(
 
 
 @pytest.mark.parametrize(("warmup", "epoch"), [(0.3, 3), (0.3, 9), (0.0, 0), (0.05, 1)])
-def test_after_it_the_bound_takes_the_place_of_smoothing(
+def test_after_it_the_bound_joins_and_labels_stay_smoothed(
     batch: tuple[Tensor, Tensor, Tensor, Tensor],
     bottleneck: StreamingBottleneck,
     warmup: float,
@@ -77,7 +79,7 @@ def test_after_it_the_bound_takes_the_place_of_smoothing(
 ) -> None:
     images, labels, logits, features = batch
     loss, parts = Objective(recipe(warmup), bottleneck)(images, labels, logits, features, epoch)
-    cross_entropy = F.cross_entropy(logits, labels)
+    cross_entropy = F.cross_entropy(logits, labels, label_smoothing=0.2)
     bound = bottleneck(features, labels, images)
     expected = cross_entropy + 0.5 * bound
     torch.testing.assert_close(loss, expected)
@@ -85,6 +87,29 @@ def test_after_it_the_bound_takes_the_place_of_smoothing(
     loss.backward()
     assert features.grad is not None
     assert features.grad.norm() > 0
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.78557), (2, 0.78557), (3, 0.81389)])
+def test_labels_are_smoothed_in_both_phases_as_in_the_published_script(
+    epoch: int, expected: float
+) -> None:
+    """By hand: one image of class 0, logits (ln 2, 0, 0), smoothing 0.2, weight 0.5.
+
+    Log-probabilities are -0.69315, -1.38629, -1.38629 and targets 0.86667, 0.06667, 0.06667:
+    cross-entropy 0.86667 x 0.69315 + 2 x 0.06667 x 1.38629 = 0.78557. All centroids are 0, so that
+    phi is 1/3 everywhere, and Q(a | 0) is 1/2, 1/4, 1/4: the bound is
+    -ln 3 + (0.69315 + 2 x 1.38629) / 3 = 0.05663, and 0.78557 + 0.5 x 0.05663 = 0.81389.
+    """
+    bottleneck = StreamingBottleneck(CLASSES, feature_dim=DIM)
+    bottleneck.feature_centroids.zero_()
+    bottleneck.input_centroids.zero_()
+    bottleneck.log_q.copy_(torch.tensor([[0.5, 0.25, 0.25]] * CLASSES).log())
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]])
+    loss, parts = Objective(recipe(0.3), bottleneck)(
+        torch.ones(1, 3, 32, 32), torch.tensor([0]), logits, torch.ones(1, DIM), epoch
+    )
+    assert loss.item() == pytest.approx(expected, abs=2e-5)
+    assert parts.tolist() == pytest.approx([expected, 0.78557, 0.05663], abs=2e-5)
 
 
 def test_terms_of_the_method_are_added_and_told(
@@ -242,7 +267,10 @@ def test_mixed_images_are_learned_by_their_shares(
     shares = 0.7 * F.one_hot(labels, CLASSES) + 0.3 * F.one_hot(labels.flip(0), CLASSES)
     objective = Objective(recipe(0.0), bottleneck)
     _, parts = objective(images, shares, logits, features, 5)
-    expected = 0.7 * F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(logits, labels.flip(0))
+    one, other = (
+        F.cross_entropy(logits, of, label_smoothing=0.2) for of in (labels, labels.flip(0))
+    )
+    expected = 0.7 * one + 0.3 * other
     bound = bottleneck(features, labels, images)
     torch.testing.assert_close(parts[1:3], torch.stack([expected, bound]).detach())
 

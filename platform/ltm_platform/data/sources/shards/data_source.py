@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ltm_platform.data.source import DataSource
@@ -12,6 +14,19 @@ from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
     from ltm_platform.data.cache import ShardCache
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def warn_unsealed(path: str) -> None:
+    """Warn of shards of version 0.1, once in a process."""
+    _log.warning(
+        "%s holds shards of version 0.1, which carry no seal: damage may go unnoticed. "
+        "'ltm-platform data import %s FOLDER' writes them anew.",
+        path,
+        path,
+    )
 
 
 class Shards(DataSource):
@@ -41,6 +56,13 @@ class Shards(DataSource):
         train, val = (ShardImages(folder / split, copies) for split in ("train", "val"))
         if train.classes != val.classes:
             raise UserError(f"{folder / 'train'} and {folder / 'val'} have different classes.")
+        if train.dataset != val.dataset:
+            raise UserError(
+                f"{folder / 'val'} belongs to another data set than {folder / 'train'}: images "
+                "may be in both."
+            )
+        if train.dataset is None:
+            warn_unsealed(self.path)
         return train, val
 
     def class_names(self) -> tuple[str, ...]:
