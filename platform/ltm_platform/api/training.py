@@ -22,7 +22,8 @@ from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import locations
-from ltm_platform.storage.checkpoints import BEST_METRIC, prepare_to_resume, restored_folder
+from ltm_platform.storage.checkpoints import BEST_METRIC
+from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ltm_platform.api.values import Printed, RunListener
     from ltm_platform.checks import CheckedJob
     from ltm_platform.runs.driver import Outcome
+    from ltm_platform.storage.resume_plan import ResumePlan
     from ltm_platform.tracking import RunRecord
 
 NOT_SENT = (
@@ -212,14 +214,16 @@ def resume(
     changed = changes(before, job)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
-        prepare_to_resume(folder, start)
+        folder.belongs_to(record.run_id)
+        plan = plan_to_resume(folder, start, record.run_id)
         if locations.has_password(store):
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
         checked, ray, early_output = _checked(job, where, stack, force=force, printed=printed)
+        checked = checks.with_notices(checked, plan.notices)
         again = Resume(record.run_id, changed, rewound=start is not None)
-        return _run(checked, folder, early_output, ray, listener, printed, again)
+        return _run(checked, folder, early_output, ray, listener, printed, again, plan)
 
 
 def _stopped(record: RunRecord) -> RunFolder:
@@ -236,7 +240,7 @@ def _stopped(record: RunRecord) -> RunFolder:
         raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
     if record.folder and folder.job.exists():
         return folder
-    again = restored_folder(name, record.params.get("cluster.storage", ""))
+    again = restored_folder(name, record.params.get("cluster.storage", ""), record.run_id)
     if again is None:
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     return again
@@ -269,6 +273,7 @@ def _run(
     listener: RunListener | None,
     printed: Printed | None,
     resume: Resume | None = None,
+    plan: ResumePlan | None = None,
 ) -> RunResult:
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
     folder.job.write_text(checked.job.to_yaml())
@@ -278,6 +283,8 @@ def _run(
     notify: Callable[[RunEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
         notify(RunBegins(checked, folder))
+        if plan:
+            plan.carry_out()  # what it removes has been said
         connecting = tracking.connect_meanwhile(store)
         try:
             with ray.ray():

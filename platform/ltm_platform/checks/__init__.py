@@ -1,6 +1,12 @@
 """Everything that can be known to be wrong before a worker is taken."""
 
-from ltm_platform.checks.checked_job import CheckedJob, ErrorCollector, check, with_problems
+from ltm_platform.checks.checked_job import (
+    CheckedJob,
+    ErrorCollector,
+    check,
+    with_notices,
+    with_problems,
+)
 from ltm_platform.checks.images import check_data
 from ltm_platform.checks.model import check_names
 from ltm_platform.checks.resources import compiler_here
@@ -20,5 +26,6 @@ __all__ = [
     "check_storage",
     "compiler_here",
     "with_absolute_paths",
+    "with_notices",
     "with_problems",
 ]

@@ -107,6 +107,11 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
     )
 
 
+def with_notices(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
+    """The same with more to say before it starts."""
+    return replace(checked, notices=checked.notices + tuple(further))
+
+
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more reasons not to start, which were overridden."""
     return replace(checked, problems=checked.problems + tuple(further))

@@ -36,11 +36,14 @@ from ltm_platform.events import (
 from ltm_platform.ray_cluster.failures import as_run_error
 from ltm_platform.ray_cluster.jobs_api import Request
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
-from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
-from ltm_platform.runs.network_artifacts import CheckpointedModel, log_results
+from ltm_platform.runs.network_artifacts import (
+    CheckpointedModel,
+    log_checkpoints,
+    log_results,
+)
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import BEST_METRIC, StoredCheckpoint, best, stored
-from ltm_platform.storage.manifest import CLASSES_FILE, EMA_FILE, JOB_FILE, WEIGHTS_FILE
+from ltm_platform.storage.run_folder import RunIdentity
 from ltm_platform.tracking import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, RUN_FOLDER_TAG, SUBMISSION_TAG
 
@@ -102,7 +105,7 @@ def drive(
             run.tag(f"ltm.changed.{key}", change)
         events = event_queue()
         with recording(checked, folder, run, events, listener):
-            fit(checked, folder, events, abort=ray_stays)
+            fit(checked, folder, run.run_id, events, abort=ray_stays)
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
@@ -124,6 +127,7 @@ def recording(
         RunError: a rank gave up.
         KeyboardInterrupt: training saved and ended because a stop was requested.
     """
+    folder.belongs_to(run.run_id)
     run.log_metrics(model_metrics(checked), step=0, time_ms=int(time.time() * 1000))
     reasons: list[str] = []
 
@@ -150,12 +154,13 @@ def recording(
         if stopped:
             raise KeyboardInterrupt
     finally:
-        _log_checkpoints(run, stored(folder), checked.dataset.classes)
+        log_checkpoints(run, folder.name, stored(folder), checked.dataset.classes)
 
 
 def fit(
     checked: CheckedJob,
     folder: RunFolder,
+    run_id: str,
     events: EventQueue,
     callbacks: Sequence[Any] = (),
     *,
@@ -177,7 +182,7 @@ def fit(
     waiting = WaitCallback(events, fewest, per_worker)
     trainer = LeanTrainer(
         train_worker,
-        train_loop_config=dict(worker_config(checked, events)),
+        train_loop_config=dict(worker_config(checked, folder, run_id, events)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
@@ -206,11 +211,18 @@ def fit(
         raise
 
 
-def worker_config(checked: CheckedJob, events: EventQueue) -> WorkerConfig:
+def worker_config(
+    checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue
+) -> WorkerConfig:
     """The arguments of `train_worker`."""
     from ltm_platform.training.worker import WorkerConfig
 
-    return WorkerConfig(job=checked.job.to_dict(), cache=str(locations.cache()), events=events)
+    return WorkerConfig(
+        job=checked.job.to_dict(),
+        cache=str(locations.cache()),
+        events=events,
+        run=RunIdentity(folder.name, run_id),
+    )
 
 
 def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
@@ -257,19 +269,6 @@ def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
         "model/params_m": cost.params_m,
         "model/params_m_base": base.params_m,
     }
-
-
-def _log_checkpoints(
-    run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
-) -> None:
-    """Log weights and job to MLflow; what else resuming needs stays in storage, with a link."""
-    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
-        if checkpoint:
-            path = checkpoint.fetch()
-            files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
-            run.log_files([file for file in files if file.exists()], tracked_folder(kind))
-            run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
-            run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 @contextmanager

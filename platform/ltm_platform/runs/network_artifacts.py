@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
 from ltm_platform.runs.pictures import confusion_picture, heatmap_picture
-from ltm_platform.storage.manifest import CONFUSION_FILE, WEIGHTS_FILE, read_manifest
+from ltm_platform.storage.checkpoints import best
+from ltm_platform.storage.manifest import (
+    CLASSES_FILE,
+    CONFUSION_FILE,
+    EMA_FILE,
+    JOB_FILE,
+    WEIGHTS_FILE,
+    Origin,
+    fingerprints,
+    manifest_name,
+    read_manifest,
+    sealed,
+)
 from ltm_platform.tracking import ImageInput
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
     from typing import Any
 
     from ltm_platform.data import Dataset
@@ -49,6 +65,39 @@ class CheckpointedModel:
         model = create_model(self.job, len(self.dataset.classes)).eval()
         load_weights(model, self.files / WEIGHTS_FILE)
         return model
+
+
+def log_checkpoints(
+    run: TrackedRun, name: str, found: Sequence[StoredCheckpoint], classes: Sequence[str]
+) -> None:
+    """Log weights and job of the best and the last checkpoint of the run ``name``, sealed; what
+    else resuming needs stays in storage, with a link."""
+    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
+        if checkpoint is None:
+            continue
+        path = checkpoint.fetch()
+        listed = read_manifest(path).files
+        kept = [file for file in (WEIGHTS_FILE, EMA_FILE, JOB_FILE) if file in listed]
+        with TemporaryDirectory() as folder:
+            (Path(folder) / CLASSES_FILE).write_text(json.dumps(classes))
+            own = fingerprints(Path(folder), [CLASSES_FILE])
+            manifest = sealed(
+                Origin(name, run.run_id, checkpoint.path.name),
+                # As they were when the checkpoint was written.
+                {file: listed[file] for file in kept} | own,
+                rank=0,
+                world_size=1,
+                steps_done=checkpoint.steps_done,
+                metrics=checkpoint.metrics,
+                content="weights",
+            )
+            (Path(folder) / manifest_name(0)).write_bytes(manifest)
+            files = [
+                *(path / file for file in kept),
+                *(Path(folder) / file for file in (CLASSES_FILE, manifest_name(0))),
+            ]
+            run.log_files(files, tracked_folder(kind))
+        run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 def log_results(run: TrackedRun, network: CheckpointedModel) -> None:

@@ -45,6 +45,15 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """The run that a checkpoint is of."""
+
+    name: str
+    run_id: str
+    """In MLflow."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one run: its log, its resolved job and, unless they are in an object store, its
     checkpoints with Ray Train's record of them."""
@@ -166,6 +175,20 @@ class RunFolder:
     @property
     def _elsewhere(self) -> Path:
         return self.path / ".storage"
+
+    def belongs_to(self, run_id: str) -> None:
+        """Note the id of the run in MLflow: its checkpoints have it, too."""
+        if self.run_id != run_id:
+            self._run_id.write_text(run_id)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in MLflow; None where it is not known, as of a run of version 0.1."""
+        return self._run_id.read_text(errors="replace") if self._run_id.exists() else None
+
+    @property
+    def _run_id(self) -> Path:
+        return self.path / ".run_id"
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.events import EpochEnded, EventQueue
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training.worker_context import WorkerContext
 
 
@@ -20,6 +21,7 @@ class WorkerConfig(TypedDict):
     job: dict
     cache: str
     events: EventQueue
+    run: RunIdentity
 
 
 def _silent(_: Event) -> None:
@@ -30,7 +32,7 @@ def train_worker(config: WorkerConfig) -> None:
     """Started by Ray Train: train the job to the end."""
     from ltm_platform.training.worker_context import RayWorker
 
-    for _ in train_rank(config, RayWorker()):
+    for _ in train_rank(config, RayWorker(config["run"])):
         pass
 
 

@@ -69,7 +69,7 @@ class Workers:
                 assert_never(event)
 
     def epochs(
-        self, checked: CheckedJob, folder: RunFolder, events: EventQueue
+        self, checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue
     ) -> Generator[EpochEnded, None, None]:
         """Train to the end. Closing the iterator earlier stops the workers at once.
 
@@ -78,7 +78,7 @@ class Workers:
         """
         free(folder.path)
         threading.Thread(
-            target=self._fit, args=(checked, folder, events), name="train", daemon=True
+            target=self._fit, args=(checked, folder, run_id, events), name="train", daemon=True
         ).start()
         try:
             while (received := self._received.get()) is not None:
@@ -91,9 +91,9 @@ class Workers:
             abort(self._controller, ABORT_TIMEOUT_S)
             raise
 
-    def _fit(self, checked: CheckedJob, folder: RunFolder, events: EventQueue) -> None:
+    def _fit(self, checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue) -> None:
         try:
-            fit(checked, folder, events, [_Reveal(events, folder.path)])
+            fit(checked, folder, run_id, events, [_Reveal(events, folder.path)])
         except BaseException as error:
             self._received.put(error)
         else:

@@ -32,7 +32,12 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGro
 from ray.train.v2._internal.util import date_str
 
 from ltm_platform.compat import ray_checkpoints, ray_train
-from ltm_platform.compat.ray_train import CheckpointKeeper, PlacementCallback, StopCallback
+from ltm_platform.compat.ray_train import (
+    CheckpointKeeper,
+    PlacementCallback,
+    StopCallback,
+    checkpoint_record,
+)
 from ltm_platform.compat.ray_trainer import LeanTrainer, _NoResourceRequests
 
 if TYPE_CHECKING:
@@ -75,18 +80,26 @@ def test_the_record_tells_the_order_in_time(run: Path) -> None:
 
 def test_ray_train_goes_on_from_what_the_record_says(run: Path) -> None:
     record = run / ray_checkpoints.RECORD_FILE
-    before = json.loads(record.read_text())
-    changed = ray_checkpoints.drop_from_record(
-        record.read_bytes(), ["checkpoint_c", "checkpoint_d"], last="checkpoint_b"
-    )
-    assert json.loads(changed)["current_report_index"] == before["current_report_index"]
-    record.write_bytes(changed)
+    found = [("checkpoint_b", {"val/top1": 95.0})]
+    record.write_bytes(checkpoint_record(str(run.parent), run.name, found, "val/top1"))
     keeper = CheckpointKeeper(run, KEPT)
     assert keeper.latest == run / "checkpoint_b"
     (run / "checkpoint_e").mkdir()
     keeper.register(Checkpoint.from_directory(run / "checkpoint_e"), {"val/top1": 1.0})
     names = [one.name for one in ray_checkpoints.read_record(record.read_bytes())]
     assert names == ["checkpoint_b", "checkpoint_e"]
+
+
+def test_a_record_that_is_made_again_is_the_one_that_ray_train_wrote(run: Path) -> None:
+    written = json.loads((run / ray_checkpoints.RECORD_FILE).read_text())
+    found = ray_checkpoints.read_record((run / ray_checkpoints.RECORD_FILE).read_bytes())
+    pairs = [(one.name, one.metrics) for one in found]
+    again = json.loads(checkpoint_record(str(run.parent), run.name, pairs, "val/top1"))
+    # Reports are counted from the oldest that is kept.
+    counted = {"checkpoint_report_indices", "current_report_index"}
+    assert again.keys() == written.keys()
+    assert {key for key in again if again[key] != written[key]} == counted
+    assert again["checkpoint_report_indices"] == [2, 1, 0]
 
 
 def test_names_are_those_that_ray_train_gives(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from ltm_platform.events import EpochEnded, Event, Progress
 from ltm_platform.job import JobSpec
 from ltm_platform.storage import locations
 from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE
+from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.run_folder import RunIdentity
 from ltm_platform.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ MODEL: dict[str, Any] = {
     "compression_ratio": 0.7,
     "image_size": 32,
 }
+RUN = RunIdentity("small", "f00d")
 CLASSES = 10
 TRAIN_IMAGES = 48
 VAL_IMAGES = 21
@@ -99,8 +102,7 @@ class FolderContext:
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
         folder = self._folder / f"{len(self.kept):03d}-step-{taken.steps_done}"
-        folder.mkdir(parents=True, exist_ok=True)
-        taken.write(folder)
+        taken.write(storage_path(folder), RUN, metrics)
         self.kept.append(Kept(taken, folder, metrics))
 
     def is_preempted(self) -> bool:
