@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
             while report.done(kind) - before[kind] < wanted[kind]:
                 case = Case(kind, options.seed, report.first(kind, options.seed))
                 began = time.monotonic()
-                outcome = _carried_out(workers, case)
+                outcome = _carried_out(workers[kind], case)
                 report.add(case, outcome, time.monotonic() - began)
                 report.save(options.report)
     show(report, Console())
@@ -67,16 +67,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _repeat(case: Case, workers: Workers) -> int:
-    outcome = _carried_out(workers, case)
+    outcome = _carried_out(workers[case.kind], case)
     print("\n".join([str(case), *outcome.story]))
     print("\n".join(f"FAULT: {fault}" for fault in outcome.faults) or "all held")
     return int(bool(outcome.faults))
 
 
-def _carried_out(workers: Workers, case: Case) -> Outcome:
+def _carried_out(carry_out: CarryOut, case: Case) -> Outcome:
     """An exception that is not handled anywhere is a fault, too: of the product or of this."""
     try:
-        return workers[case.kind](case)
+        return carry_out(case)
     except Exception as error:
         story = traceback.format_exc().splitlines()
         return Outcome(faults=[f"{type(error).__name__}: {error}"], story=story)

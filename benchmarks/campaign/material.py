@@ -115,8 +115,7 @@ def _make_store(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     part = database.with_name("part.db")
     part.unlink(missing_ok=True)
-    part.touch()
-    code = f"from ltm_platform.tracking import list_runs; list_runs('sqlite:///{part}')"
+    code = f"from ltm_platform.tracking.store import connect; connect('sqlite:///{part}')"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     part.rename(database)

@@ -227,11 +227,12 @@ def _without_ray(moments: _Moments) -> Iterator[None]:
     def session(_: str) -> Iterator[Session]:
         yield Session(Resources(cpus=2, gpus=0), joined=False, stays=True)
 
-    def fit(checked: Any, folder: Any, events: Any, *_: Any, **__: Any) -> None:
-        rank = Rank(folder.path, driver.kept_checkpoints(checked.job))
+    def fit(checked: Any, folder: Any, run_id: str, events: Any, *_: Any, **__: Any) -> None:
+        config = driver.worker_config(checked, folder, run_id, events)
+        rank = Rank(folder.path, driver.kept_checkpoints(checked.job), config["run"])
         moments.enter("training")
         with _as_in_ray():
-            for _epoch in train_rank(driver.worker_config(checked, events), rank):
+            for _epoch in train_rank(config, rank):
                 moments.enter("training")
         moments.enter("end")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sqlite3
 from collections import Counter
@@ -104,7 +103,9 @@ def _files(home: Path) -> list[Path]:
 
 
 def _steps(checkpoint: Path) -> int:
-    return int(json.loads((checkpoint / "manifest_rank0.json").read_text())["steps_done"])
+    from ltm_platform.storage.manifest import read_manifest
+
+    return read_manifest(checkpoint).steps_done
 
 
 def _digest(checkpoint: Path) -> str:
