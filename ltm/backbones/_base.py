@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from timm.models import get_pretrained_cfg
+
 from ltm.backbones._merging import Merging
 from ltm.errors import FieldError
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
@@ -61,6 +63,13 @@ class MergingModel(Compressible):
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         """timm's own model. FieldError when it cannot take the image size."""
         raise NotImplementedError
+
+    @classmethod
+    def own_size(cls, name: str) -> int | None:
+        """Pixels that timm's network of that name is built for when no size is given; None where
+        timm does not know."""
+        cfg = get_pretrained_cfg(name)
+        return None if cfg is None else int(cfg.input_size[-1])
 
     @classmethod
     @abstractmethod

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ltm.interfaces import Method
 from ltm.merge import Merge, Soft, presence
-from ltm.methods._options import check_number, check_switch, check_whole
+from ltm.methods._options import WIDEST, check_number, check_switch, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import merge_pairs, reduce_site
@@ -76,7 +76,7 @@ class DecoupledEmbedding(Method):
         modular: bool = False,
     ) -> None:
         super().__init__()
-        dim = check_whole("dim", dim)
+        dim = check_whole("dim", dim, WIDEST)
         self.tau = check_number("tau", tau, above=0)
         self.freezes_backbone = check_switch("modular", modular)
         self.numbers = {name: i for i, name in enumerate(sites)}

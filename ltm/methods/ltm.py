@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ltm.interfaces import Method
 from ltm.merge import Assigned, Local, Merge
-from ltm.methods._options import check_whole
+from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 
@@ -193,7 +193,7 @@ class LearnableTokenMerging(Method):
 
     def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
-        rank, codes = check_whole("rank", rank), check_whole("codes", codes)
+        rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)
         self.masks = nn.ModuleDict()
         for dim, needs_grid in sorted(set(sites.values())):
             self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ltm.errors import FieldError
 from ltm.interfaces import Method
 from ltm.merge import Assigned, Merge, Soft, presence
-from ltm.methods._options import check_number, check_whole
+from ltm.methods._options import WIDEST, check_number, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import reduce_site
@@ -102,7 +102,7 @@ class SoftPruning(Method):
     ) -> None:
         super().__init__()
         self.ratio_weight = check_number("ratio_weight", ratio_weight)
-        heads = None if heads is None else check_whole("heads", heads)
+        heads = None if heads is None else check_whole("heads", heads, WIDEST)
         for site in sites.values():
             if heads is not None and site.dim % heads:
                 raise FieldError("options.heads", heads, f"what divides {site.dim} channels")

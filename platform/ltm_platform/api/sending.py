@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.values import SentCommand
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import EMBEDDED, JOINED
+from ltm_platform.ray_cluster.environment import passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,22 +43,26 @@ def send_submit(
         UserError: it would be refused there, or the cluster does not take it.
     """
     from ltm_platform import checks
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
 
     environment = passed_on(variables, os.environ)
     store = tracking.tracking_uri(job.tracking.uri)
     if not force:
         check_store(store, address, job)
-    checks.check_names(job)
+    notices = checks.check_job(job)
+    checks.check_network(job)
     cluster = JobsClient(address)
     run = _free_name(cluster, job, store, name)
     words = ["submit", "--name", run, *ON_THE_HEAD, *_switches(force=force, verbose=verbose)]
-    return _send(cluster, words, run, _as_sent(job, store), environment, typed)
+    sent = _send(cluster, words, run, _as_sent(job, store), environment, typed)
+    return replace(sent, notices=notices)
 
 
-def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> SentCommand:
+def send_tune(
+    sweep: Sweep, job: JobSpec, address: str, notices: tuple[str, ...], *, verbose: bool
+) -> SentCommand:
     """Run a sweep of the job there. UserError as of `send_submit`."""
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
     from ltm_platform.tuning.spec import named_as_sweep, read_stages
 
     store = tracking.tracking_uri(job.tracking.uri)
@@ -66,7 +72,8 @@ def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> Sen
     run = _free_name(cluster, named_as_sweep(job), store, sweep.name or None)
     words = ["tune", "--name", run, *ON_THE_HEAD, *options_of(sweep, job)]
     words += _switches(verbose=verbose)
-    return _send(cluster, words, run, _as_sent(job, store), passed_on((), os.environ))
+    sent = _send(cluster, words, run, _as_sent(job, store), passed_on((), os.environ))
+    return replace(sent, notices=notices)
 
 
 def send_resume(
@@ -84,7 +91,7 @@ def send_resume(
     Raises:
         UserError: it is running, or the cluster does not take it.
     """
-    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password, passed_on
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password
 
     cluster = JobsClient(address)
     if cluster.training(run):
@@ -112,21 +119,25 @@ def plan_there(
     Raises:
         UserError: as of `submit`, or the address is no cluster's.
     """
+    from ltm_platform import checks
     from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     spec = load(job, overrides)
     cluster = JobsClient(address_of(spec, address))
     words = ["plan", *ON_THE_HEAD]
     words += ["--images-per-s", str(images_per_s)] if images_per_s else []
-    sent = _as_sent(spec, tracking.tracking_uri(spec.tracking.uri))
-    return _send(cluster, words, spec.name, sent, {})
+    notices = checks.check_job(spec)
+    there = _as_sent(spec, tracking.tracking_uri(spec.tracking.uri))
+    return replace(_send(cluster, words, spec.name, there, {}), notices=notices)
 
 
 def send_stop(run: str, address: str, *, now: bool, uri: str | None) -> SentCommand:
     """Have the head stop a run of its own."""
-    from ltm_platform.ray_cluster.jobs_api import JobsClient
+    from ltm_platform.ray_cluster.jobs_api import JobsClient, check_no_password
 
-    words = ["stop", run, "--tracking-uri", tracking.tracking_uri(uri)]
+    store = tracking.tracking_uri(uri)
+    check_no_password(store)
+    words = ["stop", run, "--tracking-uri", store]
     words += ["--now"] if now else []
     return _send(JobsClient(address), words, run, None, {})
 

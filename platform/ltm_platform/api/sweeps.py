@@ -19,10 +19,10 @@ from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.session import Session, session
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
-from ltm_platform.tuning.spec import Sweep, named_as_sweep
+from ltm_platform.tuning.spec import Sweep, named_as_sweep, read_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,14 +138,27 @@ def tune(
         seed=seed,
         protocol=protocol,
     )
+    notices = _check_job(spec, sweep)
     where = address_of(spec, address)
     if kind(where) == Kind.CLUSTER:
         if wait:
             raise UserError(WAIT_FOR_SWEEP.format(address=where))
-        return send_tune(sweep, spec, where, verbose=verbose)
+        return send_tune(sweep, spec, where, notices, verbose=verbose)
     if not wait:
         raise UserError(NOT_SENT.format(option="wait=False"))
-    return _start(sweep, spec, where, listener, printed)
+    return _start(sweep, spec, where, notices, listener, printed)
+
+
+def _check_job(job: JobSpec, sweep: Sweep) -> tuple[str, ...]:
+    """`check_job` while it is known which file gave what, with every backbone of the sweep."""
+    from ltm_platform.checks import check_job
+
+    notices = check_job(job)
+    for param in read_stages(sweep)[0].params:
+        if param.field == "model.backbone":
+            for backbone in param.domain.ends:
+                notices += check_job(job.replace("model.backbone", backbone))
+    return tuple(dict.fromkeys(notices))
 
 
 WAIT_FOR_SWEEP = (
@@ -233,6 +246,7 @@ def _start(
     sweep: Sweep,
     job: JobSpec,
     address: str,
+    notices: tuple[str, ...],
     listener: SweepListener | None,
     printed: Printed | None,
 ) -> SweepSummary:
@@ -241,11 +255,12 @@ def _start(
 
     job = with_absolute_paths(job)
     store = tracking.tracking_uri(job.tracking.uri)
-    if not locations.has_password(store):
+    if not addresses.has_secret(store):
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:
         plan, ray, early_output = _checked(sweep, address, stack, printed)
+        plan = replace(plan, checked=replace(plan.checked, notices=notices + plan.checked.notices))
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
         sweep = replace(sweep, name=folder.name)
         sweep.save(folder.path)

@@ -21,7 +21,7 @@ from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses
 from ltm_platform.storage.checkpoints import BEST_METRIC
 from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
@@ -208,15 +208,15 @@ def resume(
     store = tracking.tracking_uri(tracking_uri)
     record = tracking.find_run(store, name)
     folder = _stopped(record)
-    before = JobSpec.load(folder.job)
+    before = JobSpec.load_stored(folder.job)
     checks.check_storage(before)
-    job = JobSpec.load(folder.job, overrides)
+    job = JobSpec.load_stored(folder.job, overrides)
     changed = changes(before, job)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         folder.belongs_to(record.run_id)
         plan = plan_to_resume(folder, start, record.run_id)
-        if locations.has_password(store):
+        if addresses.has_secret(store):
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)

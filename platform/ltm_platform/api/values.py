@@ -88,6 +88,8 @@ class SentCommand:
     """The address of the cluster."""
     submission: str
     """The id of its Ray job there, for Ray's own tools."""
+    notices: tuple[str, ...] = ()
+    """What is worth a word about the job, before anything of it is printed there."""
 
     def follow(self) -> Iterator[str]:
         """What it prints, from its beginning to its end.

@@ -23,6 +23,20 @@ def check_data(job: JobSpec) -> Dataset:
         raise job.error("data.path", f"data.path: {error}") from None
 
 
+def check_source(job: JobSpec) -> tuple[str, ...]:
+    """Check that the data is there, without a look at the images; its classes.
+
+    Raises:
+        UserError: it is not.
+    """
+    from ltm_platform.data.sources import find_source
+
+    try:
+        return find_source(job.data.path, locations.cache()).class_names()
+    except UserError as error:
+        raise job.error("data.path", f"data.path: {error}") from None
+
+
 def check_cache(job: JobSpec) -> None:
     from ltm_platform.data.sources import find_source
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.run_folder import storage_root
 
 if TYPE_CHECKING:
@@ -20,14 +20,28 @@ _PROBE = b"probe"
 
 
 def check_no_keys(job: JobSpec) -> None:
-    """Check that addresses of data and storage hold no password: logs and dashboards show them.
+    """Check that addresses in the job hold no key: logs and dashboards show them.
 
     Raises:
         UserError: one does; the sentence leaves it out.
     """
-    addresses = {"data.path": job.data.path, "cluster.storage": job.cluster.storage}
-    for key, address in addresses.items():
-        if address and locations.has_password(address):
+    if job.tracking.uri and addresses.has_secret(job.tracking.uri):
+        # Without the place, which for --set would show the password again.
+        raise UserError(
+            "tracking.uri holds a password, which would be kept with every run: leave it out of "
+            f"the job and set {tracking.URI_VARIABLE}"
+        )
+    found = {
+        "cluster.address": job.cluster.address,
+        "cluster.storage": job.cluster.storage,
+        "data.cache": job.data.cache,
+        "data.path": job.data.path,
+        "model.checkpoint": job.model.checkpoint,
+        "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
+        "recipe.distill.teacher": job.recipe.distill.teacher,
+    }
+    for key, address in found.items():
+        if address and "://" in address and addresses.has_secret(address):
             # Without the place, which for --set would show it again.
             raise UserError(
                 f"{key} is {locations.shown(address)}: a key in it would be kept with every run; "
@@ -36,12 +50,11 @@ def check_no_keys(job: JobSpec) -> None:
 
 
 def check_tracking(job: JobSpec) -> None:
-    if job.tracking.uri and locations.has_password(job.tracking.uri):
-        # Without the place, which for --set would show the password again.
-        raise UserError(
-            "tracking.uri holds a password, which would be kept with every run: leave it out of "
-            f"the job and set {tracking.URI_VARIABLE}"
-        )
+    """Check that the tracking server answers; of a database, that it is one that can be used.
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         uri = tracking.tracking_uri(job.tracking.uri)
         tracking.check_usable(uri, job.tracking.experiment)
@@ -70,7 +83,8 @@ def check_storage(job: JobSpec) -> None:
     except OSError as error:
         raise job.error(
             key,
-            f"{key} is {str(root)!r}, which cannot be written to: {error.strerror or error}",
+            f"{key} is {locations.shown(str(root))!r}, which cannot be written to: "
+            f"{error.strerror or error}",
         ) from None
 
 

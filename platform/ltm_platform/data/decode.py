@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.compat.torch import empty_shared
 from ltm_platform.errors import UserError
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.order import Batch
     from ltm_platform.data.transforms import Transform
+    from ltm_platform.job import Data
+
+STANDARD = PixelRule()
+"""The default of a job."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,13 @@ class Decoder:
     that decodes nor what it decoded before can change a sample.
     """
 
-    def __init__(self, source: ImageSet, transform: Transform, seed: int) -> None:
+    def __init__(
+        self, source: ImageSet, transform: Transform, seed: int, rule: PixelRule = STANDARD
+    ) -> None:
         self._source = source
         self._transform = transform
         self._seed = seed
+        self._rule = rule
 
     def __getitem__(self, batch: Batch) -> Decoded | Failure:
         """Images [b, 3, H, W] float and labels [b] int64 of ``batch``."""
@@ -68,7 +76,7 @@ class Decoder:
 
     def _image(self, data: bytes, index: int, number: int) -> torch.Tensor:
         try:
-            image = decode_rgb(data)
+            image = decode_rgb(data, self._rule)
         except UnidentifiedImageError:
             raise UserError(
                 f"{self._source.locate(index)} cannot be decoded: not a known image format."
@@ -95,17 +103,19 @@ def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
     return batch
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """The image in RGB.
+def pixel_rule(data: Data) -> PixelRule:
+    """What networks of a job are shown of its images."""
+    return PixelRule(data.exif, data.background)
+
+
+def decode_rgb(data: bytes, rule: PixelRule = STANDARD) -> Image.Image:
+    """The image in RGB, of several in one file the first.
 
     Raises:
         UnidentifiedImageError: not an image.
-        Exception: damaged; the message says how.
+        Exception: damaged, or values of a range that is not known; the message says how.
     """
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    # Even to the same mode `convert` copies.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return rule.rgb(Image.open(io.BytesIO(data)))
 
 
 def _seed_everything(seed: int, number: int, index: int) -> None:

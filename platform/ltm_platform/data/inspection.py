@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.data.importing.originals import BadImageError
 from ltm_platform.data.importing.work import check_image
 from ltm_platform.data.process_pool import spread
@@ -224,7 +225,7 @@ def contact_sheet(source: ImageSet, *, rows: int = 12, columns: int = 8) -> Imag
         draw.text((2, top), name, fill="black")
         indices = _evenly(np.flatnonzero(source.labels == label), columns)
         for column, (data, _) in enumerate(source.read(indices)):
-            tile = Image.open(io.BytesIO(data)).convert("RGB")
+            tile = PixelRule().rgb(Image.open(io.BytesIO(data)))
             tile.thumbnail((_TILE, _TILE))
             sheet.paste(tile, (column * (_TILE + _MARGIN), top + _CAPTION))
     return sheet

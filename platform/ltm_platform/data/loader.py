@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ltm_platform.data.decode import Decoded, Decoder
+from ltm_platform.data.decode import STANDARD, Decoded, Decoder
 from ltm_platform.data.order import Batch, Order, check_global_batch
 from ltm_platform.data.processes import DecodePool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.transforms import Transform
 
@@ -36,6 +37,7 @@ class Loader:
         world_size: ranks in all.
         seed: 0 or more; of the order and of the augmentation.
         workers: decode processes of this rank; 0 decodes in the calling process.
+        rule: what is shown of a picture.
 
     Raises:
         UserError: the source is smaller than one global batch.
@@ -52,6 +54,7 @@ class Loader:
         world_size: int,
         seed: int,
         workers: int,
+        rule: PixelRule = STANDARD,
     ) -> None:
         assert micro_batch > 0
         assert accumulation > 0
@@ -62,7 +65,7 @@ class Loader:
         self._micro_batch = micro_batch
         self._rank = rank
         self._world_size = world_size
-        self._pool = DecodePool(Decoder(source, transform, seed), workers)
+        self._pool = DecodePool(Decoder(source, transform, seed, rule), workers)
 
     def steps(self, epochs: int) -> int:
         """Global batches, that is optimizer steps, of the first ``epochs`` epochs."""
@@ -114,6 +117,7 @@ class EvalLoader:
         rank: int,
         world_size: int,
         workers: int,
+        rule: PixelRule = STANDARD,
     ) -> None:
         assert batch > 0
         assert 0 <= rank < world_size
@@ -122,7 +126,7 @@ class EvalLoader:
         self._batch = batch
         self._rank = rank
         self._world_size = world_size
-        self._pool = DecodePool(Decoder(source, transform, seed=0), workers)
+        self._pool = DecodePool(Decoder(source, transform, 0, rule), workers)
 
     def __len__(self) -> int:
         return -(-self._images // (self._batch * self._world_size))

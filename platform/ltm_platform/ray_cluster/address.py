@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import local_ray
+from ltm_platform.storage.addresses import has_secret, shown
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
@@ -42,7 +43,7 @@ def kind(address: str) -> Kind:
     if address == JOINED or _HOST_PORT.fullmatch(address):
         return Kind.JOINED
     raise UserError(
-        f"the cluster's address is {address!r}, but must be http://HOST:8265 (a cluster's "
+        f"the cluster's address is {shown(address)!r}, but must be http://HOST:8265 (a cluster's "
         f"dashboard), HOST:PORT or auto (a Ray that this machine is a node of), or local"
     )
 
@@ -62,7 +63,7 @@ def find_address(given: str | None, job: JobSpec | None = None) -> str:
     try:
         kind(found)
     except UserError as error:
-        if job is not None and own and not given:
+        if job is not None and own and not given and not has_secret(own):
             raise job.error("cluster.address", f"cluster.address: {error}") from None
         raise
     return found.rstrip("/")

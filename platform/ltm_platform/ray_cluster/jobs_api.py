@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import tempfile
 import time
 import uuid
@@ -19,7 +18,8 @@ from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, q
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
-from ltm_platform.storage.locations import HOME_VARIABLE, has_password, shown
+from ltm_platform.storage.addresses import has_secret
+from ltm_platform.storage.locations import HOME_VARIABLE, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
 ENTRY = "python -m ltm_platform.cli.on_cluster"
 """What the cluster's shell sees, whatever the user typed; the rest is in `REQUEST`."""
 REQUEST = "LTM_PLATFORM_REQUEST"
-PASSED_ON = (
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "GLOO_SOCKET_IFNAME",
-    "GOOGLE_CLOUD_PROJECT",
-    "HF_ENDPOINT",
-    "NCCL_DEBUG",
-    "NCCL_IB_DISABLE",
-    "NCCL_SOCKET_IFNAME",
-    "OMP_NUM_THREADS",
-)
-"""Environment variables that are sent along, if they are set here."""
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|_KEY|APIKEY", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 STOP_WAIT_S = 60
 """Between ``ray job stop`` and SIGKILL: time for the run to close itself."""
 RETRY_S = 1.0
@@ -98,28 +83,9 @@ class Sent:
         return self.command in ("submit", "tune")
 
 
-def passed_on(further: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that are sent along: `PASSED_ON` and ``further``.
-
-    Raises:
-        UserError: one is not set, no name, or looks like a secret: the cluster shows them to all.
-    """
-    for name in further:
-        if not _NAME.fullmatch(name):
-            raise UserError(f"--env is {name!r}, but must be the name of an environment variable")
-        if _SECRET.search(name):
-            raise UserError(
-                f"--env is {name!r}, which looks like a secret: everyone who sees the cluster's "
-                f"dashboard would see its value; set it on the nodes instead"
-            )
-        if name not in environment:
-            raise UserError(f"--env is {name!r}, which is not set here")
-    return {name: environment[name] for name in (*PASSED_ON, *further) if name in environment}
-
-
 def check_no_password(uri: str) -> None:
     """UserError: the address holds a password."""
-    if has_password(uri):
+    if has_secret(uri):
         raise UserError(
             f"the tracking store is {shown(uri)}: everyone who sees the cluster's dashboard would "
             f"see its password; name an MLflow server that asks for none, such as one of the "

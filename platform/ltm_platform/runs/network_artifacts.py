@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
@@ -119,7 +120,8 @@ def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
     if run.has_image(HEATMAPS, network.step):
         return
     pixels = input_pixels(network.model)
-    heatmaps = heatmap_picture(network.model, network.dataset.val, pixels)
+    rule = pixel_rule(network.job.data)
+    heatmaps = heatmap_picture(network.model, network.dataset.val, pixels, rule)
     if heatmaps:
         run.log_image(heatmaps, HEATMAPS, network.step)
 
@@ -130,7 +132,15 @@ def log_model(run: TrackedRun, network: CheckpointedModel) -> None:
     if not wish.log_model:
         return
     pixels, classes = input_pixels(network.model), network.dataset.classes
-    inputs = ImageInput(pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, classes)
+    inputs = ImageInput(
+        size=pixels.size,
+        resize=eval_resize(pixels.size),
+        mean=pixels.mean,
+        std=pixels.std,
+        exif=network.job.data.exif,
+        background=network.job.data.background,
+        classes=classes,
+    )
     model_id = run.log_model(network.model, inputs, network.step)
     if wish.register_as:
         run.register_model(model_id, wish.register_as, wish.aliases)

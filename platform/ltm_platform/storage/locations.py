@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import platformdirs
 
+from ltm_platform.storage import addresses
+
 HOME_VARIABLE = "LTM_PLATFORM_HOME"
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
 
 
 def home() -> Path:
@@ -29,13 +29,9 @@ def cache() -> Path:
 
 def shown(path: Path | str) -> str:
     """A path, or an address that holds one, as people write it: with ``~`` for the user's home,
-    and without the password of an address."""
-    text = _PASSWORD.sub(r"\1:***@", str(path))
+    and of an address what may be shown."""
+    text = addresses.shown(path) if isinstance(path, str) and "://" in path else str(path)
     return text.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
-
-
-def has_password(address: str) -> bool:
-    return bool(_PASSWORD.search(address))
 
 
 def runs() -> Path:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ltm_platform.errors import UserError
+from ltm_platform.storage.addresses import has_secret, shown
 
 # There an object appears when its upload has ended, so it is never half-written.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -127,6 +128,11 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+def _reason(error: Exception, address: str) -> str:
+    """What pyarrow says, unless it may repeat a key."""
+    return "" if has_secret(address) else f": {error}"
+
+
 def storage_path(where: str | Path) -> StoragePath:
     """The file or folder that a path or an address names, whether or not it is there.
 
@@ -142,9 +148,9 @@ def storage_path(where: str | Path) -> StoragePath:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, ValueError) as error:
         raise UserError(
-            f"{text} cannot be read as an address: {error} (allowed: a path, or what pyarrow "
-            "opens, such as s3://bucket/folder, gs://bucket/folder or file:///folder)."
+            f"{shown(text)} cannot be read as an address{_reason(error, text)} (allowed: a "
+            "path, or what pyarrow opens, such as s3://bucket/folder, gs://bucket/folder or file:///folder)."
         ) from error
     except (OSError, ImportError) as error:
-        raise UserError(f"{text} cannot be reached: {error}.") from error
+        raise UserError(f"{shown(text)} cannot be reached{_reason(error, text)}.") from error
     return StoragePath(filesystem, path, text)

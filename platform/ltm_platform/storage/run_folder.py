@@ -150,8 +150,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(
                 f"the run {self.name!r} cannot be asked to stop, since its storage "
-                f"{self.storage} cannot be written to: {error.strerror or error}; 'stop --now' "
-                f"ends it without a last checkpoint"
+                f"{locations.shown(str(self.storage))} cannot be written to: "
+                f"{error.strerror or error}; 'stop --now' ends it without a last checkpoint"
             ) from None
 
     @property

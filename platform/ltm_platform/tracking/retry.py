@@ -11,6 +11,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from ltm_platform.compat.mlflow import is_deleted, is_unavailable
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
+from ltm_platform.storage.addresses import without_secrets
 from ltm_platform.tracking import sqlite_file
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class RetryingClient:
             retry=retry_if_exception(self._retried),
             wait=wait_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             stop=self._is_over,
-            before_sleep=_log_attempt,
+            before_sleep=self._log_attempt,
             reraise=True,
         )
         try:
@@ -70,6 +71,13 @@ class RetryingClient:
 
     def _is_over(self, state: RetryCallState) -> bool:
         return (state.seconds_since_start or 0.0) >= self.limit_s
+
+    def _log_attempt(self, state: RetryCallState) -> None:
+        assert state.outcome
+        error = state.outcome.exception()
+        assert error
+        problem = without_secrets(_first_line(error), self.uri)
+        _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, problem)
 
 
 def refusal(error: Exception, uri: str) -> UserError | None:
@@ -92,13 +100,6 @@ def refusal(error: Exception, uri: str) -> UserError | None:
         f"the tracking store {shown} does not answer: start it, or give the address of another "
         f"with --tracking-uri or MLFLOW_TRACKING_URI"
     )
-
-
-def _log_attempt(state: RetryCallState) -> None:
-    assert state.outcome
-    error = state.outcome.exception()
-    assert error
-    _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, _first_line(error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ltm_platform.compat.mlflow import DELETED
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
+from ltm_platform.storage.addresses import without_secrets
 from ltm_platform.tracking import sqlite_file
 from ltm_platform.tracking.store import URI_VARIABLE, connect, shown_for_shell
 
@@ -165,8 +166,10 @@ def fetch_files(uri: str, run_id: str, folder: str, to: Path) -> Path | None:
         return Path(client.download_artifacts(run_id, folder, str(to)))
     except Exception as error:  # whatever the place makes of it: a bucket, a server, a disk
         place = client.get_run(run_id).info.artifact_uri
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the run's artifacts in {place} cannot be read: {reason}") from None
+        reason = without_secrets((str(error) or type(error).__name__).splitlines()[0], place)
+        raise UserError(
+            f"the run's artifacts in {locations.shown(place)} cannot be read: {reason}"
+        ) from None
 
 
 def _record(run: Run, experiment: str) -> RunRecord:

@@ -22,7 +22,7 @@ from ltm_platform.compat.mlflow import (
     quiet_store,
 )
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses, locations
 from ltm_platform.tracking import sqlite_file
 from ltm_platform.tracking.retry import RetryingClient, refusal
 
@@ -46,7 +46,7 @@ def tracking_uri(configured: str | None = None) -> str:
         return prefix + str(Path(uri.removeprefix(prefix)).resolve())
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
-            f"tracking.uri is {locations.shown(uri)!r}, but must be a database such as "
+            f"tracking.uri is {addresses.shown(uri)!r}, but must be a database such as "
             f"sqlite:////path/mlflow.db or a server such as http://host:5000: MLflow keeps no "
             f"runs in plain folders any more"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
+from ltm_platform.compat.deepspeed_engine import clear_gradients
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import Diverged
 
@@ -60,6 +61,7 @@ class Stepper:
             self._engine.step()
             if not complete:
                 continue
+            clear_gradients(self._engine)
             self.steps_done += 1
             method_hooks.after_step(self._engine, self.steps_done, self._steps)
             self._compress()

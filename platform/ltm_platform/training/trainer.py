@@ -11,6 +11,7 @@ from ltm_platform.models import create_model, input_pixels, structure_cost, with
 from ltm_platform.training import checkpoint
 from ltm_platform.training.checkpoint_policy import CheckpointPolicy
 from ltm_platform.training.components import build_components, seed_everything
+from ltm_platform.training.engine.optimizer_state import optimizer_is_finite
 from ltm_platform.training.engine.weights import (
     average_buffers,
     gather_weights,
@@ -136,6 +137,8 @@ class Trainer:
         self._meter.check()
         if not weights_are_finite(self._engine):
             raise Diverged(f"a weight is not finite after step {self.steps_done}")
+        if not optimizer_is_finite(self._engine):
+            raise Diverged(f"the optimizer's state is not finite after step {self.steps_done}")
         self._watchdog.alive()
         self._meter.send_rest()
         history = self._meter.history()

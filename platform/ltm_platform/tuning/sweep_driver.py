@@ -12,7 +12,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import attach
 from ltm_platform.runs.driver import location_tags
-from ltm_platform.storage import locations
+from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.checkpoints import best as best_checkpoint
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.files import BEST_FILE, PICTURE_FILE, SWEEP_FILE
@@ -108,7 +108,7 @@ def check_nodes(plan: Plan) -> None:
     job = plan.checked.job
     nodes = attach.check_shared_storage(job)
     store = tracking.tracking_uri(job.tracking.uri)
-    if locations.has_password(store):
+    if addresses.has_secret(store):
         raise UserError(
             f"the tracking store is {locations.shown(store)}: trials that run on a cluster would "
             f"have to be told its password; name an MLflow server that asks for none"

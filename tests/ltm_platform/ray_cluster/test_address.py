@@ -90,3 +90,16 @@ def test_who_is_not_let_in_is_told_where_the_token_is() -> None:
     sentence = str(address.token_wanted("http://head:8265"))
     assert "http://head:8265 wants a token" in sentence
     assert "~/.ray/auth_token" in sentence
+
+
+@pytest.mark.parametrize("how", ["option", "variable", "job"])
+def test_a_key_in_what_is_no_address_is_not_shown(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "http://me:sesame@host:8265"
+    job = JobSpec.load("quickstart", [f"cluster.address={address}"] if how == "job" else [])
+    if how == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"address is 'http://\*\*\*@host:8265', but") as refused:
+        find_address(address if how == "option" else None, job)
+    assert "sesame" not in str(refused.value)

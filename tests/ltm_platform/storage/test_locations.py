@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from ltm_platform.storage import locations
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_one_variable_moves_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,20 +29,6 @@ def test_without_it_the_cache_lies_apart_from_what_is_kept(
     for path in (locations.home(), locations.cache()):
         assert path.is_relative_to(tmp_path)
     assert not locations.cache().is_relative_to(locations.home())
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("postgresql://me:secret@db/mlflow", "postgresql://me:***@db/mlflow"),
-        ("http://:token@host:5000", "http://:***@host:5000"),
-        ("http://me@host:5000/a:b@c", "http://me@host:5000/a:b@c"),
-        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
-    ],
-)
-def test_a_password_is_not_shown(address: str, shown: str) -> None:
-    assert locations.shown(address) == shown
-    assert locations.has_password(address) == (address != shown)
 
 
 def test_the_users_home_is_a_tilde() -> None:

@@ -19,6 +19,7 @@ from ltm_platform.errors import RunError, UserError
 from ltm_platform.events import Decided, Progress
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import check_usable, find_run, list_runs, record, serving_ui, tracked_run
+from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,3 +219,11 @@ def test_a_team_shares_a_server_with_postgresql(
         assert [file.path for file in files] == ["checkpoints/best/model.safetensors"]
         assert {run.name for run in list_runs(uri)} == {"one", "two"}
     assert find_run(postgres.uri, "two").status == "FINISHED"
+
+
+def test_a_servers_password_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client = connect(f"http://me:sesame@127.0.0.1:{free_port()}").patient(limit_s=0.1)
+    with pytest.raises(UserError, match="does not answer"):
+        client.get_run("1" * 32)
+    assert caplog.records
+    assert "sesame" not in caplog.text

@@ -208,6 +208,19 @@ def structured(method: str, stage: int) -> Seen:
         return seen | {"kept": kept, "weights": weights, "plan": run.model.plan}
 
 
+def elastic(stage: int, seed: int, offload: str = "none") -> Seen:
+    """A ratio that changes: which steps merge, and the weights of the whole network at the end."""
+    model = {"backbone": "swin_nano_patch2_window4_32", "elastic": (0.75, 1.0), "image_size": 32}
+    recipe = RECIPE | {"seed": seed, "lr": 0.01, "weight_decay": 0.1}
+    engine = {"zero_stage": stage, "offload": offload}
+    with ready(small_job({"model": model, "recipe": recipe, "engine": engine})) as run:
+        merged: list[bool] = []
+        after_each(run.components.bottleneck, "share", lambda: merged.append(bool(run.model.plan)))
+        seen = finish(run)
+        weights = gather_weights(run.components.engine)
+        return seen | {"merged": merged, "weights": weights}
+
+
 def validated(stage: int) -> Seen:
     return _validated(plain_job(stage, checkpoint__every_steps=1))
 

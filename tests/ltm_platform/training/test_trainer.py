@@ -165,6 +165,21 @@ def test_a_gradient_that_is_not_finite_ends_training_at_its_step(
     assert context.kept == []
 
 
+def test_what_the_optimizer_remembers_of_an_infinite_gradient_is_not_stored(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    """Lion steps by the sign: weights and loss stay finite, its momentum is infinite for good."""
+    job = small_job(JOB, recipe__optimizer="lion", recipe__lr=1e-4, engine__zero_stage=0)
+    run = start_run(job, context)
+    scale = {"value": 1.0}
+    run.model.head.weight.register_hook(lambda gradient: gradient.sign() * scale["value"])
+    after_step(run, 2, lambda: scale.update(value=float("inf")))
+    after_step(run, 3, lambda: scale.update(value=1.0))
+    with pytest.raises(Diverged, match="the optimizer's state is not finite after step 12"):
+        run.train()
+    assert context.kept == []
+
+
 @pytest.mark.usefixtures("only_rank")
 def test_the_driver_hears_that_training_gave_up(context: FolderContext) -> None:
     events = events_of(small_job(JOB, **EXPLODING), context)

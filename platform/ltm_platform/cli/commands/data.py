@@ -82,6 +82,8 @@ def import_(
     if made.skipped:
         what = "image was" if made.skipped == 1 else "images were"
         click.echo(f"{made.skipped:,} {what} left out, see {made.report}")
+    for notice in made.notices:
+        click.echo(notice)
 
 
 @command.command("check")
@@ -140,7 +142,8 @@ def show(path: str, sheet: str | None, every: bool) -> None:
     console.print(table)
     if len(dataset.classes) > shown:
         console.print(f"and {len(dataset.classes) - shown:,} more; --all lists them")
-    console.print(dataset.describe(), soft_wrap=True)
+    for sentence in (dataset.describe(), *dataset.notices):
+        console.print(sentence, soft_wrap=True)
     if sheet:
         from ltm_platform.data.inspection import contact_sheet
 

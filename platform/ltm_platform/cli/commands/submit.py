@@ -16,9 +16,10 @@ from ltm_platform.cli import options
 @click.option(
     "--env",
     "variables",
-    metavar="NAME",
+    metavar="NAME[=VALUE]",
     multiple=True,
-    help="Give the cluster this environment variable, too; may be given several times.",
+    help="Give the cluster this environment variable, too, which all who see its dashboard see; "
+    "may be given several times. A name that is not known to be harmless needs its value.",
 )
 @options.force
 @options.verbose

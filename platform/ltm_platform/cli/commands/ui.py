@@ -23,7 +23,7 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
 
     uri = tracking.tracking_uri(tracking_uri)
     if uri.startswith("http"):
-        click.echo(f"The runs are on a server already: open {uri}")
+        click.echo(f"The runs are on a server already: open {locations.shown(uri)}")
         return
     locations.home().mkdir(parents=True, exist_ok=True)
     tracking.connect_meanwhile(uri)

@@ -54,6 +54,18 @@ def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     assert "1 image was left out" in allowed.out
 
 
+def test_files_that_are_no_images_are_counted_by_import_and_show(run: Run, pets: Path) -> None:
+    (pets / "cat/notes.txt").write_text("purrs")
+    (pets / "dog/._1.png").write_bytes(b"junk")
+    counted = (
+        "2 left out that are no images of a class: 1 not an image by their ending, .txt (such as "
+        "cat/notes.txt); 1 hidden (such as dog/._1.png)\n"
+    )
+    made = run("import", "pets", "shards", "--processes", "1")
+    assert made.out.endswith(counted)
+    assert run("show", "pets").out.endswith(counted)
+
+
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(
     ("args", "words"),
