@@ -80,7 +80,9 @@ class Hit:
     def __str__(self) -> str:
         when = f"{self.delay_s:.3f} s" if self.files is None else f"file operation {self.files}"
         then = " then SIGKILL" if self.then_kill else ""
-        return f"{self.signal.name}{then} to {self.victim} in {self.stage} {self.occurrence}, {when}"
+        return (
+            f"{self.signal.name}{then} to {self.victim} in {self.stage} {self.occurrence}, {when}"
+        )
 
 
 def hits(draw: random.Random, *, decoders: bool) -> list[Hit]:

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 TRAIN_IMAGES, VAL_IMAGES = 48, 20
 ENVIRONMENT = {
@@ -27,13 +27,14 @@ BASE = """\
 extends: quickstart
 model: {{backbone: vit_nano_patch4_32, image_size: 32, method: {method}}}
 data: {{path: {data}, loader_workers: {decoders}}}
-recipe: {{epochs: 3, global_batch: 8, warmup_epochs: 0, ema_decay: {ema}, ib: {{warmup: 0.5}}{recipe}}}
+recipe: {{epochs: {epochs}, global_batch: 8, warmup_epochs: 0,
+  ema_decay: {ema}, ib: {{warmup: 0.5}}{recipe}}}
 engine: {{zero_stage: {stage}}}
 checkpoint: {{every_steps: {every}, keep: {keep}}}
-cluster: {{workers: {workers}}}
+cluster: {{workers: {workers}, max_failures: {failures}}}
 tracking: {{log_model: false}}
 """
-"""Three epochs of six steps."""
+"""An epoch is six steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Variant:
     ema: str = "0.9"
     recipe: str = ""
     workers: int = 1
+    epochs: int = 3
+    failures: int = 2
 
     def job(self, data: Path) -> str:
         fields = {slot: getattr(self, slot) for slot in self.__slots__ if slot != "name"}

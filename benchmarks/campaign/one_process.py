@@ -7,6 +7,7 @@ in a trial of a sweep. The imports, which are seconds of a command, are done onc
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,6 @@ import time
 import traceback
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,33 @@ import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from .cases import Hit, Stage
 
 CRASHED = 70
 """Exit code of a command whose exception reached the top: a traceback is in its output."""
 POLL_S = 0.005
+_MODULES = (
+    "alembic.command",
+    "matplotlib.backends.backend_agg",
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "ray.train.torch",
+    "ltm.heatmaps",
+    "ltm_platform.cli.commands.reconcile",
+    "ltm_platform.cli.commands.resume",
+    "ltm_platform.cli.commands.submit",
+    "ltm_platform.cli.screen.console",
+    "ltm_platform.cli.screen.run",
+    "ltm_platform.compat.ray_train",
+    "ltm_platform.runs.driver",
+    "ltm_platform.runs.reconcile",
+    "ltm_platform.training.trainer",
+    "ltm_platform.training.worker",
+)
+"""What commands import on their way."""
 _FILE_EVENTS = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"})
 
 
@@ -41,27 +62,11 @@ def load() -> None:
     from ltm_platform.compat.deepspeed import import_deepspeed
 
     import_deepspeed()
-    import alembic.command
-    import matplotlib.backends.backend_agg
-    import mlflow.pyfunc
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store
-    import ray.train.torch
+    for name in _MODULES:
+        importlib.import_module(name)
     from PIL import Image
 
     Image.init()
-
-    import ltm.heatmaps
-    import ltm_platform.cli.commands.reconcile
-    import ltm_platform.cli.commands.resume
-    import ltm_platform.cli.commands.submit
-    import ltm_platform.cli.screen.console
-    import ltm_platform.cli.screen.run
-    import ltm_platform.compat.ray_train
-    import ltm_platform.runs.driver
-    import ltm_platform.runs.reconcile
-    import ltm_platform.training.trainer
-    import ltm_platform.training.worker  # noqa: F401
 
 
 @dataclass(frozen=True, slots=True)

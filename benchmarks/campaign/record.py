@@ -8,13 +8,13 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MEASURED = re.compile(r"^(system|bench|time)/|images_per_s$")
 """Metrics that differ between two runs of one job."""

@@ -147,7 +147,13 @@ class CheckpointFiles:
         return self._foreign(draw, folder, files)
 
     def _change(
-        self, draw: random.Random, file: Path, run: Path, *, delete: bool = False, edit: bool = False
+        self,
+        draw: random.Random,
+        file: Path,
+        run: Path,
+        *,
+        delete: bool = False,
+        edit: bool = False,
     ) -> str:
         name = file.relative_to(run)
         if delete and draw.random() < 0.15:

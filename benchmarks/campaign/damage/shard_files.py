@@ -36,7 +36,9 @@ class ShardFiles:
                 tree = folder / f"tree{number}"
                 _write_tree(tree, digits, number)
                 import_images(str(tree), str(base), shard_bytes=2_000)
-        self._content = _read(open_dataset(str(self._bases[0]), cache=self._cache, val_fraction=0.2))
+        self._content = _read(
+            open_dataset(str(self._bases[0]), cache=self._cache, val_fraction=0.2)
+        )
         assert not check_shards(str(self._bases[0])).problems
 
     def carry_out(self, draw: random.Random, outcome: Outcome) -> None:
@@ -64,7 +66,7 @@ class ShardFiles:
             outcome.faults.append(f"other images or labels are read after: {done}.")
 
     def _damaged(self, draw: random.Random, copy: Path) -> str:
-        shards = [path for path in copy.rglob("*.parquet")]
+        shards = list(copy.rglob("*.parquet"))
         file = any_of(draw, [*shards, copy / "report.json"])
         kind = draw.choice(["bytes"] * 6 + ["delete", "swap", "over", "foreign", "splits"])
         name = file.relative_to(copy)
