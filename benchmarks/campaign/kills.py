@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .one_process import Ended
     from .record import Record
 
-GONE_S = 20.0
+GONE_S = 120.0
 """For what a command has started to end after it."""
 STOPPED = 130
 RECONCILED = 0.3
@@ -49,7 +50,7 @@ class Run:
     def __init__(self, material: Material, variant: Variant, name: str) -> None:
         self.home = material.home(name)
         self._environment = material.environment(self.home)
-        self._output = self.home.with_suffix(".out")
+        self.output = self.home.with_suffix(".out")
         self._job = self.home / "job.yaml"
         self._job.write_text(variant.job(material.shards))
 
@@ -64,7 +65,7 @@ class Run:
             "resume": ["resume", NAME],
             "reconcile": ["reconcile"],
         }[verb]
-        return one_process.run(words, self._environment, self._output, hit=hit)
+        return one_process.run(words, self._environment, self.output, hit=hit)
 
     @property
     def status(self) -> str | None:
@@ -78,7 +79,7 @@ class Run:
 def carry_out(case: Case, material: Material, references: References) -> Outcome:
     """Submit a run, hit it and what resumes it, resume it to its end, and compare."""
     draw, outcome = case.draw(), Outcome()
-    variant = draw.choice(VARIANTS)
+    (variant,) = draw.choices(VARIANTS, weights=[one.weight for one in VARIANTS])
     reference = references.of(variant)
     run = Run(material, variant, str(case))
     outcome.story.append(f"job {variant.name}")
@@ -96,6 +97,9 @@ def carry_out(case: Case, material: Material, references: References) -> Outcome
         outcome.faults.append(f"a command hung: {error}.")
     for process in record.processes(run.home):
         process.kill()
+    if not outcome.faults:
+        shutil.rmtree(run.home)
+        run.output.unlink()
     return outcome
 
 

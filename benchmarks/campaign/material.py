@@ -52,16 +52,18 @@ class Variant:
     workers: int = 1
     epochs: int = 3
     failures: int = 2
+    weight: int = 4
+    """How often it is drawn, beside the others."""
 
     def job(self, data: Path) -> str:
-        fields = {slot: getattr(self, slot) for slot in self.__slots__ if slot != "name"}
+        fields = {slot: getattr(self, slot) for slot in self.__slots__ if slot not in ("name", "weight")}
         return BASE.format(data=data, **fields)
 
 
 VARIANTS = (
     Variant("plain"),
     Variant("every_step", every=1, keep=1),
-    Variant("decoders", decoders=1, every=3),
+    Variant("decoders", decoders=1, every=3, weight=1),
     Variant("mixed", recipe=", mix: {mixup: 0.4, cutmix: 0.5}, augment: {random_erasing: 0.3}"),
     Variant("bare", method="none", ema="null", keep=3, recipe=", early_stop: 1"),
     Variant("accumulated", stage=0, recipe=", micro_batch: 4, optimizer: sgd"),

@@ -126,15 +126,16 @@ class CheckpointFiles:
         folder = checkpoints[-1] if draw.random() < 0.6 else draw.choice(checkpoints)
         files = [path for path in folder.iterdir() if path.is_file()]
         kind = draw.choice(
-            ["bytes"] * 5 + ["manifest"] * 3 + ["record"] * 3 + ["files", "folders", "foreign"]
+            ["bytes"] * 5 + ["manifest"] * 3 + ["record"] * 3 + ["files", "folders", "foreign", "job"]
         )
         if kind == "record":
             return self._change(draw, run / RECORD, run, delete=True)
         if kind == "manifest":
             return self._change(draw, folder / "manifest_rank0.json", run, edit=True)
         if kind == "bytes":
-            file = any_of(draw, [*files, run / "job.yaml"] if draw.random() < 0.1 else files)
-            return self._change(draw, file, run, delete=True)
+            return self._change(draw, any_of(draw, files), run, delete=True)
+        if kind == "job":
+            return self._change(draw, run / "job.yaml", run)
         if kind == "files":
             first, second = draw.sample(sorted(files), 2)
             swap(first, second)

@@ -21,8 +21,8 @@ class Files(Protocol):
         """Damage them, read them, and note what was done and what is wrong."""
 
 
-KINDS = {"checkpoint": 5, "shard": 4, "picture": 5}
-"""How often each is drawn."""
+KINDS = {"checkpoint": 50, "shard": 40, "picture": 50, "store": 1}
+"""How often each is drawn; a store is read by whole commands, which take longer."""
 
 
 class Damage:
@@ -52,6 +52,10 @@ class Damage:
             from .picture_files import PictureFiles
 
             return PictureFiles(folder)
+        if kind == "store":
+            from .store_files import StoreFiles
+
+            return StoreFiles(folder, self._material)
         from .checkpoint_files import CheckpointFiles
 
         return CheckpointFiles(folder, self._material)
