@@ -13,7 +13,7 @@ from .material import NAME, VARIANTS
 from .report import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from .cases import Case, Hit
@@ -47,15 +47,24 @@ class References:
 class Run:
     """A home with one run, and the commands that are given there."""
 
-    def __init__(self, material: Material, variant: Variant, name: str) -> None:
-        self.home = material.home(name)
+    def __init__(
+        self,
+        material: Material,
+        variant: Variant,
+        name: str,
+        mounted: Callable[[Path], object] | None = None,
+    ) -> None:
+        """``mounted`` is called with the folder that is to be the home."""
+        self.home = material.home(name, mounted)
         self._environment = material.environment(self.home)
         self.output = self.home.with_suffix(".out")
         self._job = self.home / "job.yaml"
         self._job.write_text(variant.job(material.shards))
 
-    def command(self, verb: str, hit: Hit | None = None) -> Ended:
-        """Give one of the commands that a case knows.
+    def command(
+        self, verb: str, hit: Hit | None = None, trouble: Callable[[], object] | None = None
+    ) -> Ended:
+        """Give one of the commands that a case knows; see `one_process.run`.
 
         Raises:
             TimeoutError: it did not end.
@@ -65,7 +74,7 @@ class Run:
             "resume": ["resume", NAME],
             "reconcile": ["reconcile"],
         }[verb]
-        return one_process.run(words, self._environment, self.output, hit=hit)
+        return one_process.run(words, self._environment, self.output, hit=hit, trouble=trouble)
 
     @property
     def status(self) -> str | None:

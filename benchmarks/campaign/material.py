@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 TRAIN_IMAGES, VAL_IMAGES = 48, 20
@@ -56,7 +56,9 @@ class Variant:
     """How often it is drawn, beside the others."""
 
     def job(self, data: Path) -> str:
-        fields = {slot: getattr(self, slot) for slot in self.__slots__ if slot not in ("name", "weight")}
+        fields = {
+            slot: getattr(self, slot) for slot in self.__slots__ if slot not in ("name", "weight")
+        }
         return BASE.format(data=data, **fields)
 
 
@@ -83,11 +85,14 @@ class Material:
         if not self._store.exists():
             _make_store(self._store)
 
-    def home(self, name: str) -> Path:
-        """A new home without runs; what was there is removed."""
+    def home(self, name: str, mounted: Callable[[Path], object] | None = None) -> Path:
+        """A new home without runs; what was there is removed. ``mounted`` may put a disk there."""
         home = self.folder / "homes" / name
         shutil.rmtree(home, ignore_errors=True)
-        (home / "tmp").mkdir(parents=True)
+        home.mkdir(parents=True)
+        if mounted:
+            mounted(home)
+        (home / "tmp").mkdir()
         shutil.copy(self._store, home / "mlflow.db")
         return home
 

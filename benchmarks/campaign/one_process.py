@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from .cases import Hit, Stage
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CRASHED = 70
 """Exit code of a command whose exception reached the top: a traceback is in its output."""
 POLL_S = 0.005
+TIMEOUT_S = 600.0
+"""For a command that takes seconds, on a machine that is busy."""
 _MODULES = (
     "alembic.command",
     "matplotlib.backends.backend_agg",
@@ -86,9 +88,12 @@ def run(
     output: Path,
     *,
     hit: Hit | None = None,
-    timeout_s: float = 120.0,
+    trouble: Callable[[], object] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Ended:
     """Run a command to its end, hit as planned.
+
+    ``trouble`` is called in place of the hit's signal.
 
     Raises:
         TimeoutError: it did not end by itself; it has been killed.
@@ -102,7 +107,10 @@ def run(
         stage = moments.readline().decode().strip() if hit else ""
         if hit and stage and hit.files is None:
             time.sleep(hit.delay_s)
-            stage = stage if strike(process.pid, hit) else ""
+            if trouble:
+                trouble()
+            elif not strike(process.pid, hit):
+                stage = ""
         _await(process.pid, hit, timeout_s)
     process.join()
     assert process.exitcode is not None

@@ -126,7 +126,10 @@ class CheckpointFiles:
         folder = checkpoints[-1] if draw.random() < 0.6 else draw.choice(checkpoints)
         files = [path for path in folder.iterdir() if path.is_file()]
         kind = draw.choice(
-            ["bytes"] * 5 + ["manifest"] * 3 + ["record"] * 3 + ["files", "folders", "foreign", "job"]
+            ["bytes"] * 5
+            + ["manifest"] * 3
+            + ["record"] * 3
+            + ["files", "folders", "foreign", "job"]
         )
         if kind == "record":
             return self._change(draw, run / RECORD, run, delete=True)

@@ -45,9 +45,7 @@ class StoreFiles:
         replace(home / "mlflow.db", data)
         words = draw.choice(COMMANDS)
         outcome.counts[f"store: {done}"] += 1
-        ended = one_process.run(
-            words, self._material.environment(home), home.with_suffix(".out")
-        )
+        ended = one_process.run(words, self._material.environment(home), home.with_suffix(".out"))
         outcome.story.append(f"{done} in mlflow.db, {' '.join(words)}: {ended.code}")
         outcome.story.append(ended.output[-2000:])
         if "Traceback (most recent call last)" in ended.output:
