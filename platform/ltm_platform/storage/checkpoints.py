@@ -126,7 +126,7 @@ class Survey:
     """What lies in a run's storage."""
 
     whole: list[StoredCheckpoint]
-    """With manifests that are whole, the oldest first."""
+    """As far as rank 0's manifest and the names of the others tell; the oldest first."""
     damaged: dict[str, UserError]
     """By name: what was whole once, as far as can be known."""
     unfinished: list[str]
@@ -198,7 +198,7 @@ def _facts(found: Sequence[Recorded] | Sequence[StoredCheckpoint]) -> list[tuple
 
 def _read(source: StoragePath, path: Path, run_id: str | None) -> StoredCheckpoint:
     """Raises: UserError: it is not whole, or not what this run wrote there."""
-    first = manifest.read_ranks(source, run_id=run_id, name=path.name)
+    first = manifest.read_first(source, run_id=run_id, name=path.name)
     if not isinstance(first, Sealed):
         return StoredCheckpoint(path, _unsealed_metrics(source, first), source, first.steps_done)
     if first.content != "training":
