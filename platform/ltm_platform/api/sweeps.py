@@ -16,8 +16,10 @@ from ltm_platform.api.sending import send_resume, send_tune
 from ltm_platform.api.training import NOT_SENT
 from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
 from ltm_platform.errors import UserError
+from ltm_platform.events import Waiting
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.run_folder import RunFolder
@@ -307,7 +309,9 @@ def _run(
     notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
         notify(SweepBegins(plan, folder))
-        return drive_sweep(plan, folder, ray.ray(), notify)
+        need = Need(folder.name, ray.resources.cpus, int(ray.resources.gpus))
+        own = ray.ray(need, lambda missing: notify(Waiting(missing)))
+        return drive_sweep(plan, folder, own, notify)
 
 
 def _ignore(_: SweepEvent) -> None:

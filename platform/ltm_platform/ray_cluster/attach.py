@@ -8,7 +8,7 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ltm_platform.compat.ray_core import autoscaled_groups
+from ltm_platform.compat.ray_core import PATIENCE, autoscaled_groups
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import JOINED, token_wanted, use_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT, set_environment
@@ -34,6 +34,7 @@ def join(address: str) -> None:
     """
     use_token()
     set_environment()
+    os.environ.setdefault(*PATIENCE)
     import ray
     from ray.exceptions import AuthenticationError
 

@@ -123,6 +123,7 @@ def _build_loaders(
         world_size=context.world_size,
         seed=job.recipe.seed,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
         rule=pixel_rule(job.data),
     )
     val = EvalLoader(
@@ -132,6 +133,7 @@ def _build_loaders(
         rank=context.rank,
         world_size=context.world_size,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
         rule=pixel_rule(job.data),
     )
     return train, val

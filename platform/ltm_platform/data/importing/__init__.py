@@ -237,8 +237,7 @@ def _report(
         if task.file.exists():
             footer = read_footer(task.file)
             images[task.place.split] += footer.images
-            if task.place.split == "train":
-                per_class += np.array(footer.counts)
+            per_class += np.array(footer.counts) * (task.place.split == "train")
             shards[task.place.name] = footer.digest
             skipped += [{"image": key, "reason": reason} for key, reason in footer.skipped]
     report = {

@@ -21,11 +21,11 @@ from ltm_platform.data.tree import (
     list_folder,
     summary,
 )
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ltm_platform.data.cache import ShardCache
     from ltm_platform.data.image_set import Indices
@@ -59,6 +59,10 @@ class FolderImages:
         """The image in words, by its path."""
         return f"image {self._path(index)!r} of {self.root}"
 
+    def paths(self) -> Iterator[str]:
+        """Of all images, below ``root``."""
+        return map(self._path, range(len(self)))
+
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index].as_py())
 
@@ -66,7 +70,7 @@ class FolderImages:
         try:
             return (self.root / self._path(index)).read_bytes()
         except OSError as error:
-            raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
+            raise ReadError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
 
 class Folder(DataSource):
@@ -134,7 +138,7 @@ def _part(root: Path, tree: Tree, split: str) -> FolderImages:
 
 
 def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, FolderImages]:
-    paths = [whole._path(index) for index in range(len(whole))]
+    paths = list(whole.paths())
     parts = stratified_split(whole.labels, paths, val_fraction)
     if not len(parts[1]):
         raise UserError(

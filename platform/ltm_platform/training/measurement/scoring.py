@@ -49,6 +49,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
         rule=pixel_rule(job.data),
     )
     precision = PRECISION[job.engine.precision]
