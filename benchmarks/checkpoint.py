@@ -42,12 +42,12 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     from torch.nn import functional as F
 
     from ltm_platform.models import input_pixels
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training import checkpoint
     from ltm_platform.training.engine.build import build_engine, deepspeed_config
     from ltm_platform.training.engine.weights import ShardedEma, average_buffers, weights_are_finite
     from ltm_platform.training.recipe.network import build_network, build_objective
     from ltm_platform.training.recipe.optimization import build_optimizer
-    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training.worker_context import RayWorker
 
     place, job = RayWorker(RunIdentity("checkpoint", "")), JobSpec.from_dict(config["job"])

@@ -184,7 +184,8 @@ def _job_of(checkpoint: Path) -> JobSpec:
     if not path.is_file():
         problem = f"is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}"
         raise FieldError("checkpoint", str(checkpoint), problem=problem)
-    return JobSpec.load(path)
+    _checked_weights(checkpoint)
+    return JobSpec.load_stored(path)
 
 
 def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool:

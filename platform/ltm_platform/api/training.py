@@ -208,9 +208,9 @@ def resume(
     store = tracking.tracking_uri(tracking_uri)
     record = tracking.find_run(store, name)
     folder = _stopped(record)
-    before = JobSpec.load(folder.job)
+    before = JobSpec.load_stored(folder.job)
     checks.check_storage(before)
-    job = JobSpec.load(folder.job, overrides)
+    job = JobSpec.load_stored(folder.job, overrides)
     changed = changes(before, job)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())

@@ -176,7 +176,12 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
         dataset=dataset,
         cost=cost,
         base_cost=base_cost,
-        notices=first_notices + notices + notes,
+        notices=(
+            *first_notices,
+            *(f"data.path: {one}" for one in dataset.notices),
+            *notices,
+            *notes,
+        ),
         problems=tuple(collector.problems),
     )
 

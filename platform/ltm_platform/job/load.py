@@ -15,7 +15,7 @@ from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 _LARGEST_FILE = 100_000  # bytes; whatever is larger is no job file
 _SUFFIXES = ("", ".yaml", ".yml")
@@ -25,18 +25,22 @@ _LONGEST_PATH = 200
 
 
 def read_job(
-    name: str | Path, overrides: Iterable[str], known: Collection[str]
+    name: str | Path,
+    overrides: Iterable[str],
+    known: Collection[str],
+    below: Mapping[str, Any] | None = None,
 ) -> tuple[Layer, Origins]:
     """The job's values with ``extends`` and overrides applied, not yet checked against JobSpec.
 
     ``known``: the names at the top of a job. A file that has none of them is not quoted: whatever
     it is, it may be a secret.
+    ``below``: values of fields that are given nowhere.
 
     Raises:
         UserError: a file is missing, unreadable or not YAML, or ``extends`` runs in a circle.
     """
     path = _find(name, Path())
-    layer = _read_chain(path, known)
+    layer = Layer(dict(below or {})).under(_read_chain(path, known))
     for override in overrides:
         layer = layer.under(read_override(override, layer))
     if layer.values.get("name") is None:

@@ -16,6 +16,7 @@ from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
+from ltm_platform.job.stored import BEFORE
 from ltm_platform.job.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ class JobSpec(Section):
             UserError: with one sentence a line for everything that is wrong.
         """
         layer, origins = read_job(name, overrides, cls.model_fields)
+        return cls._build(layer.values, origins, layer.problems)
+
+    @classmethod
+    def load_stored(cls, path: Path, overrides: Iterable[str] = ()) -> JobSpec:
+        """The job that a run has stored, complete for the version that wrote it.
+
+        Fields that came later have the values that do what that version did.
+
+        Raises:
+            UserError: as of `load`.
+        """
+        layer, origins = read_job(path, overrides, cls.model_fields, BEFORE)
         return cls._build(layer.values, origins, layer.problems)
 
     @classmethod

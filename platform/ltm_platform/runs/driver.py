@@ -25,6 +25,7 @@ from ltm_platform.events import (
     Event,
     EventQueue,
     GaveUp,
+    ImagesLeftOut,
     Listener,
     Measured,
     Progress,
@@ -141,7 +142,7 @@ def recording(
                 stopped.append(event)
             case Started() | Waiting() | Progress() | EpochEnded() | Measured() | Decided():
                 pass
-            case ControllerStarted():
+            case ControllerStarted() | ImagesLeftOut():
                 pass
             case _:
                 assert_never(event)

@@ -375,7 +375,7 @@ def job_of(checkpoint: Path) -> JobSpec:
 
     The first weights are left out: the checkpoint's own take their place.
     """
-    job = JobSpec.load(checkpoint / JOB_FILE)
+    job = JobSpec.load_stored(checkpoint / JOB_FILE)
     return job.replace("model.pretrained", False).replace("model.checkpoint", None)
 
 

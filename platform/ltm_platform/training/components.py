@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ltm_platform.data import open_data
+from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
 from ltm_platform.events import Decided
@@ -122,6 +123,8 @@ def _build_loaders(
         world_size=context.world_size,
         seed=job.recipe.seed,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
     val = EvalLoader(
         dataset.val,
@@ -130,6 +133,8 @@ def _build_loaders(
         rank=context.rank,
         world_size=context.world_size,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
     return train, val
 

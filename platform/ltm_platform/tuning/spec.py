@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ltm.errors import named, quoted
 from ltm_platform.errors import UserError, nearest, typed
-from ltm_platform.job import JobSpec
+from ltm_platform.job import JobSpec, completed
 from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.tuning.objectives import SweepObjective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
@@ -85,13 +85,14 @@ class Sweep:
         """UserError: the folder is no sweep's."""
         file = folder / SWEEP_FILE
         try:
-            return TypeAdapter(cls).validate_json(file.read_bytes(), strict=True)
+            read = TypeAdapter(cls).validate_json(file.read_bytes(), strict=True)
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"])) or "it"
             raise UserError(f"{file} is no sweep: {named(field)}: {first['msg']}") from None
+        return replace(read, job=completed(read.job))
 
 
 def named_as_sweep(job: JobSpec) -> JobSpec:

@@ -14,6 +14,7 @@ from ltm_platform.events import (
     Decided,
     EpochEnded,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -61,7 +62,7 @@ class Workers:
                 self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
-            case Progress() | Measured() | Started() | Waiting() | Decided():
+            case Progress() | Measured() | Started() | Waiting() | Decided() | ImagesLeftOut():
                 pass
             case GaveUp() | StoppedOnRequest():
                 pass  # `recording` raises for these

@@ -23,6 +23,13 @@ def test_a_sweep_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert Sweep.load(tmp_path) == sweep
 
 
+def test_a_sweep_of_an_earlier_version_keeps_its_pixels(tmp_path: Path) -> None:
+    data = {key: SWEEP.job["data"][key] for key in ("path", "val_fraction")}
+    replace(SWEEP, job=SWEEP.job | {"data": data}).save(tmp_path)
+    job = JobSpec.from_dict(Sweep.load(tmp_path).job)
+    assert (job.data.exif, job.data.background) == (False, "hidden")
+
+
 @pytest.mark.parametrize(
     ("params", "search", "trials", "expected"),
     [

@@ -21,6 +21,7 @@ from ltm_platform.events import (
     Decided,
     EpochEnded,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -28,6 +29,7 @@ from ltm_platform.events import (
     Waiting,
 )
 from ltm_platform.storage import locations
+from ltm_platform.storage.checkpoints import stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +120,7 @@ class Screen:
                 self._start(event)
             case Waiting():
                 self._note(f"it waits for {event.missing}")
-            case Decided():
+            case Decided() | ImagesLeftOut():
                 self._note(event.sentence)
             case EpochEnded():
                 self._latest.update(event.metrics)
@@ -217,7 +219,8 @@ class Screen:
 
     def _kept(self, folder: RunFolder) -> None:
         command = shlex.join([*program(), "resume", folder.name])
-        text = f"go on from the last checkpoint with: {command}"
+        how = "go on from the last checkpoint" if stored(folder) else "begin again"
+        text = f"{how} with: {command}"
         self._console.print(text, soft_wrap=True)
 
 

@@ -94,7 +94,9 @@ def optimizer_is_finite(engine: Engine) -> bool:
     broken = torch.zeros((), device=engine.device)
     for _, parameter in trained_parameters(engine):
         fragment = own_fragment(engine, parameter)
-        for value in optimizer.state[fragment.flat].values() if fragment else ():
+        if fragment is None:
+            continue
+        for value in optimizer.state[fragment.flat].values():
             if isinstance(value, Tensor) and value.shape == fragment.flat.shape:
                 bad = ~torch.isfinite(value.view(-1)[fragment.inside]).all()
                 broken += bad.to(broken.device)

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from ltm.modes import evaluating
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -22,9 +24,8 @@ def evaluate(
     engine: Engine, batches: Iterable[Batch], confusion: Tensor | None = None
 ) -> dict[str, float]:
     """`score` of the network that an engine trains, in evaluation mode. Collective."""
-    engine.eval()
-    scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
-    engine.train()
+    with evaluating(engine.module):
+        scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
     return {key: value for key, value in scores.items() if key != "images"}
 
 

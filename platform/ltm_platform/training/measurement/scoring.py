@@ -29,6 +29,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     import torch
 
     from ltm_platform.data import open_data
+    from ltm_platform.data.decode import pixel_rule
     from ltm_platform.data.loader import EvalLoader
     from ltm_platform.data.transforms import eval_transform
     from ltm_platform.models import create_model, input_pixels, load_weights
@@ -48,6 +49,8 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
     precision = PRECISION[job.engine.precision]
 

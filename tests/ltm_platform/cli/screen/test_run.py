@@ -7,13 +7,24 @@ from pathlib import Path
 
 import click
 import pytest
+from ray.train import Checkpoint as RayCheckpoint
+from ray.train import CheckpointConfig
 from rich.console import Console
 
 from ltm_platform.api import Checkpoint, RunBegins, RunResult
 from ltm_platform.checks import CheckedJob, check
 from ltm_platform.cli.screen.run import Screen
+from ltm_platform.compat.ray_checkpoints import new_folder_name
+from ltm_platform.compat.ray_train import CheckpointKeeper
 from ltm_platform.errors import RunError
-from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
+from ltm_platform.events import (
+    EpochEnded,
+    Event,
+    ImagesLeftOut,
+    Measured,
+    Progress,
+    Started,
+)
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.storage.run_folder import RunFolder
@@ -165,6 +176,28 @@ def test_the_end_of_a_broken_run_says_why_and_how_to_go_on() -> None:
     assert "rank 1: KeyError: '[bold]'" in text
     assert str(folder.log) in text
     assert "ltm-platform resume x-1" in text
+
+
+def test_a_last_checkpoint_is_spoken_of_where_there_is_one(tmp_path: Path) -> None:
+    plain = Plain()
+    folder = RunFolder(tmp_path)
+    plain.screen.failed(folder, RunError("rank 1: KeyError: 'x'"))
+    assert plain.lines[-1] == f"begin again with: ltm-platform resume {folder.name}"
+    CheckpointKeeper(tmp_path, CheckpointConfig()).register(
+        RayCheckpoint.from_directory(tmp_path / new_folder_name()), {}
+    )
+    plain.screen.stopped(folder)
+    last = plain.lines[-1]
+    assert last == f"go on from the last checkpoint with: ltm-platform resume {folder.name}"
+
+
+def test_images_that_are_left_out_are_told() -> None:
+    plain = Plain()
+    plain.screen(ImagesLeftOut({"training": ["image 'a'", "image 'b'"], "validation": []}))
+    assert plain.lines == [
+        "  note      images that cannot be decoded are left out (2 training): the artifact "
+        "bad_images.json names them"
+    ]
 
 
 def test_the_end_of_a_stopped_run_says_how_to_go_on() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,19 +57,8 @@ class Search:
     def __init__(self, root: Path | str) -> None:
         self._root = root
         self._files = self._images = 0
-        self._targets = set[str]()
         self._tell = _tell.get()
         self._said = time.monotonic()
-
-    def follows(self, folder: str) -> bool:
-        """Whether to look into a folder: not by a link to one around it, nor twice by links to one,
-        since links may lead in circles."""
-        if not os.path.islink(folder):
-            return True
-        target, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-        again = target in self._targets
-        self._targets.add(target)
-        return not again and not f"{here}/".startswith(f"{target.rstrip('/')}/")
 
     def saw(self, files: int, images: int) -> None:
         """So many more files, so many of them images.
