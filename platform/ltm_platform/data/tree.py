@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ltm_platform.data.search import Search
 from ltm_platform.errors import UserError
+from ltm_platform.storage.search import Search, check_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -95,6 +96,7 @@ def list_folder(root: str, *, sizes: bool = False) -> Listing:
     Raises:
         UserError: a folder cannot be read.
     """
+    check_filesystem(Path(root))
     walk = _Walk(root, sizes)
     try:
         walk.go_on("")
@@ -113,9 +115,9 @@ class _Walk:
         self.found = Listing()
         self.links: list[str] = []  # a heap
         self._root, self._sizes = root, sizes
-        self._search = Search(root)
         self._seen: set[tuple[int, int]] = set()
         self._targets: dict[str, str] = {}
+        self._search = Search(root)
 
     def go_on(self, start: str) -> None:
         """Add what lies below ``start``; links to folders are only noted."""
@@ -124,14 +126,14 @@ class _Walk:
             folder = waiting.pop()
             where = os.path.join(self._root, folder)
             self._seen.add(_identity(where))
-            with os.scandir(where) as there:
-                entries = list(there)
-                images = sum(entry.name.lower().endswith(EXTENSIONS) for entry in entries)
-                self._search.saw(len(entries), images)
+            files, images = len(self.found.files), 0
+            with os.scandir(where) as entries:
                 for entry in entries:
                     path = f"{folder}/{entry.name}" if folder else entry.name
+                    images += entry.name.lower().endswith(EXTENSIONS)
                     if self._add(path, entry):
                         waiting.append(path)
+            self._search.saw(len(self.found.files) - files, images)
 
     def _add(self, path: str, entry: os.DirEntry[str]) -> bool:
         """Whether it is a folder to go on with."""

@@ -57,7 +57,7 @@ def printing(*, verbose: bool) -> Iterator[Callable[[str], None] | None]:
 @contextmanager
 def long_searches(console: Console) -> Iterator[None]:
     """A search for images in the block that takes long says how far it is."""
-    from ltm_platform.data.search import telling
+    from ltm_platform.storage.search import telling
 
     with telling(lambda sentence: console.print(sentence, style="dim")):
         yield

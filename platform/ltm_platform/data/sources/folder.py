@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ltm_platform.data.search import check_filesystem
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
 from ltm_platform.data.tree import (
@@ -24,6 +23,7 @@ from ltm_platform.data.tree import (
 )
 from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.search import check_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.data import open_dataset, search
+from ltm_platform.data import open_dataset
 from ltm_platform.errors import UserError
+from ltm_platform.storage import search
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,14 +50,6 @@ def test_a_long_search_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     count = len(said)
     open_dataset(str(tmp_path), cache=tmp_path, val_fraction=0.5)
     assert len(said) == count
-
-
-def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
-    for name in "ab":
-        files(tmp_path / name / "deep", 4, "png")
-        (tmp_path / name / "deep" / "around").symlink_to(tmp_path)
-    data = open_dataset(str(tmp_path), cache=tmp_path, val_fraction=0.25)
-    assert len(data.train) + len(data.val) == 8
 
 
 @pytest.mark.parametrize("path", ["/proc", "/proc/self", "/sys"])
