@@ -29,6 +29,8 @@ SETTINGS: Mapping[str, str] = {
 
 ``ray.init`` has no argument for any of them; its ``_system_config`` is private as well.
 """
+START_S = 120
+"""Seconds for Ray to start in."""
 PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 """Of a driver: how long after the loss of the GCS Ray ends its process, by default 60 s. A run
 needs time to record how it ended."""
@@ -40,6 +42,8 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     **dict([PATIENCE]),
+    # Ray's 30 s are too short for a busy machine, on which a run may have to start it anew.
+    "RAY_raylet_start_wait_time_s": str(START_S),
 }
 """Besides, for a Ray that one command starts for itself."""
 
