@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ltm_platform.data.search import check_filesystem
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
 from ltm_platform.data.tree import (
@@ -106,7 +106,9 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
@@ -128,7 +130,7 @@ def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderIm
 
 def _part(root: Path, tree: Tree, split: str) -> FolderImages:
     folder = tree.folders.get(split)
-    images = sorted(tree.splits[split], key=itemgetter(0))  # by class, and in it still by path
+    images = tree.splits[split]
     cut = len(f"{folder}/") if folder else 0
     return FolderImages(
         root / folder if folder else root,
