@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from . import record
-from .kills import STOPPED, compare, left_behind
+from .kills import compare, left_behind
 from .material import NAME, Variant
-from .one_process import Ended
+from .one_process import STOPPED, Ended
 from .report import Outcome
 
 if TYPE_CHECKING:

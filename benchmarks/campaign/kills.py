@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import one_process, record
 from .cases import hits
 from .material import NAME, VARIANTS
+from .one_process import STOPPED, Ended
 from .report import Outcome
 
 if TYPE_CHECKING:
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
 
     from .cases import Case, Hit
     from .material import Material, Variant
-    from .one_process import Ended
     from .record import Record
 
 GONE_S = 120.0
 """For what a command has started to end after it."""
-STOPPED = 130
 RECONCILED = 0.3
 """Share of the kills after which ``reconcile`` comes before ``resume``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import tempfile
 import time
@@ -17,7 +16,8 @@ from .cases import Case
 from .report import Outcome, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import argparse
+    from collections.abc import Callable
 
     CarryOut = Callable[[Case], Outcome]
 
@@ -27,26 +27,8 @@ KINDS = ("kill", "ray", "damage", "job")
 """Kills of processes without and with Ray, damaged files, damaged jobs."""
 
 
-def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="campaign.py", description="Kill runs and damage files, and see what still holds."
-    )
-    parser.add_argument("--kills", type=int, default=0, help="signals to send in this start")
-    parser.add_argument(
-        "--ray", type=float, default=0.05, help="share of the kills that hit whole commands on Ray"
-    )
-    parser.add_argument("--damage", type=int, default=0, help="files to damage in this start")
-    parser.add_argument("--jobs", type=int, default=0, help="job files to change in this start")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, default=Path("campaign-report.json"))
-    parser.add_argument("--only", metavar="CASE", help="repeat this case, and tell its story")
-    parser.add_argument("--work", type=Path, help="folder for runs; on a RAM disk it is fastest")
-    return parser.parse_args(words)
-
-
-def main(words: Sequence[str] | None = None) -> int:
+def main(options: argparse.Namespace) -> int:
     """The exit code: 1 if there are faults."""
-    options = arguments(words)
     with tempfile.TemporaryDirectory(prefix="campaign-") as temporary:
         workers = Workers(options.work or Path(temporary))
         if options.only:

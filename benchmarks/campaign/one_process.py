@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from .cases import Hit, Stage
 
+STOPPED = 130
+"""Exit code after Ctrl-C and SIGTERM."""
 CRASHED = 70
 """Exit code of a command whose exception reached the top: a traceback is in its output."""
 POLL_S = 0.005
@@ -166,7 +168,6 @@ class _Moments:
         self._left: int | None = None
         if hit and hit.files is not None:
             sys.addaudithook(self._count)
-        self.enter("start")
 
     def enter(self, stage: Stage) -> None:
         if self._hit is None or self._hit.stage != stage:
@@ -203,12 +204,15 @@ def _command(
     os.environ.update(environment)
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    moments = _Moments(hit, told, environment["LTM_PLATFORM_HOME"])
     try:
-        with _without_ray(moments):
-            from ltm_platform.cli.app import main
+        from ltm_platform.cli.app import main
 
+        moments = _Moments(hit, told, environment["LTM_PLATFORM_HOME"])
+        with _without_ray(moments):
+            moments.enter("start")
             main(words)
+    except KeyboardInterrupt:  # before click takes it
+        sys.exit(STOPPED)
     except Exception:
         traceback.print_exc()
         sys.exit(CRASHED)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ltm_platform.storage.run_folder import RunFolder
 
 BEST_METRIC = "val/top1"
+MISSING = "is missing"
+"""What is wrong with a record that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,11 @@ def survey_of(storage: StoragePath, folder: Path, run_id: str | None) -> Survey:
     # Last: Ray Train changes the record before it removes a folder.
     recorded, problem = _read_record(storage)
     names = {one.name for one in recorded or ()}
-    unfinished = [
-        name
-        for name, error in bad.items()
-        if isinstance(error, IncompleteCheckpoint) and recorded is not None and name not in names
-    ]
+    incomplete = {name for name, error in bad.items() if isinstance(error, IncompleteCheckpoint)}
+    # Ray Train writes the record when the first checkpoint is complete.
+    in_the_first = problem == MISSING and not whole and incomplete == bad.keys()
+    known = recorded is not None or in_the_first
+    unfinished = [name for name in bad if known and name in incomplete and name not in names]
     there = {one.path.name for one in whole} | bad.keys()
     gone = [name for name in sorted(names - there) if not (storage / name).exists()]
     told = [one for one in recorded or () if one.name not in bad]
@@ -219,6 +221,6 @@ def _read_record(storage: StoragePath) -> tuple[list[Recorded] | None, str | Non
     try:
         return read_record((storage / RECORD_FILE).read()), None
     except FileNotFoundError:
-        return None, "is missing"
+        return None, MISSING
     except ValueError:
         return None, "cannot be read"
