@@ -14,7 +14,15 @@ from PIL import Image
 
 from ltm_platform import tracking
 
-from .conftest import ended, history, in_terminal, settings
+from .conftest import (
+    TIMEOUT_S,
+    await_step,
+    ended,
+    history,
+    in_terminal,
+    settings,
+    submitted,
+)
 
 if TYPE_CHECKING:
     from .conftest import Cli
@@ -138,3 +146,21 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
 def finished_epochs(store: str) -> list[int]:
     """The steps at which validation of the run "stopped" was recorded."""
     return [step for step, _ in history(store, "stopped", "val/top1")]
+
+
+def test_the_second_run_on_a_machine_waits_for_the_first_and_says_so(
+    cli: Cli, environment: dict[str, str], home: Path, tiny_job: Path
+) -> None:
+    whole = ("cluster.workers=1", f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}")
+    long = (*whole, "recipe.epochs=500", "checkpoint.every_steps=10")
+    with submitted(environment, tiny_job, "before", *long) as first:
+        await_step(home / "runs/before", 10, first)
+        words = ["submit", str(tiny_job), "--name", "after"]
+        second = in_terminal(environment, *words, *settings(*whole, "recipe.epochs=1"))
+        second.expect(r"it waits for \d+ CPUs?: before has them")
+        assert cli("stop", "before").returncode == 0
+        assert first.wait(TIMEOUT_S) == 130
+        second.expect("epoch 1/1  loss")
+        assert ended(second) == 0
+    kept = list((home / "ray-sessions").iterdir())
+    assert len(kept) == 1, "of Ray's logs those of the newest run are kept"

@@ -194,7 +194,8 @@ class Cluster(Section):
 
     address: Text | None = None
     """Where it runs: http://HOST:8265 sends it to that cluster, auto or HOST:PORT joins a Ray that
-    is there, local starts one; null is $RAY_ADDRESS, else `cluster up --local`, else local."""
+    is there, here starts one once this machine has room, local at once; null is $RAY_ADDRESS, else
+    `cluster up --local`, else here."""
     workers: Workers | WorkerRange | Literal["auto"] = "auto"
     """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
     most 2. With [fewest, most] the run continues with what is there, and the global batch stays."""

@@ -14,6 +14,7 @@ import psutil
 from ltm_platform.compat.ray_core import (
     EMBEDDED_SETTINGS,
     SETTINGS,
+    START_S,
     is_startup_timeout,
     session_folder,
     worker_processes,
@@ -94,8 +95,8 @@ class EmbeddedRay:
             if not is_startup_timeout(error):
                 raise
             raise UserError(
-                "Ray did not start within its 30 seconds: the machine is too busy, or short of "
-                "memory"
+                f"Ray did not start within {START_S} seconds: the machine is too busy, or short of "
+                f"memory"
             ) from None
         self._session = session_folder()
         remember(self._session)

@@ -16,7 +16,7 @@ from ray.tune.search import BasicVariantGenerator
 from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
-from ltm_platform.ray_cluster.failures import ControllerLostError
+from ltm_platform.ray_cluster.failures import ControllerLostError, RayLostError
 from ltm_platform.ray_cluster.services import Services
 from ltm_platform.runs.reservation import free
 from ltm_platform.storage.checkpoints import stored
@@ -92,6 +92,14 @@ class Trial(tune.Trainable):
         self._training.close()
 
 
+class _Lost(BaseException):
+    """Of no kind that Tune handles: it would clean up by asking the Ray that is lost."""
+
+    def __init__(self, error: RayLostError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Board:
     """What is known of every trial; calls the watcher with what is new."""
 
@@ -111,10 +119,13 @@ class _Board:
         """Report once which trials Tune knows of before it makes more.
 
         Raises:
-            RayLostError: Ray has ended; Tune itself would wait for it.
+            _Lost: Ray has ended; Tune itself would wait for it.
         """
-        if self._services:
-            self._services.check()
+        try:
+            if self._services:
+                self._services.check()
+        except RayLostError as error:
+            raise _Lost(error) from None
         if self._begins:
             self._begins({str(trial) for trial in trials})
             self._begins = None
@@ -282,7 +293,10 @@ def run_stage(
                 verbose=0,
             ),
         )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except _Lost as lost:
+        raise lost.error from None
     return list(_board.trials.values())
 
 

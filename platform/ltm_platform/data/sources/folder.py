@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from ltm_platform.data.tree import (
 )
 from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.search import check_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -106,7 +106,9 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
@@ -128,7 +130,7 @@ def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderIm
 
 def _part(root: Path, tree: Tree, split: str) -> FolderImages:
     folder = tree.folders.get(split)
-    images = sorted(tree.splits[split], key=itemgetter(0))  # by class, and in it still by path
+    images = tree.splits[split]
     cut = len(f"{folder}/") if folder else 0
     return FolderImages(
         root / folder if folder else root,
