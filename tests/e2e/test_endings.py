@@ -86,7 +86,7 @@ def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     allowed = (f"data.path={images}", "data.allow_bad=0.05")
     done = cli(*job, "--name", "bad", *settings(*allowed))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "bad_images.json names them" in done.stdout
+    assert "bad_images.json" in done.stdout
     folder = tmp_path / "artifacts"
     folder.mkdir()
     client = MlflowClient(tracking_uri=store)
