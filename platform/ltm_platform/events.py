@@ -85,6 +85,13 @@ class ImagesLeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A part of the run failed; training goes on from the last checkpoint."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """Training ended before its time, on all ranks together, and would again: no retry helps."""
 
@@ -111,6 +118,7 @@ Event = (
     | Measured
     | Decided
     | ImagesLeftOut
+    | Failed
     | GaveUp
     | StoppedOnRequest
     | ControllerStarted

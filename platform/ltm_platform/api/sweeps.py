@@ -16,8 +16,10 @@ from ltm_platform.api.sending import send_resume, send_tune
 from ltm_platform.api.training import NOT_SENT
 from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
 from ltm_platform.errors import UserError
+from ltm_platform.events import Waiting
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.run_folder import RunFolder
@@ -275,6 +277,7 @@ def _checked(
 
     A Ray that is there already is joined until the stack ends.
     """
+    from ltm_platform.checks import with_notices
     from ltm_platform.tuning.sweep_driver import check_nodes, plan_sweep
 
     if attach.is_joined():
@@ -286,6 +289,7 @@ def _checked(
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
             plan = plan_sweep(sweep, ray.resources)
+            plan = replace(plan, checked=with_notices(plan.checked, ray.notices))
             if ray.joined:
                 check_nodes(plan)
         return plan, ray, Path(log.name).read_bytes()
@@ -307,7 +311,9 @@ def _run(
     notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
         notify(SweepBegins(plan, folder))
-        return drive_sweep(plan, folder, ray.ray(), notify)
+        need = Need(folder.name, ray.resources.cpus, int(ray.resources.gpus))
+        own = ray.ray(need, lambda missing: notify(Waiting(missing)))
+        return drive_sweep(plan, folder, own, notify)
 
 
 def _ignore(_: SweepEvent) -> None:

@@ -15,9 +15,11 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.sending import send_resume, send_submit
 from ltm_platform.api.values import Checkpoint, RunBegins, RunEvent, RunResult, SentCommand
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.events import Waiting
 from ltm_platform.job import JobSpec, changes
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
@@ -220,7 +222,10 @@ def resume(
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
-        checked, ray, early_output = _checked(job, where, stack, force=force, printed=printed)
+        there = sum(size for _, size in folder.storage.files(recursive=True))
+        checked, ray, early_output = _checked(
+            job, where, stack, force=force, printed=printed, stored=there
+        )
         checked = checks.with_notices(checked, plan.notices)
         again = Resume(record.run_id, changed, rewound=start is not None)
         return _run(checked, folder, early_output, ray, listener, printed, again, plan)
@@ -247,7 +252,13 @@ def _stopped(record: RunRecord) -> RunFolder:
 
 
 def _checked(
-    job: JobSpec, address: str, stack: ExitStack, *, force: bool, printed: Printed | None
+    job: JobSpec,
+    address: str,
+    stack: ExitStack,
+    *,
+    force: bool,
+    printed: Printed | None,
+    stored: int = 0,
 ) -> tuple[CheckedJob, Session, bytes]:
     """The job ready to start, its Ray, and what libraries printed meanwhile: there is no log yet.
 
@@ -256,7 +267,8 @@ def _checked(
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
-            checked = checks.check(job, ray.resources, force=force)
+            checked = checks.check(job, ray.resources, force=force, stored=stored)
+            checked = checks.with_notices(checked, ray.notices)
             if ray.joined:
                 collector = checks.ErrorCollector(force)
                 with collector():
@@ -281,17 +293,27 @@ def _run(
         log.write(early_output)
     store = tracking.tracking_uri(checked.job.tracking.uri)
     notify: Callable[[RunEvent], None] = shown(listener or _ignore)
+    workers = checked.batch.workers
+    cpus = workers * checked.job.cluster.cpus_per_worker
+    need = Need(folder.name, cpus, workers if checked.use_gpu else 0)
     with captured_output(folder.log, printed):
         notify(RunBegins(checked, folder))
         if plan:
             plan.carry_out()  # what it removes has been said
         connecting = tracking.connect_meanwhile(store)
         try:
-            with ray.ray():
+            with ray.ray(need, lambda missing: notify(Waiting(missing))) as own:
                 connecting.join()
                 from ltm_platform.runs.driver import drive
 
-                outcome = drive(checked, folder, notify, resume=resume, ray_stays=ray.stays)
+                outcome = drive(
+                    checked,
+                    folder,
+                    notify,
+                    resume=resume,
+                    ray_stays=ray.stays,
+                    renew=own.renew if own else None,
+                )
         except RunError as error:
             error.log = folder.log
             raise

@@ -24,6 +24,7 @@ from ltm_platform.checks.model import (
 from ltm_platform.checks.resources import check_compiler, check_workers, workers_now
 from ltm_platform.checks.stores import (
     check_no_keys,
+    check_room,
     check_storage,
     check_tracking,
     with_absolute_paths,
@@ -136,11 +137,14 @@ def check_here(job: JobSpec, resources: Resources | None) -> Findings:
     return Findings(notices, tuple(left_out))
 
 
-def check(job: JobSpec, resources: Resources, *, force: bool = False) -> CheckedJob:
+def check(
+    job: JobSpec, resources: Resources, *, force: bool = False, stored: int = 0
+) -> CheckedJob:
     """Resolve the job against resources, data and the model library.
 
     The cheap checks come first, so that a mistake is reported before anything heavy is imported.
     With ``force`` what may be corrected meanwhile is no error, but one of `CheckedJob.problems`.
+    ``stored``: bytes of the run's checkpoints that are on the disk already.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
@@ -169,6 +173,8 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
     job = with_absolute_paths(job)
     job, cost, base_cost, notes = with_model(job, len(dataset.classes))
     check_teacher(job, len(dataset.classes))
+    with collector():
+        check_room(job, round(cost.params_m * 1e6), job.cluster.worker_range[1], stored)
     return CheckedJob(
         job=job,
         batch=job.batch(workers_now(job, resources)),

@@ -76,6 +76,14 @@ def stored(folder: RunFolder) -> list[StoredCheckpoint]:
     return survey_of(folder.storage, folder.path, folder.run_id).whole
 
 
+def holds_checkpoint(folder: RunFolder) -> bool:
+    """Whether a run has a whole checkpoint to go on from; perhaps, where its storage is away."""
+    try:
+        return bool(stored(folder))
+    except OSError:
+        return True
+
+
 def best(found: Sequence[StoredCheckpoint]) -> StoredCheckpoint | None:
     """The first of the highest validation top-1, if any was validated."""
     validated = [one for one in found if one.top1 is not None]

@@ -18,6 +18,7 @@ from ltm_platform.events import (
     Decided,
     EpochEnded,
     Event,
+    Failed,
     GaveUp,
     ImagesLeftOut,
     Measured,
@@ -107,7 +108,7 @@ class TrackedRun:
                 self.tag(f"ltm.{event.name}", event.value)
             case ImagesLeftOut():
                 self._log_bad_images(event.images)
-            case GaveUp() | StoppedOnRequest() | ControllerStarted():
+            case GaveUp() | StoppedOnRequest() | Failed() | ControllerStarted():
                 pass  # the run's status at its end has it
             case _:
                 assert_never(event)

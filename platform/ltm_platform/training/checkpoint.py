@@ -77,6 +77,12 @@ class Snapshot:
     texts: dict[str, str]
     random: dict[str, Any]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors, which are nearly all of it."""
+        files = self.tensors.values()
+        return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+
     def write(self, target: StoragePath, run: RunIdentity, metrics: Mapping[str, float]) -> None:
         """Into the folder ``target`` of the run, which the ranks share, here or in an object store.
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Protocol
 
+from ltm_platform.errors import UserError
 from ltm_platform.storage.files import STOP_FILE
+from ltm_platform.storage.room import written_or_explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +126,14 @@ def _write(
     """A rank's part of a checkpoint, here or in an object store."""
     from ray.train import Checkpoint
 
-    taken.write(target, run, metrics)
+    own = Path(target.path) if target.is_local else Path(gettempdir())
+    try:
+        with written_or_explained(own, taken.size):
+            taken.write(target, run, metrics)
+    except UserError:
+        if target.is_local:  # a part of one, where room is short
+            shutil.rmtree(own, ignore_errors=True)
+        raise
     return Checkpoint(target.path, target.filesystem)
 
 

@@ -16,13 +16,15 @@ from ray.tune.search import BasicVariantGenerator
 from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.ray_cluster.failures import ControllerLostError
+from ltm_platform.ray_cluster.services import Services
+from ltm_platform.runs.reservation import free
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
-from ltm_platform.tuning.workers import free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -74,6 +76,8 @@ class Trial(tune.Trainable):
             raise self._reason
         try:
             report: dict[str, Any] = next(self._training)
+        except ControllerLostError:
+            raise  # another attempt may help
         except (UserError, RunError) as error:
             self._reason = error
             return {GAVE_UP: str(error)}
@@ -91,14 +95,26 @@ class Trial(tune.Trainable):
 class _Board:
     """What is known of every trial; calls the watcher with what is new."""
 
-    def __init__(self, watchers: tuple[Watcher, ...], begins: Begins | None = None) -> None:
+    def __init__(
+        self,
+        watchers: tuple[Watcher, ...],
+        begins: Begins | None = None,
+        services: Services | None = None,
+    ) -> None:
         self._watchers = watchers
+        self._services = services
         self._begins = begins
         self._reasons: dict[str, str] = {}
         self.trials: dict[str, TrialResult] = {}
 
     def begin(self, trials: list[TuneTrial]) -> None:
-        """Report once which trials Tune knows of before it makes more."""
+        """Report once which trials Tune knows of before it makes more.
+
+        Raises:
+            RayLostError: Ray has ended; Tune itself would wait for it.
+        """
+        if self._services:
+            self._services.check()
         if self._begins:
             self._begins({str(trial) for trial in trials})
             self._begins = None
@@ -223,13 +239,14 @@ def run_stage(
     Raises:
         KeyboardInterrupt: SIGINT came; running trials are left as they are.
         UserError: there are trials of the stage, but no record of it.
+        RayLostError: Ray has ended.
     """
     global _board
 
     def begins(known: set[str]) -> None:
         drop_unknown(settings.folder, earlier | known, sweep)
 
-    _board = _Board((_Closer(settings, sweep), watcher), begins)
+    _board = _Board((_Closer(settings, sweep), watcher), begins, Services.here())
     os.environ.update(ENVIRONMENT)
     settings.folder.mkdir(parents=True, exist_ok=True)
     workers = stage.job.cluster.worker_range[1]

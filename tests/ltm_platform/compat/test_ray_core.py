@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 from ray._common.usage.usage_constants import USAGE_STATS_ENABLED_ENV_VAR
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.accelerators import accelerator
+from ray._private.node import Node
 from ray._private.state import state
 from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RayTaskError
@@ -39,6 +41,18 @@ def node_manager() -> mmap.mmap:
 @pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
 def test_ray_reads_the_setting(name: str, node_manager: mmap.mmap) -> None:
     assert name in SETTINGS_OF_PYTHON or node_manager.find(name.encode()) >= 0
+
+
+def test_this_machine_is_127_0_0_1_in_the_block_alone() -> None:
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR in ray_core.LOOPBACK_SETTINGS
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with ray_core.on_loopback():
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+        if not ray.is_initialized():
+            assert services.get_node_ip_address() == "127.0.0.1"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
 def test_the_node_manager_is_found_by_its_name() -> None:
@@ -86,3 +100,8 @@ def test_an_error_of_a_task_is_unwrapped() -> None:
         assert (type(cause), str(cause)) == (ValueError, "too large")
     own = KeyError("x")
     assert ray_core.unwrapped(own) is own
+
+
+def test_the_folder_of_a_ray_is_found() -> None:
+    assert callable(Node.get_session_dir_path)
+    assert "_global_node" in vars(worker)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import threading
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
+import ray
 from ray.train import Checkpoint, CheckpointConfig, Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal import constants
@@ -22,6 +24,7 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     SchedulingState,
 )
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.train_fn_utils import (
@@ -38,7 +41,12 @@ from ltm_platform.compat.ray_train import (
     StopCallback,
     checkpoint_record,
 )
-from ltm_platform.compat.ray_trainer import LeanTrainer, _NoResourceRequests
+from ltm_platform.compat.ray_trainer import (
+    CausePolicy,
+    LeanTrainer,
+    _NoResourceRequests,
+    awaited,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +179,7 @@ def test_what_stops_a_run_can_be_told() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["_create_default_callbacks", "_initialize_and_run_controller", "_register_sigint_handler"],
+    ["_create_default_callbacks", "_initialize_and_run_controller"],
 )
 def test_the_trainer_has_what_ours_replaces(name: str) -> None:
     own, theirs = (getattr(kind, name) for kind in (LeanTrainer, TorchTrainer))
@@ -183,6 +191,10 @@ def test_the_trainer_has_what_ours_replaces(name: str) -> None:
 def test_the_trainer_hands_over_the_policy_and_the_callbacks_that_ours_changes() -> None:
     fit = inspect.getsource(TorchTrainer.fit)
     assert "scaling_policy=create_scaling_policy(self.scaling_config)" in fit
+    assert "failure_policy=create_failure_policy(self.run_config.failure_config)" in fit
+    run = inspect.getsource(TorchTrainer._initialize_and_run_controller)
+    for part in ("TrainController", "RAY_NODE_ID_KEY", "env_vars", "run.remote", "get_result"):
+        assert part in run
     made = inspect.getsource(TorchTrainer._create_default_callbacks)
     for kind in (DatasetsCallback, PlacementGroupCleanerCallback):
         assert f"{kind.__name__}(" in made
@@ -194,3 +206,33 @@ def test_the_policy_has_the_requests_that_ours_leaves_out() -> None:
         assert (
             inspect.signature(own).parameters.keys() == inspect.signature(theirs).parameters.keys()
         )
+
+
+def test_the_policy_of_failures_has_what_ours_replaces() -> None:
+    for name in ("_is_retryable_error", "make_decision"):
+        own, theirs = (getattr(kind, name) for kind in (CausePolicy, DefaultFailurePolicy))
+        assert own is not theirs
+        assert (
+            inspect.signature(own).parameters.keys() == inspect.signature(theirs).parameters.keys()
+        )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_awaited_may_be_given_up() -> None:
+    @ray.remote
+    def double(number: int) -> int:
+        return 2 * number
+
+    @ray.remote(num_cpus=0)
+    class Silent:
+        def ask(self) -> None:
+            threading.Event().wait()
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    assert awaited(double.remote(3), lambda: None) == 6
+    silent = Silent.remote()
+    with pytest.raises(TimeoutError):
+        awaited(silent.ask.remote(), give_up)
+    ray.kill(silent)

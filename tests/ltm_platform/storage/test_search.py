@@ -46,7 +46,7 @@ def test_a_long_search_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     said: list[str] = []
     with search.telling(said.append):
         open_dataset(str(tmp_path), cache=tmp_path, val_fraction=0.5)
-    assert said[-1] == f"{tmp_path}: 4 files seen, 4 of them images"
+    assert said[-1] == f"{tmp_path}: 6 files seen, 4 of them images"
     count = len(said)
     open_dataset(str(tmp_path), cache=tmp_path, val_fraction=0.5)
     assert len(said) == count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +130,7 @@ def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderIm
 
 def _part(root: Path, tree: Tree, split: str) -> FolderImages:
     folder = tree.folders.get(split)
-    images = sorted(tree.splits[split], key=itemgetter(0))  # by class, and in it still by path
+    images = tree.splits[split]
     cut = len(f"{folder}/") if folder else 0
     return FolderImages(
         root / folder if folder else root,
