@@ -7,11 +7,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltm_platform.errors import UserError
-from ltm_platform.storage.search import Search, check_filesystem
+from ltm_platform.storage.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -96,7 +95,6 @@ def list_folder(root: str, *, sizes: bool = False) -> Listing:
     Raises:
         UserError: a folder cannot be read.
     """
-    check_filesystem(Path(root))
     walk = _Walk(root, sizes)
     try:
         walk.go_on("")
@@ -115,9 +113,9 @@ class _Walk:
         self.found = Listing()
         self.links: list[str] = []  # a heap
         self._root, self._sizes = root, sizes
+        self._search = Search(root)
         self._seen: set[tuple[int, int]] = set()
         self._targets: dict[str, str] = {}
-        self._search = Search(root)
 
     def go_on(self, start: str) -> None:
         """Add what lies below ``start``; links to folders are only noted."""
@@ -126,14 +124,14 @@ class _Walk:
             folder = waiting.pop()
             where = os.path.join(self._root, folder)
             self._seen.add(_identity(where))
-            files, images = len(self.found.files), 0
-            with os.scandir(where) as entries:
+            with os.scandir(where) as there:
+                entries = list(there)
+                images = sum(entry.name.lower().endswith(EXTENSIONS) for entry in entries)
+                self._search.saw(len(entries), images)
                 for entry in entries:
                     path = f"{folder}/{entry.name}" if folder else entry.name
-                    images += entry.name.lower().endswith(EXTENSIONS)
                     if self._add(path, entry):
                         waiting.append(path)
-            self._search.saw(len(self.found.files) - files, images)
 
     def _add(self, path: str, entry: os.DirEntry[str]) -> bool:
         """Whether it is a folder to go on with."""
