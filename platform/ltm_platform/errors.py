@@ -62,6 +62,10 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {match!r}?" if match else ""
 
 
+class ReadError(UserError):
+    """Something could not be read now, such as of a store far away: a later try may succeed."""
+
+
 class RunError(RuntimeError):
     """A run that started and broke; the message says which rank and why."""
 

@@ -184,6 +184,7 @@ def _job_of(checkpoint: Path) -> JobSpec:
     if not path.is_file():
         problem = f"is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}"
         raise FieldError("checkpoint", str(checkpoint), problem=problem)
+    _checked_weights(checkpoint)
     return JobSpec.load_stored(path)
 
 

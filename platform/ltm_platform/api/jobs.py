@@ -10,7 +10,7 @@ from ltm_platform.api.output import captured_output
 from ltm_platform.api.process import restored_process
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import attach
-from ltm_platform.ray_cluster.address import EMBEDDED, JOINED, Kind, find_address, kind
+from ltm_platform.ray_cluster.address import JOINED, Kind, find_address, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def validate(
         check_network(spec)
         found = Findings(notices, (f"what is on {where}: data, storage and workers",))
     else:
-        found = check_here(spec, this_machine() if where == EMBEDDED else None)
+        found = check_here(spec, this_machine() if kind(where) == Kind.EMBEDDED else None)
     for sentence in (*found.notices, f"not checked: {'; '.join(found.left_out)}"):
         if note:
             note(sentence)

@@ -277,6 +277,7 @@ def _checked(
 
     A Ray that is there already is joined until the stack ends.
     """
+    from ltm_platform.checks import with_notices
     from ltm_platform.tuning.sweep_driver import check_nodes, plan_sweep
 
     if attach.is_joined():
@@ -288,6 +289,7 @@ def _checked(
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
             plan = plan_sweep(sweep, ray.resources)
+            plan = replace(plan, checked=with_notices(plan.checked, ray.notices))
             if ray.joined:
                 check_nodes(plan)
         return plan, ray, Path(log.name).read_bytes()

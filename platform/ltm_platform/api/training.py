@@ -268,6 +268,7 @@ def _checked(
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
             checked = checks.check(job, ray.resources, force=force, stored=stored)
+            checked = checks.with_notices(checked, ray.notices)
             if ray.joined:
                 collector = checks.ErrorCollector(force)
                 with collector():

@@ -86,7 +86,7 @@ def check_size(job: JobSpec) -> tuple[str, ...]:
     from ltm.backbones import own_size
 
     key, size, own = "model.image_size", job.model.image_size, own_size(job.model.backbone)
-    notices = _foreign_recipe(job)
+    notices = _foreign_recipe(job) + _small_teacher(job, size or own)
     if size is None or own is None:
         return notices
     if size > LARGEST_SCALE * own:
@@ -116,6 +116,21 @@ def _foreign_recipe(job: JobSpec) -> tuple[str, ...]:
         if other is not None:
             brought.setdefault(other, []).append(key.removeprefix("recipe."))
     return tuple(f"recipe made for {other}: {', '.join(names)}" for other, names in brought.items())
+
+
+def _small_teacher(job: JobSpec, size: int | None) -> tuple[str, ...]:
+    """A notice of a teacher that has to look at images far smaller than its own."""
+    from ltm.backbones import own_size
+    from ltm.errors import FieldError
+
+    teacher = job.recipe.distill.teacher
+    try:
+        own = own_size(teacher) if teacher else None
+    except FieldError:  # a folder, or what `check_teacher` refuses
+        own = None
+    if own is None or size is None or 2 * size >= own:
+        return ()
+    return (f"the teacher {teacher} sees {size} px: its own is {own}",)
 
 
 def _other_backbone(job: JobSpec, key: str) -> str | None:

@@ -31,7 +31,5 @@ def program() -> list[str]:
 
 def way_on(run: str, *, has_checkpoint: bool) -> str:
     """What to type after a run that did not finish."""
-    if has_checkpoint:
-        command = shlex.join([*program(), "resume", run])
-        return f"go on from the last checkpoint with: {command}"
-    return f"{run} has no checkpoint to go on from: submit it again under another name"
+    how = "go on from the last checkpoint" if has_checkpoint else "begin again"
+    return f"{how} with: {shlex.join([*program(), 'resume', run])}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 SETTINGS: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,6 +47,16 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
 }
 """Besides, for a Ray that one command starts for itself."""
 
+LOOPBACK_SETTINGS: Mapping[str, str] = {
+    # Ray has it for systems whose firewall asks: this machine's address is 127.0.0.1 then, and
+    # nothing of Ray's listens on another. ``ray.init`` replaces a 127.0.0.1 that it is given.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # So do the workers among themselves.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+"""Besides, where no other machine takes part."""
+
 NODE_MANAGER = "raylet"
 """The process that starts a node's workers, by its name; ``ray.init`` gives no handle to it."""
 _NOT_STARTED = "timed out during startup"
@@ -69,6 +82,41 @@ def worker_processes() -> list[psutil.Process]:
     """What the node managers have started that are children of this process."""
     managers = [child for child in psutil.Process().children() if child.name() == NODE_MANAGER]
     return [process for one in managers for process in one.children(recursive=True)]
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that starts in the block, with all its processes, listens on 127.0.0.1 alone; one that
+    does already can be joined."""
+    before = {name: os.environ.get(name) for name in LOOPBACK_SETTINGS}
+    for name, value in LOOPBACK_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+        _read_again()
+
+
+def address_of_auto() -> str:
+    """The ``HOST:PORT`` of the Ray that ``auto`` stands for on this machine.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    from ray._private import services
+
+    return str(services.get_ray_address_from_environment("auto", None))
+
+
+def _read_again() -> None:
+    """Ray reads the switch once, when it is imported."""
+    if constants := sys.modules.get("ray._private.ray_constants"):
+        switch = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+        vars(constants)["ENABLE_RAY_CLUSTER"] = constants.env_bool(switch, True)
 
 
 @dataclass(frozen=True, slots=True)

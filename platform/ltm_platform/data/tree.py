@@ -6,12 +6,15 @@ import heapq
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltm_platform.errors import UserError
+from ltm_platform.storage.search import Search, check_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".tif", ".tiff", ".webp"),
@@ -38,6 +41,7 @@ _OF_THE_SYSTEM = frozenset(
     }
 )
 _SHOWN_REASONS = 5
+_by_path = itemgetter(0)
 
 
 class File(NamedTuple):
@@ -73,7 +77,7 @@ class Tree:
 
     classes: tuple[str, ...]
     splits: dict[str, list[tuple[int, File]]]
-    """``train``, and ``val`` where the tree has one: label and file, sorted by path."""
+    """``train``, and ``val`` where the tree has one: label and file, by label and then by path."""
     folders: dict[str, str]
     """The folder of each split; empty where the tree has class folders alone."""
     left_out: tuple[LeftOut, ...]
@@ -92,14 +96,14 @@ def list_folder(root: str, *, sizes: bool = False) -> Listing:
     Raises:
         UserError: a folder cannot be read.
     """
+    check_filesystem(Path(root))
     walk = _Walk(root, sizes)
     try:
         walk.go_on("")
         while walk.links:
             walk.follow(heapq.heappop(walk.links))
     except OSError as error:
-        where = error.filename or root
-        raise UserError(f"{where} cannot be read: {error.strerror or error}.") from None
+        raise _unreadable(error.filename or root, error) from None
     return walk.found
 
 
@@ -113,6 +117,7 @@ class _Walk:
         self._root, self._sizes = root, sizes
         self._seen: set[tuple[int, int]] = set()
         self._targets: dict[str, str] = {}
+        self._search = Search(root)
 
     def go_on(self, start: str) -> None:
         """Add what lies below ``start``; links to folders are only noted."""
@@ -121,11 +126,14 @@ class _Walk:
             folder = waiting.pop()
             where = os.path.join(self._root, folder)
             self._seen.add(_identity(where))
+            files, images = len(self.found.files), 0
             with os.scandir(where) as entries:
                 for entry in entries:
                     path = f"{folder}/{entry.name}" if folder else entry.name
+                    images += entry.name.lower().endswith(EXTENSIONS)
                     if self._add(path, entry):
                         waiting.append(path)
+            self._search.saw(len(self.found.files) - files, images)
 
     def _add(self, path: str, entry: os.DirEntry[str]) -> bool:
         """Whether it is a folder to go on with."""
@@ -213,7 +221,7 @@ def arrange(listing: Listing, source: str) -> Tree:
     classes = tuple(sorted(found[TRAIN]))
     return Tree(
         classes,
-        {split: _sorted(classes, of_class) for split, of_class in found.items()},
+        {split: _labelled(classes, of_class) for split, of_class in found.items()},
         folders,
         tuple(LeftOut(*item) for item in sorted(left_out.items())),
         tuple(listing.notices),
@@ -236,9 +244,19 @@ def summary(left_out: Collection[LeftOut]) -> str:
 
 
 def class_folders(root: str) -> tuple[str, ...]:
-    """Names of the folders in ``root`` that may be classes, sorted."""
-    with os.scandir(root) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not _junk(e.name)))
+    """Names of the folders in ``root`` that may be classes, sorted.
+
+    Raises:
+        UserError: there are none, or it cannot be read.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not _junk(e.name))
+    except OSError as error:
+        raise _unreadable(root, error) from None
+    if not names:
+        raise _no_classes(root)
+    return tuple(names)
 
 
 def is_image(path: str) -> bool:
@@ -312,9 +330,7 @@ def _check(
     where = {split: f"{source}/{folders[split]}" if folders else source for split in found}
     for split, of_class in found.items():
         if not of_class and split == TRAIN and not left_out:
-            raise UserError(
-                f"{where[split]} holds no class folders with images; expected {EXPECTED}."
-            )
+            raise _no_classes(where[split])
         if not any(of_class.values()):
             raise UserError(
                 f"{where[split]} holds no image ({FORMATS}) in a class folder; expected {EXPECTED}."
@@ -338,6 +354,14 @@ def _check(
                 )
 
 
+def _no_classes(where: str) -> UserError:
+    return UserError(f"{where} holds no class folders with images; expected {EXPECTED}.")
+
+
+def _unreadable(where: str, error: OSError) -> UserError:
+    return UserError(f"{where} cannot be read: {error.strerror or error}.")
+
+
 def _why_empty(left_out: dict[str, str], folder: str) -> str:
     inside = sorted(path for path in left_out if not folder or path.startswith(f"{folder}/"))
     if not inside:
@@ -351,9 +375,9 @@ def _some(names: Collection[str], *, quoted: bool = False) -> str:
     return (repr(first) if quoted else f"{first}/") + (f" and {more:,} more" if more else "")
 
 
-def _sorted(classes: tuple[str, ...], of_class: dict[str, list[File]]) -> list[tuple[int, File]]:
-    def labelled() -> Iterator[tuple[int, File]]:
-        for label, name in enumerate(classes):
-            yield from ((label, file) for file in of_class[name])
-
-    return sorted(labelled(), key=lambda one: one[1].path)
+def _labelled(classes: tuple[str, ...], of_class: dict[str, list[File]]) -> list[tuple[int, File]]:
+    return [
+        (label, file)
+        for label, name in enumerate(classes)
+        for file in sorted(of_class[name], key=_by_path)
+    ]

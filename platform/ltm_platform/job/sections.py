@@ -87,6 +87,9 @@ class Data(Section):
     validation in place of the validation images; null validates on those."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
     """Number of equal parts, class by class, that `fold` counts."""
+    allow_bad: Annotated[float, Field(ge=0, le=0.5)] = 0.001
+    """Share of the images of each part that may be impossible to decode. In training the next image
+    takes the place of such a one, in validation it is not counted; above the share the run ends."""
     exif: bool = True
     """Turn images as their EXIF orientation says; false shows them as they are stored, as timm
     does."""

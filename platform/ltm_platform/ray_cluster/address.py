@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
@@ -21,6 +20,18 @@ HERE = "here"
 JOINED = "auto"
 _HTTP = re.compile(r"https?://[\w.\[\]:-]+(/[\w./-]*)?")
 _HOST_PORT = re.compile(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+
+
+class Address(str):
+    """An address, with where it was found."""
+
+    source: str
+
+    @classmethod
+    def of(cls, text: str, source: str) -> Address:
+        address = cls(text.rstrip("/"))
+        address.source = source
+        return address
 
 
 class Kind(Enum):
@@ -50,7 +61,7 @@ def kind(address: str) -> Kind:
     )
 
 
-def find_address(given: str | None, job: JobSpec | None = None) -> str:
+def find_address(given: str | None, job: JobSpec | None = None) -> Address:
     """The option, else ``cluster.address``, else ``RAY_ADDRESS``, else the Ray that ``cluster up
     --local`` keeps here, else `HERE`.
 
@@ -58,36 +69,26 @@ def find_address(given: str | None, job: JobSpec | None = None) -> str:
         UserError: it is no address.
     """
     own = None if job is None else job.cluster.address
-    found = given or own or os.environ.get(VARIABLE)
-    if found is None:
-        running = local_ray.running()
-        found = running.address if running else HERE
+    if found := given:
+        source = "from --address"
+    elif found := own:
+        source = "from cluster.address of the job"
+    elif found := os.environ.get(VARIABLE):
+        source = f"from the variable {VARIABLE}"
+    elif running := local_ray.running():
+        found, source = running.address, "that 'cluster up --local' keeps"
+    else:
+        found, source = HERE, "as always"
     try:
         kind(found)
     except UserError as error:
         if job is not None and own and not given and not has_secret(own):
             raise job.error("cluster.address", f"cluster.address: {error}") from None
         raise
-    return found.rstrip("/")
+    return Address.of(found, source)
 
 
 def is_here(address: str) -> bool:
     """Whether the cluster is the one that ``cluster up --local`` keeps on this machine."""
     running = local_ray.running()
     return running is not None and running.address == address
-
-
-def use_token() -> None:
-    """Show the token to a cluster, if this user has one and has not turned it off."""
-    stored = Path.home() / ".ray" / "auth_token"
-    known = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if stored.exists() or any(os.environ.get(name) for name in known):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def token_wanted(address: str) -> UserError:
-    """The sentence for a user whom the Ray at ``address`` refuses."""
-    return UserError(
-        f"the Ray at {address} wants a token, and does not know the one of this user: copy its "
-        f"head's ~/.ray/auth_token to yours, or set RAY_AUTH_TOKEN"
-    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from ltm_platform.compat.ray_core import PATIENCE, autoscaled_groups
+from ltm_platform.compat.ray_core import PATIENCE, autoscaled_groups, on_loopback
 from ltm_platform.errors import UserError
-from ltm_platform.ray_cluster.address import JOINED, token_wanted, use_token
+from ltm_platform.ray_cluster import first_contact
+from ltm_platform.ray_cluster.auth_token import token_wanted, use_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT, set_environment
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.storage.path import storage_path
@@ -35,18 +36,20 @@ def join(address: str) -> None:
     use_token()
     set_environment()
     os.environ.setdefault(*PATIENCE)
+    found = first_contact.reach(address)
+    here = first_contact.is_here_alone(found)
     import ray
     from ray.exceptions import AuthenticationError
 
     passed_on = {key: os.environ[key] for key in ENVIRONMENT if key.startswith("RAY_TRAIN_")}
     try:
-        ray.init(address=address, runtime_env={"env_vars": passed_on})
+        with on_loopback() if here else nullcontext():
+            ray.init(address=found, runtime_env={"env_vars": passed_on})
     except AuthenticationError:
         raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:
-        where = "on this machine" if address == JOINED else f"at {address}"
         reason = str(error).splitlines()[0]
-        raise UserError(f"there is no Ray {where}: {reason}") from None
+        raise UserError(f"there is no Ray at {found} to join: {reason}") from None
 
 
 def is_joined() -> bool:

@@ -9,7 +9,7 @@ import ray.train
 
 from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_trainer import CausePolicy
-from ltm_platform.errors import RunError, UserError
+from ltm_platform.errors import ReadError, RunError, UserError
 from ltm_platform.events import Failed
 from ltm_platform.storage.room import lasting_errno
 
@@ -58,7 +58,8 @@ class RetryPolicy(CausePolicy):
 
 
 def _is_final(cause: BaseException) -> bool:
-    return isinstance(cause, UserError) or lasting_errno(cause) is not None
+    correctable = isinstance(cause, UserError) and not isinstance(cause, ReadError)
+    return correctable or lasting_errno(cause) is not None
 
 
 def first_cause(failures: Mapping[int, Exception]) -> str:

@@ -16,7 +16,9 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
 from ltm_platform.errors import UserError
-from ltm_platform.ray_cluster.address import is_here, token_wanted, use_token
+from ltm_platform.ray_cluster import first_contact
+from ltm_platform.ray_cluster.address import is_here
+from ltm_platform.ray_cluster.auth_token import token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
 from ltm_platform.storage.addresses import has_secret
 from ltm_platform.storage.locations import HOME_VARIABLE, shown
@@ -127,6 +129,7 @@ class JobsClient:
             UserError: there is none, or it refuses this user.
         """
         use_token()
+        first_contact.reach_dashboard(address)
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
@@ -135,11 +138,6 @@ class JobsClient:
             self._client = JobSubmissionClient(address)
         except AuthenticationError:
             raise token_wanted(address) from None
-        except ConnectionError:
-            raise UserError(
-                f"no Ray cluster answers at {address}: is it up (ltm-platform cluster status), "
-                f"is that the address of its dashboard, and is the tunnel to it open?"
-            ) from None
         except (RuntimeError, OSError) as error:
             raise UserError(f"the cluster at {address} refuses: {_line(error)}") from None
         quiet_client()

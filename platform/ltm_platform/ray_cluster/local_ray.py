@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -21,8 +22,10 @@ from urllib.request import urlopen
 import psutil
 from filelock import FileLock
 
+from ltm_platform.compat.ray_core import LOOPBACK_SETTINGS
 from ltm_platform.compat.ray_jobs import VERSION_PATH
 from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster.auth_token import ensure_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT
 from ltm_platform.storage import locations
 
@@ -34,6 +37,8 @@ DASHBOARD_PORT = 8265
 START_S = 120.0
 STOP_S = 8.0
 POLL_S = 0.2
+
+_log = logging.getLogger(__name__)
 
 _STARTED: list[subprocess.Popen[bytes]] = []
 """By this process, which they outlive: Python warns of a handle that is dropped before."""
@@ -84,7 +89,9 @@ def start(resources: Resources) -> LocalRay:
     with FileLock(locations.home() / "ray.lock"):
         if there := running():
             raise UserError(f"Ray is up already on {there.address}")
-        environment = ENVIRONMENT | os.environ | {"RAY_AUTH_MODE": _authentication()}
+        for notice in ensure_token():
+            _log.warning(notice)
+        environment = ENVIRONMENT | dict(LOOPBACK_SETTINGS) | dict(os.environ)
         # A short path: Ray's sockets lie below it.
         folder = tempfile.mkdtemp(prefix="ltm-ray-")
         port, dashboard = _free_port(), _free_port(DASHBOARD_PORT)
@@ -144,24 +151,8 @@ def answers(address: str, timeout_s: float = 5.0) -> bool:
             return True
     except HTTPError:
         return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
-
-
-def token_file() -> Path:
-    """Where Ray looks for this user's token."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-
-
-def _authentication() -> str:
-    """``token``, with a token that only this user can read, unless the user has switched it off."""
-    mode = os.environ.get("RAY_AUTH_MODE", "token")
-    if mode == "token" and not os.environ.get("RAY_AUTH_TOKEN") and not token_file().exists():
-        token_file().parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-    return mode
 
 
 def _free_port(wanted: int = 0) -> int:

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.ray_core import on_loopback
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import HERE, Kind, kind
+from ltm_platform.ray_cluster.auth_token import close_token, ensure_token
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 from ltm_platform.ray_cluster.machine.claims import Need, claimed
 from ltm_platform.ray_cluster.resources import Resources
@@ -33,6 +35,8 @@ class Session:
     """Whether it is the caller's, and keeps running when the call ends."""
     waits: bool = False
     """Whether one of its own starts when others on this machine have left what it needs."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of it."""
 
     @contextmanager
     def ray(
@@ -49,6 +53,7 @@ class Session:
             with attach.joined_ray():
                 yield None
         else:
+            ensure_token()
             need = need or Need(OTHER, self.resources.cpus, int(self.resources.gpus))
             with claimed(need, self.resources, waits=self.waits, notify=notify) as claim:
                 own = Resources(claim.cpus, len(claim.gpus))
@@ -68,7 +73,10 @@ def session(address: str) -> Iterator[Session]:
     if attach.is_joined():
         yield Session(attach.at_most(), joined=True, stays=True)
     elif kind(address) == Kind.EMBEDDED:
-        yield Session(this_machine(), joined=False, waits=address == HERE)
+        with on_loopback():
+            yield Session(
+                this_machine(), joined=False, waits=address == HERE, notices=close_token()
+            )
     else:
         attach.join(address)
         with attach.joined_ray():

@@ -27,6 +27,7 @@ from ltm_platform.events import (
     EventQueue,
     Failed,
     GaveUp,
+    ImagesLeftOut,
     Listener,
     Measured,
     Progress,
@@ -203,7 +204,7 @@ def recording(
                 stopped.append(event)
             case Started() | Waiting() | Progress() | EpochEnded() | Measured() | Decided():
                 pass
-            case ControllerStarted() | Failed():
+            case ControllerStarted() | Failed() | ImagesLeftOut():
                 pass
             case _:
                 assert_never(event)

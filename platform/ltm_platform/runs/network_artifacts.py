@@ -71,34 +71,36 @@ class CheckpointedModel:
 def log_checkpoints(
     run: TrackedRun, name: str, found: Sequence[StoredCheckpoint], classes: Sequence[str]
 ) -> None:
-    """Log weights and job of the best and the last checkpoint of the run ``name``, sealed; what
-    else resuming needs stays in storage, with a link."""
+    """Log the best and the last checkpoint of the run ``name``."""
     for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
-        if checkpoint is None:
-            continue
-        path = checkpoint.fetch()
-        listed = read_manifest(path).files
-        kept = [file for file in (WEIGHTS_FILE, EMA_FILE, JOB_FILE) if file in listed]
-        with TemporaryDirectory() as folder:
-            (Path(folder) / CLASSES_FILE).write_text(json.dumps(classes))
-            own = fingerprints(Path(folder), [CLASSES_FILE])
-            manifest = sealed(
-                Origin(name, run.run_id, checkpoint.path.name),
-                # As they were when the checkpoint was written.
-                {file: listed[file] for file in kept} | own,
-                rank=0,
-                world_size=1,
-                steps_done=checkpoint.steps_done,
-                metrics=checkpoint.metrics,
-                content="weights",
-            )
-            (Path(folder) / manifest_name(0)).write_bytes(manifest)
-            files = [
-                *(path / file for file in kept),
-                *(Path(folder) / file for file in (CLASSES_FILE, manifest_name(0))),
-            ]
-            run.log_files(files, tracked_folder(kind))
-        run.tag(checkpoint_tag(kind), str(checkpoint.source))
+        if checkpoint:
+            log_checkpoint(run, name, kind, checkpoint, classes)
+
+
+def log_checkpoint(
+    run: TrackedRun, name: str, kind: str, checkpoint: StoredCheckpoint, classes: Sequence[str]
+) -> None:
+    """Log weights and job, sealed anew; what else resuming needs stays in storage, with a link."""
+    path = checkpoint.fetch()
+    listed = read_manifest(path).files
+    kept = [file for file in (WEIGHTS_FILE, EMA_FILE, JOB_FILE) if file in listed]
+    with TemporaryDirectory() as folder:
+        classes_file, manifest = Path(folder) / CLASSES_FILE, Path(folder) / manifest_name(0)
+        classes_file.write_text(json.dumps(classes))
+        text = sealed(
+            Origin(name, run.run_id, path.name),
+            # Checksums as they were when the checkpoint was written.
+            {file: listed[file] for file in kept} | fingerprints(Path(folder), [CLASSES_FILE]),
+            rank=0,
+            world_size=1,
+            steps_done=checkpoint.steps_done,
+            metrics=checkpoint.metrics,
+            content="weights",
+        )
+        manifest.write_bytes(text)
+        files = [*(path / file for file in kept), classes_file, manifest]
+        run.log_files(files, tracked_folder(kind))
+    run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 def log_results(run: TrackedRun, network: CheckpointedModel) -> None:

@@ -79,7 +79,7 @@ def heatmap_picture(
 ) -> Image.Image | None:
     """The first image of each of some classes, and below it `ltm.heatmap` of some targets.
 
-    None for a network that merges nothing.
+    None for a network that merges nothing, or where none of them can be decoded.
     """
     if not getattr(model, "sites", {}):
         return None
@@ -88,7 +88,10 @@ def heatmap_picture(
     columns = []
     targets: list[tuple[int, int]] = []
     for data, _ in source.read(_first_of_classes(source)):
-        image = transform(decode_rgb(data, rule))
+        try:
+            image = transform(decode_rgb(data, rule))
+        except Exception:  # Pillow raises whatever a damaged file makes it trip over
+            continue  # training has left it out, too, and named it
         plain = (image * std + mean).clamp(0, 1)
         tiles = [(plain * 255).round().to(torch.uint8)]
         if not targets:
@@ -96,6 +99,8 @@ def heatmap_picture(
             targets = [(int(down * rows), int(right * across)) for down, right in TARGETS]
         tiles += [ltm.heatmap(model, image, target).picture(plain) for target in targets]
         columns.append(torch.cat([_framed(tile) for tile in tiles], dim=1))
+    if not columns:
+        return None
     return Image.fromarray(torch.cat(columns, dim=2).permute(1, 2, 0).numpy())
 
 

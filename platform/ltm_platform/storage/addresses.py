@@ -47,6 +47,8 @@ def shown(address: str) -> str:
     """
     scheme, mark, rest = address.partition("://")
     if not mark:
+        if not re.search("[@?]", address):
+            return address
         scheme, rest = "", address
     elif not _SCHEME.fullmatch(scheme):
         return HIDDEN

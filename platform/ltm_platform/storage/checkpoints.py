@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ltm_platform.storage.run_folder import RunFolder
 
 BEST_METRIC = "val/top1"
+MISSING = "is missing"
+"""What is wrong with a record that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Survey:
     """What lies in a run's storage."""
 
     whole: list[StoredCheckpoint]
-    """With manifests that are whole, the oldest first."""
+    """As far as rank 0's manifest and the names of the others tell; the oldest first."""
     damaged: dict[str, UserError]
     """By name: what was whole once, as far as can be known."""
     unfinished: list[str]
@@ -165,11 +167,11 @@ def survey_of(storage: StoragePath, folder: Path, run_id: str | None) -> Survey:
     # Last: Ray Train changes the record before it removes a folder.
     recorded, problem = _read_record(storage)
     names = {one.name for one in recorded or ()}
-    unfinished = [
-        name
-        for name, error in bad.items()
-        if isinstance(error, IncompleteCheckpoint) and recorded is not None and name not in names
-    ]
+    incomplete = {name for name, error in bad.items() if isinstance(error, IncompleteCheckpoint)}
+    # Ray Train writes the record when the first checkpoint is complete.
+    in_the_first = problem == MISSING and not whole and incomplete == bad.keys()
+    known = recorded is not None or in_the_first
+    unfinished = [name for name in bad if known and name in incomplete and name not in names]
     there = {one.path.name for one in whole} | bad.keys()
     gone = [name for name in sorted(names - there) if not (storage / name).exists()]
     told = [one for one in recorded or () if one.name not in bad]
@@ -198,7 +200,7 @@ def _facts(found: Sequence[Recorded] | Sequence[StoredCheckpoint]) -> list[tuple
 
 def _read(source: StoragePath, path: Path, run_id: str | None) -> StoredCheckpoint:
     """Raises: UserError: it is not whole, or not what this run wrote there."""
-    first = manifest.read_ranks(source, run_id=run_id, name=path.name)
+    first = manifest.read_first(source, run_id=run_id, name=path.name)
     if not isinstance(first, Sealed):
         return StoredCheckpoint(path, _unsealed_metrics(source, first), source, first.steps_done)
     if first.content != "training":
@@ -219,6 +221,6 @@ def _read_record(storage: StoragePath) -> tuple[list[Recorded] | None, str | Non
     try:
         return read_record((storage / RECORD_FILE).read()), None
     except FileNotFoundError:
-        return None, "is missing"
+        return None, MISSING
     except ValueError:
         return None, "cannot be read"

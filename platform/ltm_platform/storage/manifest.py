@@ -203,27 +203,23 @@ def _parsed(text: bytes) -> Manifest:
     return Sealed.model_validate_json(text)
 
 
-def read_ranks(folder: Path | StoragePath, *, run_id: str | None, name: str | None) -> Manifest:
-    """Rank 0's manifest, when those of all ranks are whole and agree. Files are not looked at.
+def read_first(folder: Path | StoragePath, *, run_id: str | None, name: str | None) -> Manifest:
+    """Rank 0's manifest, when those of all ranks are there. It alone is read.
 
     Args:
         run_id: the run in MLflow that it has to be of; None for any.
         name: what the folder was called when it was written; None for anything.
 
     Raises:
-        UserError: they do not, or are of another run or folder; the sentence names one.
+        UserError: it is damaged, or of another run or folder; or another one is missing.
     """
     where = folder if isinstance(folder, StoragePath) else storage_path(folder)
-    first = read_manifest(where)
-    for rank in range(1, first.world_size):
-        other = read_manifest(where, rank)
-        for key in _ALIKE:
-            own, its = getattr(first, key, None), getattr(other, key, None)
-            if own != its:
-                problem = f"{key} is {own!r} in {manifest_name(0)}, but {its!r} in"
-                raise damaged(where, f"{problem} {manifest_name(rank)}")
-    known = {manifest_name(rank) for rank in range(first.world_size)}
-    if surplus := sorted(_manifests(where) - known):
+    first, found = read_manifest(where), _manifests(where)
+    for rank in range(first.world_size):
+        if manifest_name(rank) not in found:
+            raise damaged(where, f"{manifest_name(rank)} is missing", IncompleteCheckpoint)
+    surplus = sorted(found - {manifest_name(rank) for rank in range(first.world_size)})
+    if surplus:
         problem = f"{surplus[0]} is there, but {manifest_name(0)} is of {first.world_size} workers"
         raise damaged(where, problem)
     if isinstance(first, Sealed):
@@ -243,22 +239,23 @@ def check(
     name: str | None = None,
     only: Collection[str] | None = None,
 ) -> Manifest:
-    """Rank 0's manifest, when every rank's files are there and unchanged.
+    """Rank 0's manifest, when all ranks' agree and every file is there and unchanged.
 
     Args:
         only: files to look at; None for all of them.
 
-    The others are as of `read_ranks`.
+    The others are as of `read_first`.
 
     Raises:
         UserError: the folder is not a whole checkpoint; the sentence names the first bad file.
     """
-    first = read_ranks(folder, run_id=run_id, name=name)
+    first = read_first(folder, run_id=run_id, name=name)
     listed: set[str] = set()
     for rank in range(first.world_size):
-        files = read_manifest(folder, rank).files
-        listed |= files.keys()
-        for file, (size, crc) in files.items():
+        manifest = read_manifest(folder, rank) if rank else first
+        _check_alike(folder, first, manifest)
+        listed |= manifest.files.keys()
+        for file, (size, crc) in manifest.files.items():
             if only is None or file in only:
                 _check_file(folder, file, size, crc)
     if not isinstance(first, Sealed):
@@ -267,6 +264,14 @@ def check(
         if file not in listed and (folder / file).exists():
             raise damaged(folder, f"{file} is there, but no manifest lists it")
     return first
+
+
+def _check_alike(folder: Path, first: Manifest, other: Manifest) -> None:
+    for key in _ALIKE:
+        own, its = getattr(first, key, None), getattr(other, key, None)
+        if own != its:
+            problem = f"{key} is {own!r} in {manifest_name(0)}, but {its!r} in"
+            raise damaged(folder, f"{problem} {manifest_name(other.rank)}")
 
 
 def read_file(folder: StoragePath, name: str, of: Manifest) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations, manifest
-from ltm_platform.storage.checkpoints import BEST_METRIC, survey_of
+from ltm_platform.storage.checkpoints import BEST_METRIC, MISSING, survey_of
 from ltm_platform.storage.path import is_address, storage_path
 from ltm_platform.storage.run_folder import RunFolder
 
@@ -126,7 +126,7 @@ def _notices(
     left: dict[str, UserError],
 ) -> list[str]:
     notices = []
-    if survey.problem and (kept or survey.problem != "is missing"):
+    if survey.problem and (kept or survey.problem != MISSING):
         found = f"{len(kept) + len(later)} checkpoints" if kept else "no checkpoint"
         last = f", the last of step {survey.whole[-1].steps_done}" if kept else ""
         notices.append(

@@ -64,6 +64,9 @@ class RunFolder:
     def reserve(cls, job: JobSpec, name: str | None = None) -> RunFolder:
         """Make the folder of ``name``, or of the next free ``<job name>-<number>``.
 
+        The folder of a run that was killed before it was recorded is taken over: nobody could
+        resume it.
+
         Raises:
             UserError: a run of that name exists already.
         """
@@ -78,7 +81,9 @@ class RunFolder:
             try:
                 (root / candidate).mkdir()
             except FileExistsError:
-                continue
+                # Without a name another process may have made it just now, to lock it next.
+                if name is None or cls(root / candidate).has_begun:
+                    continue
             folder = cls(root / candidate)
             if address:
                 folder.store_at(address)
@@ -119,6 +124,12 @@ class RunFolder:
             return True
         lock.release()
         return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it holds more than a run that was killed before it was recorded."""
+        begun = {self._elsewhere, self.log, self.job, self._pid, self.path / ".lock"}
+        return not begun.issuperset(self.path.iterdir()) or self.is_locked()
 
     @property
     def owner(self) -> RunFolder:

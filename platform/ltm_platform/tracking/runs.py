@@ -11,7 +11,7 @@ from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
 from ltm_platform.storage.addresses import without_secrets
 from ltm_platform.tracking import sqlite_file
-from ltm_platform.tracking.store import URI_VARIABLE, connect, shown_for_shell
+from ltm_platform.tracking.store import URI_VARIABLE, check_answers, connect, shown_for_shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,6 +73,7 @@ def list_runs(uri: str) -> list[RunRecord]:
     database = sqlite_file.database_of(uri)
     if database and not database.exists():
         return []
+    check_answers(uri)
     return _all_runs(uri)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-HEALTH_TIMEOUT_S = 5.0
+HEALTH_TIMEOUT_S = 15.0
 
 
 def tracking_uri(configured: str | None = None) -> str:
@@ -118,17 +119,25 @@ def check_usable(uri: str, experiment: str | None = None) -> None:
     database = sqlite_file.database_of(uri)
     deleted = None
     if uri.startswith(("http://", "https://")):
-        if not answers(uri):
-            raise UserError(
-                f"tracking.uri is {locations.shown(uri)!r}, but no MLflow server answers there: "
-                f"start it (mlflow server) or leave tracking.uri and {URI_VARIABLE} out"
-            )
+        check_answers(uri)
         deleted = experiment and _deleted_there(uri, experiment)
     elif database and database.exists():
         sqlite_file.examine(database)
         deleted = experiment and sqlite_file.deleted_experiment(database, experiment)
     if experiment and deleted:
         raise deleted_experiment(uri, experiment, deleted)
+
+
+def check_answers(uri: str) -> None:
+    """Raises: UserError: it is a server's address where none answers, within `HEALTH_TIMEOUT_S`."""
+    if uri.startswith(("http://", "https://")) and not answers(uri):
+        variable = os.environ.get(URI_VARIABLE) == uri
+        source = f"the variable {URI_VARIABLE}" if variable else "tracking.uri or --tracking-uri"
+        raise UserError(
+            f"the tracking store {locations.shown(uri)} does not answer: no MLflow server answers "
+            f"at that address, which is from {source}; start it (mlflow server), name another, or "
+            f"leave it out for a store of this user's own"
+        )
 
 
 def deleted_experiment(uri: str, name: str, number: str) -> UserError:
@@ -164,5 +173,5 @@ def answers(address: str) -> bool:
             return True
     except HTTPError:  # it refuses, but it is there
         return True
-    except OSError:
+    except (OSError, HTTPException):
         return False

@@ -47,6 +47,7 @@ class Stepper:
         its = self._components
         end = its.train_loader.steps(epoch + 1)
         parts = self._new_parts()
+        self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
         for index, (images, labels) in enumerate(batches, start=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ltm.errors import named, quoted
 from ltm_platform.errors import UserError, nearest, typed
@@ -208,7 +208,7 @@ def _scalar(text: str, word: str) -> Value:
     return scalar
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -234,9 +234,10 @@ def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec
     """
     fields = {field: value for field, value in values.items() if not field.startswith(f"{KEEP}.")}
     nested = job.to_dict()
-    if "recipe.lr" in fields and "recipe.min_lr" not in fields:
+    lr = fields.get("recipe.lr")
+    if _is_number(lr) and "recipe.min_lr" not in fields:
         # The rate falls to the same share of where it begins.
-        fields["recipe.min_lr"] = fields["recipe.lr"] * job.recipe.min_lr / job.recipe.lr
+        fields["recipe.min_lr"] = lr * job.recipe.min_lr / job.recipe.lr
     if any(fields.get(budget) is not None for budget in _BUDGETS):
         fields = dict.fromkeys(_BUDGETS) | fields
     for field, value in fields.items():

@@ -85,14 +85,14 @@ class Sweep:
         """UserError: the folder is no sweep's."""
         file = folder / SWEEP_FILE
         try:
-            read = TypeAdapter(cls).validate_json(file.read_bytes(), strict=True)
+            sweep = TypeAdapter(cls).validate_json(file.read_bytes(), strict=True)
+            return replace(sweep, job=completed(sweep.job))
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"])) or "it"
             raise UserError(f"{file} is no sweep: {named(field)}: {first['msg']}") from None
-        return replace(read, job=completed(read.job))
 
 
 def named_as_sweep(job: JobSpec) -> JobSpec:

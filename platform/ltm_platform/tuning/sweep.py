@@ -19,6 +19,8 @@ from ltm_platform.errors import RunError, UserError
 from ltm_platform.ray_cluster.failures import ControllerLostError, RayLostError
 from ltm_platform.ray_cluster.services import Services
 from ltm_platform.runs.reservation import free
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
@@ -247,6 +249,7 @@ def run_stage(
 
     Raises:
         KeyboardInterrupt: SIGINT came; running trials are left as they are.
+        UserError: there are trials of the stage, but no record of it.
         RayLostError: Ray has ended.
     """
     global _board
@@ -265,6 +268,7 @@ def run_stage(
     if holds_record(record):
         tuner = tune.Tuner.restore(str(record), trainable)
     else:
+        check_not_lost(settings.folder, earlier)
         tuner = tune.Tuner(
             trainable,
             param_space={param.field: _domain(param, stage.search) for param in stage.params},
@@ -294,6 +298,21 @@ def run_stage(
     except _Lost as lost:
         raise lost.error from None
     return list(_board.trials.values())
+
+
+def check_not_lost(folder: Path, earlier: set[str]) -> None:
+    """See that a stage of which Tune has no record has trained nothing yet.
+
+    Raises:
+        UserError: trials besides the ``earlier`` ones have checkpoints, which would be removed.
+    """
+    trials = [path.name for path in sorted(folder.iterdir()) if path.name not in earlier]
+    trained = [name for name in trials if stored(RunFolder(folder / name))]
+    if trained:
+        raise UserError(
+            f"the sweep {folder.parent.name!r} has lost Tune's record of its trials, but not their "
+            f"checkpoints ({', '.join(trained)}): start another with ltm-platform tune"
+        )
 
 
 def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:

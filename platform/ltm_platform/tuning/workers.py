@@ -14,6 +14,7 @@ from ltm_platform.events import (
     EpochEnded,
     Failed,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -58,7 +59,7 @@ class Workers:
                 self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
-            case Progress() | Measured() | Started() | Waiting() | Decided():
+            case Progress() | Measured() | Started() | Waiting() | Decided() | ImagesLeftOut():
                 pass
             case GaveUp() | StoppedOnRequest() | Failed():
                 pass  # `recording` raises for these

@@ -105,3 +105,11 @@ def test_a_size_far_above_the_own_is_refused() -> None:
 @pytest.mark.parametrize("name", [file.stem for file in Path(__file__).parents[3].glob("jobs/*")])
 def test_no_bundled_job_has_a_foreign_size(name: str) -> None:
     assert not [notice for notice in check_job(JobSpec.load(name)) if " px: " in notice]
+
+
+def test_a_teacher_that_sees_far_less_than_its_own_size_is_a_notice() -> None:
+    teacher = "recipe.distill.teacher=vit_base_patch16_224"
+    assert check_job(JobSpec.load("quickstart", [teacher])) == (
+        "the teacher vit_base_patch16_224 sees 32 px: its own is 224",
+    )
+    assert check_job(JobSpec.load("ltm_mobilevit_s", [teacher])) == ()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,18 @@ def node_manager() -> mmap.mmap:
 @pytest.mark.parametrize("name", sorted([*SETTINGS, *EMBEDDED_SETTINGS]))
 def test_ray_reads_the_setting(name: str, node_manager: mmap.mmap) -> None:
     assert name in SETTINGS_OF_PYTHON or node_manager.find(name.encode()) >= 0
+
+
+def test_this_machine_is_127_0_0_1_in_the_block_alone() -> None:
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR in ray_core.LOOPBACK_SETTINGS
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with ray_core.on_loopback():
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+        if not ray.is_initialized():
+            assert services.get_node_ip_address() == "127.0.0.1"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
 def test_the_node_manager_is_found_by_its_name() -> None:

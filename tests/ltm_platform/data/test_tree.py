@@ -24,6 +24,7 @@ from ltm_platform.data.tree import (
     OF_THE_SYSTEM,
     READ_ALREADY,
     arrange,
+    class_folders,
     list_folder,
 )
 from ltm_platform.errors import UserError
@@ -275,3 +276,12 @@ def test_16_bit_pictures_import_and_decode_as_they_are(tree: Tree, tmp_path: Pat
     for image, label in data.train.read(range(len(data.train))):
         assert Image.open(io.BytesIO(image)).mode == "I;16"
         assert decode_rgb(image).getpixel((0, 0)) == ((5,) * 3, (250,) * 3)[label]
+
+
+def test_class_names_are_known_without_a_look_at_images(tree: Tree) -> None:
+    tree.add("b/1.jpg", "a/1.jpg", "__MACOSX/a/1.jpg", ".git/1.jpg")
+    assert class_folders(str(tree.root)) == ("a", "b")
+    with pytest.raises(UserError, match="b holds no class folders with images"):
+        class_folders(str(tree.root / "b"))
+    with pytest.raises(UserError, match="none cannot be read: No such file"):
+        class_folders(str(tree.root / "none"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import address
 from ltm_platform.ray_cluster.address import HERE, Kind, find_address, kind
+from ltm_platform.ray_cluster.auth_token import token_wanted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,30 +65,8 @@ def test_no_ray_is_kept_here() -> None:
     assert not address.is_here("http://127.0.0.1:8265")
 
 
-@pytest.mark.parametrize("known", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "a file"])
-def test_a_token_is_shown_by_who_has_one_and_has_not_said_otherwise(
-    known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    address.use_token()
-    assert "RAY_AUTH_MODE" not in os.environ
-    if known == "a file":
-        (tmp_path / ".ray").mkdir()
-        (tmp_path / ".ray" / "auth_token").write_text("f" * 64)
-    else:
-        monkeypatch.setenv(known, "f" * 64)
-    address.use_token()
-    assert os.environ["RAY_AUTH_MODE"] == "token"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    address.use_token()
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
-
-
 def test_who_is_not_let_in_is_told_where_the_token_is() -> None:
-    sentence = str(address.token_wanted("http://head:8265"))
+    sentence = str(token_wanted("http://head:8265"))
     assert "http://head:8265 wants a token" in sentence
     assert "~/.ray/auth_token" in sentence
 
@@ -104,3 +82,12 @@ def test_a_key_in_what_is_no_address_is_not_shown(
     with pytest.raises(UserError, match=r"address is 'http://\*\*\*@host:8265', but") as refused:
         find_address(address if how == "option" else None, job)
     assert "sesame" not in str(refused.value)
+
+
+def test_an_address_knows_where_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = JobSpec.load("quickstart", ["cluster.address=http://job:8265/"])
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert find_address("auto", job).source == "from --address"
+    assert find_address(None, job).source == "from cluster.address of the job"
+    assert find_address(None).source == "from the variable RAY_ADDRESS"
+    assert find_address(None, job) == "http://job:8265"

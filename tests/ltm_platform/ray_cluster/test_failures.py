@@ -10,7 +10,7 @@ import ray.train
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
-from ltm_platform.errors import RunError, UserError
+from ltm_platform.errors import ReadError, RunError, UserError
 from ltm_platform.ray_cluster.failures import ControllerLostError, RetryPolicy, as_run_error
 
 if TYPE_CHECKING:
@@ -76,3 +76,8 @@ def test_what_a_user_can_correct_is_not_tried_again() -> None:
     for error in (own, wrapped, wrapped.as_instanceof_cause()):
         assert decisions(5, error) == ([FailureDecision.RAISE], [])
     assert failed({0: RuntimeError("lost its peer"), 1: own}) == "the shard is damaged"
+
+
+def test_what_cannot_be_read_now_is_tried_again() -> None:
+    made, _ = decisions(1, ReadError("s3://bucket/shard cannot be read: timeout."))
+    assert made == [FailureDecision.RETRY]

@@ -89,11 +89,3 @@ def test_a_port_where_nothing_listens_does_not_answer() -> None:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         assert not local_ray.answers(f"http://127.0.0.1:{probe.getsockname()[1]}", timeout_s=5)
-
-
-def test_the_token_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert local_ray.token_file() == tmp_path / "token"
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert local_ray.token_file() == tmp_path / ".ray" / "auth_token"

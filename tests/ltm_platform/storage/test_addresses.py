@@ -49,6 +49,7 @@ HARMLESS = [
     "postgresql://db:5432/mlflow?sslmode=require",
     "10.0.0.1:6379",
     "auto",
+    "nowhere at all",
 ]
 
 

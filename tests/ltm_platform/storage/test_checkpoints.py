@@ -13,6 +13,7 @@ from ltm_platform.storage.files import STOP_FILE
 from ltm_platform.storage.run_folder import RunFolder
 
 from .conftest import TOP1
+from .sealing import RUN_ID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,19 @@ def test_a_checkpoints_files_can_be_had_here(folder: RunFolder) -> None:
         assert (path / "weights").read_text() == path.name
         assert one.fetch() == path
     manifest.check(path)
+
+
+@pytest.mark.parametrize("folder", ["in an object store"], indirect=True)
+def test_a_damaged_copy_of_what_lies_in_an_object_store_is_made_again(folder: RunFolder) -> None:
+    last = checkpoints.stored(folder)[-1]
+    for content in ("else", last.path.name[:-1] + "x"):
+        (last.fetch() / "weights").write_text(content)
+        assert (last.checked(RUN_ID) / "weights").read_text() == last.path.name
+    (last.source / "weights").write(b"else")
+    last.checked(RUN_ID)  # the copy is still whole
+    (last.path / "weights").write_text("else")
+    with pytest.raises(UserError, match="checkpoint_c is damaged: weights has"):
+        last.checked(RUN_ID)
 
 
 def test_who_asks_for_a_stop_is_heard_until_the_next_start(folder: RunFolder) -> None:

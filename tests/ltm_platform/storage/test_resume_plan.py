@@ -54,6 +54,17 @@ def test_what_a_kill_left_half_written_is_removed_and_the_rest_kept(folder: RunF
     assert folder.storage.folders() == list(TOP1)
 
 
+@here
+def test_a_run_that_was_killed_in_its_first_checkpoint_starts_at_the_beginning(
+    folder: RunFolder,
+) -> None:
+    without(folder)
+    for name in folder.storage.folders():
+        (folder.storage / name / "manifest_rank0.json").delete()
+    assert resume(folder) == []
+    assert folder.storage.folders() == []
+
+
 def test_nothing_changes_before_it_is_said(folder: RunFolder) -> None:
     before = folder.storage.files(recursive=True)
     plan = plan_to_resume(folder, "checkpoint_a", RUN_ID)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ltm_platform.errors import UserError
 from ltm_platform.events import (
     Decided,
     EpochEnded,
@@ -23,7 +24,15 @@ from ltm_platform.training.step_metrics import Diverged
 from ltm_platform.training.trainer import Stopped
 from ltm_platform.training.worker import train_rank
 
-from .small_run import CLASSES, MODEL, VAL_IMAGES, FolderContext, after_each, small_job
+from .small_run import (
+    CLASSES,
+    MODEL,
+    VAL_IMAGES,
+    FolderContext,
+    after_each,
+    damaged_digits,
+    small_job,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -323,3 +332,24 @@ def test_closing_a_worker_between_epochs_ends_it(context: FolderContext) -> None
     assert next(rank).epoch == 0
     rank.close()
     assert context.kept_steps == [12]
+
+
+# --- images that cannot be decoded
+
+
+def test_more_images_that_cannot_be_decoded_than_may_be_end_training_by_name(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    run = start_run(small_job(JOB, data__path=damaged_digits(), data__allow_bad=0.05), context)
+    with pytest.raises(UserError, match=r"3 of 48 training images, and .* 0\.05 allows 2") as error:
+        run.train()
+    assert "image 'train/3' of " in str(error.value)
+
+
+def test_an_image_that_cannot_be_decoded_is_none_of_a_job_that_allows_none(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    run = start_run(small_job(JOB, data__path=damaged_digits()), context)
+    with pytest.raises(UserError, match=r"1 of 48 training images, and .* allows 0"):
+        run.train()
+    assert not context.kept

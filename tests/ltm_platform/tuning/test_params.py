@@ -66,6 +66,7 @@ def test_forms(job: JobSpec, text: str, field: str, domain: Range | Values) -> N
         ("lr=5:1", "a range goes from low to high"),
         ("lr=log:0:1", "a log range begins above 0"),
         ("lr=1e-3", "write LOW:HIGH"),
+        ("lr=choice:fast,slow", "recipe.lr is 'fast'"),
         ("lr=choice:1e-3,,1e-4", "'' is not one value"),
         ("lr=choice:1e-3,1e-3", "given twice"),
         ("recipe.lr=log:1e-5:20", "recipe.lr is 20, but must be from 1e-12 to 10"),

@@ -88,23 +88,30 @@ def import_(
 
 @command.command("check")
 @click.argument("path")
-@click.option("--decode-all", is_flag=True, help="Decode every image instead of one in 20.")
+@click.option("--decode-all", is_flag=True, help="Of shards decode every image, not one in 20.")
 @_processes
 def check(path: str, decode_all: bool, processes: int | None) -> None:
-    """Verify the shards in PATH: checksums, counts, schema, and that images can be decoded.
+    """Verify the shards in PATH: seals, checksums, places, and that images can be decoded.
+
+    PATH may be a folder of images, too: then every image is decoded.
 
     \b
     Example:
       ltm-platform data check /data/imagenet-shards
     """
-    from ltm_platform.data.inspection import check_shards
+    from ltm_platform.data.inspection import check_data
 
-    with _progress("shards") as listener:
-        checked = check_shards(
+    with _progress("checked") as listener:
+        checked = check_data(
             path, decode_all=decode_all, processes=processes or _cpus(), listener=listener
         )
     if checked.problems:
         raise UserError("\n".join(checked.problems))
+    if checked.shards is None:
+        click.echo(f"{path}: {checked.images:,} images are in order, all of them were decoded")
+        for notice in checked.notices:
+            click.echo(notice)
+        return
     click.echo(
         f"{path}: {checked.images:,} images in {checked.shards:,} shards are in order; "
         f"{checked.decoded:,} of them were decoded"

@@ -22,6 +22,7 @@ from ltm_platform.events import (
     EpochEnded,
     Failed,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -120,7 +121,7 @@ class Screen:
                 self._start(event)
             case Waiting():
                 self._note(f"it waits for {event.missing}")
-            case Decided():
+            case Decided() | ImagesLeftOut():
                 self._note(event.sentence)
             case EpochEnded():
                 self._latest.update(event.metrics)

@@ -237,7 +237,8 @@ def _report(
         if task.file.exists():
             footer = read_footer(task.file)
             images[task.place.split] += footer.images
-            per_class += np.array(footer.counts) * (task.place.split == "train")
+            if task.place.split == "train":
+                per_class += np.array(footer.counts)
             shards[task.place.name] = footer.digest
             skipped += [{"image": key, "reason": reason} for key, reason in footer.skipped]
     report = {

@@ -83,7 +83,7 @@ def _originals(reader: Reader, listing: Listing, source: str) -> Originals:
     )
     tree = arrange(listing, source)
     splits = {
-        split: [Entry(file.path, label, file.size, file.where) for label, file in images]
+        split: sorted(Entry(file.path, label, file.size, file.where) for label, file in images)
         for split, images in tree.splits.items()
     }
     return Originals(reader, tree.classes, splits, tree.left_out, tree.notices)

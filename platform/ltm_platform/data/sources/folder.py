@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,12 @@ from ltm_platform.data.tree import (
     list_folder,
     summary,
 )
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.search import check_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ltm_platform.data.cache import ShardCache
     from ltm_platform.data.image_set import Indices
@@ -60,6 +60,10 @@ class FolderImages:
         """The image in words, by its path."""
         return f"image {self._path(index)!r} of {self.root}"
 
+    def paths(self) -> Iterator[str]:
+        """Of all images, below ``root``."""
+        return map(self._path, range(len(self)))
+
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index].as_py())
 
@@ -67,7 +71,7 @@ class FolderImages:
         try:
             return (self.root / self._path(index)).read_bytes()
         except OSError as error:
-            raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
+            raise ReadError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
 
 class Folder(DataSource):
@@ -102,7 +106,9 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
@@ -124,7 +130,7 @@ def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderIm
 
 def _part(root: Path, tree: Tree, split: str) -> FolderImages:
     folder = tree.folders.get(split)
-    images = sorted(tree.splits[split], key=itemgetter(0))  # by class, and in it still by path
+    images = tree.splits[split]
     cut = len(f"{folder}/") if folder else 0
     return FolderImages(
         root / folder if folder else root,
@@ -135,7 +141,7 @@ def _part(root: Path, tree: Tree, split: str) -> FolderImages:
 
 
 def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, FolderImages]:
-    paths = [whole._path(index) for index in range(len(whole))]
+    paths = list(whole.paths())
     parts = stratified_split(whole.labels, paths, val_fraction)
     if not len(parts[1]):
         raise UserError(
