@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from .conftest import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .conftest import Cli
 
@@ -42,6 +43,13 @@ def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:
     """Process ids of Ray Train's workers below a run."""
     found = psutil.Process(process.pid).children(recursive=True)
     return sorted(p.pid for p in found if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Ray's sockets lie below it, whose paths the system limits."""
+    with tempfile.TemporaryDirectory(prefix="ltm-ray-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def kill_part(process: subprocess.Popen[bytes] | subprocess.Popen[str], name: str) -> None:
@@ -130,16 +138,24 @@ def test_a_run_outlives_its_controller_its_raylet_and_its_gcs(
 
 
 def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
-    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+    cli: Cli,
+    environment: dict[str, str],
+    store: str,
+    home: Path,
+    tiny_job: Path,
+    short_folder: Path,
 ) -> None:
     port = free_port()
     start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     start += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
     start += ["--include-dashboard=false", "--dashboard-agent-listen-port", "0"]
+    start += ["--dashboard-port", str(free_port()), "--temp-dir", str(short_folder)]
     patient = environment | {"RAY_raylet_start_wait_time_s": str(TIMEOUT_S)}
     overrides = ("checkpoint.every_steps=10", "recipe.epochs=500")
     words = ["submit", str(tiny_job), "--name", "joined", "--address", f"127.0.0.1:{port}"]
-    with subprocess.Popen(start, env=patient, stdout=subprocess.PIPE, text=True) as head:
+    with subprocess.Popen(
+        start, env=patient, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as head:
         try:
             assert head.stdout
             assert any("Ray runtime started" in line for line in head.stdout)
