@@ -44,7 +44,8 @@ def join(address: str) -> None:
     passed_on = {key: os.environ[key] for key in ENVIRONMENT if key.startswith("RAY_TRAIN_")}
     try:
         with on_loopback() if here else nullcontext():
-            ray.init(address=found, runtime_env={"env_vars": passed_on})
+            # Ray takes no subclass of str.
+            ray.init(address=str(found), runtime_env={"env_vars": passed_on})
     except AuthenticationError:
         raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:

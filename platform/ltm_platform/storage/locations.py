@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import platformdirs
@@ -18,6 +19,11 @@ def home() -> Path:
     return (
         Path(override).resolve() if override else Path(platformdirs.user_data_dir("ltm-platform"))
     )
+
+
+def machine() -> Path:
+    """What is noted of this machine's processes, in a home that several machines may share."""
+    return home() / "machines" / platform.node()
 
 
 def cache() -> Path:

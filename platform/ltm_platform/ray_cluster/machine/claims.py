@@ -51,11 +51,14 @@ class Need:
 
 
 def _folder() -> Path:
-    return locations.home() / "machine"
+    return locations.machine() / "claims"
 
 
 def claims() -> list[Claim]:
-    """Those of commands that still run; what others have left behind is removed."""
+    """Those of commands that still run; what others have left behind is removed.
+
+    To be called by who holds the lock of them all.
+    """
     found = []
     for file in sorted(_folder().glob("*.json")):
         lock = FileLock(file.with_suffix(".lock"))
@@ -76,12 +79,12 @@ def missing(need: Need, there: Resources, taken: list[Claim]) -> str | None:
     busy = {gpu for one in taken for gpu in one.gpus}
     gpus = sum(gpu not in busy for gpu in visible_gpus(int(there.gpus)))
     cpus = there.cpus - sum(one.cpus for one in taken)
-    if need.gpus > gpus:
-        wanted, owners = _counted(need.gpus, "GPU"), [one.owner for one in taken if one.gpus]
-    elif taken and need.cpus > cpus:
-        wanted, owners = _counted(need.cpus, "CPU"), [one.owner for one in taken]
-    else:
-        return None
+    owners = [one.owner for one in taken if one.gpus]
+    wanted = _counted(need.gpus, "GPU")
+    if need.gpus <= gpus or not owners:
+        owners, wanted = [one.owner for one in taken], _counted(need.cpus, "CPU")
+        if need.cpus <= cpus or not owners:
+            return None
     return f"{wanted}: {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} them"
 
 
@@ -133,9 +136,10 @@ def claimed(
     try:
         yield claim
     finally:
-        own.unlink(missing_ok=True)
-        lock.release()
-        own.with_suffix(".lock").unlink(missing_ok=True)
+        with FileLock(_folder() / "claims.lock"):
+            own.unlink(missing_ok=True)
+            lock.release()
+            own.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _chosen(count: int, there: int, taken: list[Claim]) -> tuple[str, ...]:

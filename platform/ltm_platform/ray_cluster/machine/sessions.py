@@ -13,7 +13,7 @@ from ltm_platform.storage import locations
 
 
 def _records() -> Path:
-    return locations.home() / "ray-sessions"
+    return locations.machine() / "ray-sessions"
 
 
 def remember(session: Path) -> None:

@@ -110,7 +110,8 @@ def test_a_machine_without_gpus_is_shared_by_its_cpus() -> None:
     assert claims() == []
 
 
-def test_one_alone_may_ask_for_more_cpus_than_there_are() -> None:
+@pytest.mark.parametrize("there", [THERE, Resources(cpus=4, gpus=0)])
+def test_one_alone_may_ask_for_more_than_there_is(there: Resources) -> None:
     """Whether a job fits is checked elsewhere, and may be overridden."""
-    with claimed(Need("forced", 64, 0), Resources(cpus=4, gpus=0), waits=True) as claim:
+    with claimed(Need("forced", 64, 8 if there.gpus else 0), there, waits=True) as claim:
         assert claim.cpus == 64

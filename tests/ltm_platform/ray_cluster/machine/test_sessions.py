@@ -30,7 +30,7 @@ def session(ray: Path, number: int) -> Path:
     folder = ray / f"session_{number}"
     (folder / "logs").mkdir(parents=True)
     remember(folder)
-    record = locations.home() / "ray-sessions" / folder.name
+    record = locations.machine() / "ray-sessions" / folder.name
     os.utime(record, (number, number))
     return folder
 
@@ -49,7 +49,7 @@ def test_one_whose_command_was_killed_goes_with_the_next(ray: Path) -> None:
     killed = session(ray, 1)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         created = psutil.Process(process.pid).create_time()
-    record = locations.home() / "ray-sessions" / killed.name
+    record = locations.machine() / "ray-sessions" / killed.name
     record.write_text(json.dumps({"folder": str(killed), "owner": [process.pid, created]}))
     os.utime(record, (1, 1))
     remove_old(session(ray, 2))
