@@ -20,6 +20,7 @@ from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
+from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
 from ltm_platform.tuning.spec import Sweep, named_as_sweep
@@ -224,6 +225,7 @@ def resume_sweep(
         raise UserError(NOT_SENT.format(option="wait=False"))
     sweep = Sweep.load(folder.path)
     with ExitStack() as stack:
+        stack.enter_context(private_files(sweep.job.get("cluster", {}).get("group")))
         stack.enter_context(folder.locked())
         plan, ray, early_output = _checked(sweep, where, stack, printed)
         return _run(plan, folder, early_output, ray, listener, printed)
@@ -245,6 +247,7 @@ def _start(
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:
+        stack.enter_context(private_files(job.cluster.group))
         plan, ray, early_output = _checked(sweep, address, stack, printed)
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
         sweep = replace(sweep, name=folder.name)

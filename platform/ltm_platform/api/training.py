@@ -23,6 +23,7 @@ from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import addresses
 from ltm_platform.storage.checkpoints import BEST_METRIC, prepare_to_resume, restored_folder
+from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def submit(
     if not wait or variables:
         raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
     with ExitStack() as stack:
+        stack.enter_context(private_files(spec.cluster.group))
         checked, ray, early_output = _checked(spec, where, stack, force=force, printed=printed)
         folder = RunFolder.reserve(checked.job, name)
         stack.enter_context(folder.locked())
@@ -211,6 +213,7 @@ def resume(
     job = JobSpec.load(folder.job, overrides)
     changed = changes(before, job)
     with ExitStack() as stack:
+        stack.enter_context(private_files(job.cluster.group))
         stack.enter_context(folder.locked())
         prepare_to_resume(folder, start)
         if addresses.has_secret(store):

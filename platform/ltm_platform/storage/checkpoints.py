@@ -16,7 +16,7 @@ from ltm_platform.compat.ray_checkpoints import (
     read_record,
 )
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.storage import locations, manifest
+from ltm_platform.storage import locations, manifest, permissions
 from ltm_platform.storage.path import is_address, storage_path
 from ltm_platform.storage.run_folder import RunFolder
 
@@ -85,7 +85,7 @@ def restored_folder(name: str, address: str) -> RunFolder | None:
     found = _recorded(storage_path(address) / name, folder.path)
     if not found:
         return None
-    folder.path.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(folder.path)
     folder.store_at(address)
     folder.job.write_bytes((found[-1].source / manifest.JOB_FILE).read())
     return folder

@@ -16,6 +16,7 @@ from ray.tune.search import BasicVariantGenerator
 from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.storage.permissions import set_umask
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
@@ -59,6 +60,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], settings: TrialSettings) -> None:
         self._settings = settings
+        set_umask(settings.job.cluster.group)  # on a cluster Ray's own is inherited
         self._begin(config)
 
     def _begin(self, values: dict[str, Any]) -> None:

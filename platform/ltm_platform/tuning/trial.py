@@ -16,6 +16,7 @@ from ltm_platform.runs.driver import (
     recording,
     worker_config,
 )
+from ltm_platform.storage import permissions
 from ltm_platform.storage.checkpoints import best, prepare_to_resume, stored
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tuning.keep_ratios import with_keep_ratios
@@ -76,7 +77,7 @@ def train(
         RunError: training gave up.
     """
     folder = RunFolder(settings.folder / name)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(folder.path)
     experiment = settings.job.tracking.experiment
     uri = tracking.tracking_uri(settings.job.tracking.uri)
     run_id = tracking.run_of_folder(uri, experiment, folder.path)
