@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -43,7 +44,11 @@ def join(address: str) -> None:
     passed_on = {key: os.environ[key] for key in ENVIRONMENT if key.startswith("RAY_TRAIN_")}
     try:
         with on_loopback() if here else nullcontext():
-            ray.init(address=found, runtime_env={"env_vars": passed_on})
+            ray.init(
+                address=found,
+                runtime_env={"env_vars": passed_on},
+                logging_level=logging.WARNING,  # else the first lines of a log are Ray's own
+            )
     except AuthenticationError:
         raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:

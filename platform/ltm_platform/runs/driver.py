@@ -195,6 +195,8 @@ def fit(
             ),
             checkpoint_config=kept_checkpoints(job),
             callbacks=[*callbacks, waiting],
+            # What it says of every report and every start, our own lines do.
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
