@@ -88,8 +88,6 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except RunError as error:
         _fail(_failure(error), 1)
-    except BrokenPipeError:
-        _end_quietly()
     except OSError as error:
         if error.errno not in _NOT_TO_BE_WRITTEN or not error.filename:
             raise
@@ -100,13 +98,6 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail("stopped", 130)
     if code:
         sys.exit(code)
-
-
-def _end_quietly() -> NoReturn:
-    """Who reads what is printed has had enough, such as ``head``."""
-    # Python would write what is left at its exit, and complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
 
 
 def _bypass_proxy() -> None:
