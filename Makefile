@@ -18,7 +18,7 @@ help:
 quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
-UNIT := tests/test_house.py tests/ltm tests/ltm_platform
+UNIT := tests/test_house.py tests/benchmarks tests/ltm tests/ltm_platform
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow" --numprocesses auto --dist loadfile

@@ -29,6 +29,8 @@ from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ltm_platform.storage.path import StoragePath
+
 IMAGES = 1_281_167  # ImageNet-1k
 CLASSES = 1000
 
@@ -40,6 +42,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     from torch.nn import functional as F
 
     from ltm_platform.models import input_pixels
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training import checkpoint
     from ltm_platform.training.engine.build import build_engine, deepspeed_config
     from ltm_platform.training.engine.weights import ShardedEma, average_buffers, weights_are_finite
@@ -47,7 +50,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     from ltm_platform.training.recipe.optimization import build_optimizer
     from ltm_platform.training.worker_context import RayWorker
 
-    place, job = RayWorker(), JobSpec.from_dict(config["job"])
+    place, job = RayWorker(RunIdentity("checkpoint", "")), JobSpec.from_dict(config["job"])
     model = build_network(job, CLASSES).model
     settings = deepspeed_config(job, job.batch(1))
     optimizer = build_optimizer(model, job.recipe)
@@ -62,11 +65,13 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     written = threading.Event()
     write = checkpoint.Snapshot.write
 
-    def timed_write(taken: checkpoint.Snapshot, folder: Path) -> None:
+    def timed_write(
+        taken: checkpoint.Snapshot, target: StoragePath, run: RunIdentity, metrics: dict[str, float]
+    ) -> None:
         start = time.perf_counter()
-        write(taken, folder)
+        write(taken, target, run, metrics)
         seen["write"].append(time.perf_counter() - start)
-        seen["bytes"] = sum(file.stat().st_size for file in folder.iterdir())
+        seen["bytes"] = sum(size for _, size in target.files())
         written.set()
 
     def step() -> None:

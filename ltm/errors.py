@@ -9,6 +9,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OPTIONS = "options."
+_LONGEST_QUOTE = 60
+_LONGEST_LINE = 1200
+
+
+def quoted(value: object) -> str:
+    """A value as Python writes it: on one line, control characters escaped, and not too long."""
+    return shortened(repr(value))
+
+
+def named(name: str) -> str:
+    """A name as it is, where it is short and printable; else `quoted`."""
+    return name if name.isprintable() and len(name) <= _LONGEST_QUOTE else quoted(name)
+
+
+def shortened(text: str, most: int = _LONGEST_QUOTE) -> str:
+    """Text of at most ``most`` characters, with dots for the rest."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def printable(line: str) -> str:
+    """A line that a terminal may show: control characters escaped, and the middle left out of what
+    is longer than any sentence."""
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE * 3 // 4]} ... {line[-_LONGEST_LINE // 4 :]}"
+    return line
 
 
 class FieldError(ValueError):
@@ -54,11 +81,11 @@ class FieldError(ValueError):
 
     def sentence(self, subject: str) -> str:
         """What is wrong, of a field that the reader knows by the name of `subject`."""
-        problem = self.problem or f"is {self.value!r}"
+        problem = self.problem or f"is {quoted(self.value)}"
         verb = "are" if self.choices else "is"
         allowed = f", allowed {verb} {self.allowed}" if self.allowed else ""
         hint = f": did you mean {self.nearest!r}?" if self.nearest else ""
-        return f"{subject} {problem}{allowed}{hint}"
+        return printable(f"{subject} {problem}{allowed}{hint}")
 
     @property
     def subject(self) -> str:

@@ -8,7 +8,6 @@ softmax and normalisation do not.
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,10 @@ from ltm._compat import (
     FlopCounterMode,
     sdpa_flop_count,
 )
+from ltm.modes import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
 aten = torch.ops.aten
 _ATTENTION = re.compile("attention|attn|mla", re.IGNORECASE)
@@ -71,7 +71,7 @@ def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
     flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with _evaluating(model), torch.no_grad(), flops:
+    with evaluating(model), torch.no_grad(), flops:
         functional_call(model, state, (image,))
     counts: dict[str, dict[Any, int]] = flops.get_flop_counts()
 
@@ -110,17 +110,6 @@ def image_size_of(model: nn.Module) -> tuple[int, int]:
     config: Any = model.pretrained_cfg
     height, width = getattr(embed, "img_size", None) or config["input_size"][-2:]
     return int(height), int(width)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in was.items():
-            module.training = training
 
 
 def _sdpa(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ltm.errors import FieldError
+from ltm.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,7 @@ def heatmap(model: nn.Module, image: Tensor, target: Grid, site: str | None = No
         if mask is None:
             problem = f"merges at {at.name} so that no weights say what a slot holds"
             raise FieldError("method", None, "one whose merges have weights", problem)
-        G, lies_on = G @ _over_image(mask, at), goes_to
+        G, lies_on = G @ _over_image(mask.to(G), at), goes_to
     of_target = G[row * columns + column]
     # a token that was dropped is in no slot
     weights = (G[:, int(of_target.argmax())] * of_target.any()).view(rows, columns)
@@ -131,12 +132,11 @@ def _merges(model: Any, image: Tensor) -> list[tuple[Site, Merge]]:
         seen.append((args[0].site, merge))
 
     hook = model.method.register_forward_hook(note)
-    was_training = model.training
     try:
-        model.eval()(image[None])
+        with evaluating(model):
+            model(image[None])
     finally:
         hook.remove()
-        model.train(was_training)
     return seen
 
 

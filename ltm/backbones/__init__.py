@@ -6,7 +6,12 @@ A family of another package is an entry point of the group `ltm.backbones`, see 
 from ltm.backbones import efficientvit, mobilevit, swin, vit
 from ltm.backbones._base import Choose, MergingModel
 from ltm.backbones._merging import Merging
-from ltm.backbones._registry import find_backbone, list_backbones, register_family
+from ltm.backbones._registry import (
+    find_backbone,
+    list_backbones,
+    own_size,
+    register_family,
+)
 from ltm.backbones._staged import StagedModel, check_size, halved, merged_map
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "list_backbones",
     "merged_map",
     "mobilevit",
+    "own_size",
     "register_family",
     "swin",
     "vit",

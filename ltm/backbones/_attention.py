@@ -164,7 +164,7 @@ class MergingBlock(Block):
             x = self._merged_input(x, attn_mask, merging)
             attn_mask, attention = merging.merged_mask(), merging.merge.attention
             if watch is not None:
-                watch.look = replace(watch.look, present=merging.merge.present)
+                watch.look = replace(watch.look, present=merging.merged_present())
             merging = None
         x = self._attended(x, attn_mask, is_causal, merging, watch, attention)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

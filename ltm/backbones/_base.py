@@ -6,9 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from timm.models import get_pretrained_cfg
+
 from ltm.backbones._merging import Merging
 from ltm.errors import FieldError
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
+from ltm.modes import unchanged_on_error
 from ltm.plan import (
     check_names,
     check_ratio,
@@ -61,6 +64,13 @@ class MergingModel(Compressible):
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         """timm's own model. FieldError when it cannot take the image size."""
         raise NotImplementedError
+
+    @classmethod
+    def own_size(cls, name: str) -> int | None:
+        """Pixels that timm's network of that name is built for when no size is given; None where
+        timm does not know."""
+        cfg = get_pretrained_cfg(name)
+        return None if cfg is None else int(cfg.input_size[-1])
 
     @classmethod
     @abstractmethod
@@ -170,15 +180,29 @@ class MergingModel(Compressible):
     def compression(self) -> float | Plan | None:
         return self._wish
 
-    def set_input_size(self, img_size: int | Grid, **options: Any) -> None:
+    def set_input_size(self, img_size: int | Grid | None = None, **options: Any) -> None:
         """Take images of another size from now on; compression is what was set, where it fits.
 
-        img_size: pixels, one number or (height, width). options: as timm's model takes them.
+        img_size: pixels, one number or (height, width); None keeps it. options: as timm's model
+            takes them, such as patch_size.
+
+        FieldError, and no change, when the size, or the compression at it, is not possible.
         """
+        img_size = self.image_size if img_size is None else img_size
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.resize((height, width), **options)
-        self.image_size = height, width
-        self.set_compression(self._wish)
+        try:
+            with unchanged_on_error(self):
+                self.resize((height, width), **options)
+                self.image_size = height, width
+                self.set_compression(self._wish)
+        except (ValueError, AssertionError, TypeError, RuntimeError) as error:
+            stays = f"{self.image_size[0]} x {self.image_size[1]}"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FieldError(
+                "image_size",
+                (height, width),
+                problem=f"cannot become {height} x {width} and stays {stays}: {reason}",
+            ) from error
 
     @abstractmethod
     def resize(self, image_size: Grid, **options: Any) -> None:

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from ltm.merge import Merge
 
 
+HALF = 0.5  # what must be left of a token, in training, to be there
+
+
 @dataclass(frozen=True)
 class Look:
     """What is to be seen of a block's attention.
 
     prefix: tokens before those of the image, the first of which is a class token, or not.
-    present: [B, N] bool, False for padding, whose queries do not count; None for none.
+    present: [B, N] bool, False for tokens whose queries do not count, see `there`; None for none.
     """
 
     asks: frozenset[Evidence] = NOTHING
@@ -70,6 +73,18 @@ class Watch:
 
     def __init__(self, look: Look) -> None:
         self.look = look
+
+
+def there(method: Method, state: TokenState) -> Tensor | None:
+    """Which tokens of the image are there, [B, N] bool, None for all.
+
+    Not padding, nor in training those of which more than a half has left by a `Soft` merge.
+    """
+    present = state.present
+    if method.training and method.learns_mass and state.mass is not None:
+        left = presence(state.mass.detach()) >= HALF
+        present = left if present is None else present & left
+    return present
 
 
 def attention_mask(method: Method, state: TokenState, prefix: int) -> Tensor | None:
@@ -117,7 +132,8 @@ class Merging:
         self.pixels = pixels
         self.prefix = prefix
         self.masks = masks
-        self.look = Look(method.asks & offers, prefix, class_token, self.state.present)
+        present = there(method, self.state)
+        self.look = Look(method.asks & offers, prefix, class_token, present)
 
     def __call__(self, tokens: Tensor, seen: Seen | None = None) -> Tensor:
         """Decide on tokens [B x pixels, prefix + N, D] and merge them: [B x pixels, prefix + P, D].
@@ -155,6 +171,10 @@ class Merging:
         """[B, P], after the merge."""
         sizes = self.merge.sizes(self.state.mass)
         return sizes if self.method.learns_mass else sizes.detach()
+
+    def merged_present(self) -> Tensor | None:
+        """Which slots are there, see `there`."""
+        return there(self.method, TokenState(self.merged_mass(), self.merge.present))
 
     def merged_mask(self) -> Tensor | None:
         """The mask of attention among the slots, see `attention_mask`."""

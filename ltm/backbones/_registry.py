@@ -7,10 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import timm
-from timm.models import is_model, model_entrypoint
+from timm.models import (
+    get_arch_pretrained_cfgs,
+    is_model,
+    model_entrypoint,
+)
 
 from ltm import plugins
-from ltm.errors import FieldError
+from ltm.errors import FieldError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,17 +72,19 @@ def list_backbones() -> list[str]:
 def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
     """timm's name, and the family, of a backbone by timm's, a short, or the paper's name.
 
-    FieldError with the nearest name when it is unknown, or not of a family that can merge.
+    FieldError with the nearest name when it is unknown, not of a family that can merge, or names
+    weights (the part after a dot) that timm does not have.
     """
     found = _look_up(name)
     if found is None:  # other packages are loaded only for what we do not have
         plugins.load_all(_GROUP)
         found = _look_up(name)
     if found is not None:
+        _check_weights(name, found[0])
         return found
     plain = _plain(name)
     if not is_model(plain):
-        problem = f"is {name!r}, which timm does not have"
+        problem = f"is {quoted(name)}, which timm does not have"
         raise FieldError("backbone", name, problem=problem, similar=list_backbones())
     families = sorted({*_LABELS.values()})
     module = model_entrypoint(plain).__module__
@@ -86,9 +92,24 @@ def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
         "backbone",
         name,
         f"the families {', '.join(families[:-1])} and {families[-1]}",
-        f"is {name!r} of {module}",
+        f"is {quoted(name)} of {module}",
         families,
     )
+
+
+def own_size(name: str) -> int | None:
+    """Pixels that a backbone is built for when no size is given; None where it does not say."""
+    plain, family = find_backbone(name)
+    return family.own_size(plain)
+
+
+def _check_weights(name: str, plain: str) -> None:
+    architecture, dot, weights = plain.partition(".")
+    known = get_arch_pretrained_cfgs(architecture) if dot else {plain: None}
+    if plain not in known:
+        allowed = ", ".join([architecture, *(full for full in known if full != architecture)])
+        problem = f"is {quoted(name)}, but timm has no weights {quoted(weights)} of it"
+        raise FieldError("backbone", name, allowed, problem, similar=[*known])
 
 
 def _plain(name: str) -> str:

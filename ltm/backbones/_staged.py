@@ -73,7 +73,9 @@ class StagedModel(MergingModel):
         return x
 
     def resize(self, image_size: Grid, **options: Any) -> None:
-        assert not options
+        for option, value in options.items():
+            problem = f"is given to {self.timm_name}, which takes a size alone"
+            raise FieldError(option, value, problem=problem)
         check_size(self.timm_name, image_size)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -96,6 +96,10 @@ class MergingMobileViT(StagedModel, ByobNet):
         return super().build(name, image_size or DEFAULT_SIZE, **options)
 
     @classmethod
+    def own_size(cls, name: str) -> int:  # noqa: ARG003 - of all of them
+        return DEFAULT_SIZE[0]
+
+    @classmethod
     def from_timm(cls, model: Any) -> MergingMobileViT:
         blocks = [block for stage in model.stages for block in stage]
         if type(model) is not ByobNet or not any(type(b) is MobileVitBlock for b in blocks):

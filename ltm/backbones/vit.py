@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import timm
-from timm.layers import PatchEmbed
+import torch
+from timm.layers import PatchDropout, PatchEmbed
 from timm.models import (
     build_model_with_cfg,
     checkpoint,
@@ -28,7 +29,15 @@ from ltm._compat import embedded_patches, feature_take_indices
 from ltm.adopt import adopt
 from ltm.backbones._attention import adopt_block
 from ltm.backbones._base import DEFAULT_RATIO, MergingModel
-from ltm.backbones._merging import Look, Merging, TokenState, Watch, attention_mask
+from ltm.backbones._merging import (
+    HALF,
+    Look,
+    Merging,
+    TokenState,
+    Watch,
+    attention_mask,
+    there,
+)
 from ltm.backbones._registry import register_family, small_cfg
 from ltm.errors import FieldError
 from ltm.interfaces import Evidence, Grid, Kept, Plan, Site
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
 
 
 _RECEIVED: frozenset[Evidence] = frozenset({"received"})
-_POOLS_OF_SOME = ("", "token", "avg")  # that can leave out padding
+_POOLS_OF_SOME = ("", "token", "avg", "max", "avgmax", "map")  # that can leave out tokens
 
 
 @register_family(
@@ -79,6 +88,12 @@ class MergingViT(MergingModel, VisionTransformer):
             kind = type(model).__name__
             problem = f"is a {kind}"
             raise FieldError("backbone", kind, "timm's plain VisionTransformer", problem)
+        if isinstance(model.patch_drop, PatchDropout):
+            raise FieldError(
+                "patch_drop_rate", model.patch_drop.prob, "0 where tokens merge: both remove tokens"
+            )
+        embed = model.patch_embed
+        _check_patches(type(model).__name__, embed.img_size, embed.patch_size)
         for i, block in enumerate(model.blocks):
             model.blocks[i] = adopt_block(block)
         return adopt(cls, model)
@@ -165,19 +180,34 @@ class MergingViT(MergingModel, VisionTransformer):
         return listed if intermediates_only else (self.norm(x), listed)
 
     def resize(self, image_size: Grid, **options: Any) -> None:
-        _check_patches(self.timm_name, image_size, self.patch_embed.patch_size)
+        patch = options.get("patch_size") or self.patch_embed.patch_size
+        patch = (patch, patch) if isinstance(patch, int) else patch
+        _check_patches(self.timm_name, image_size, patch)
         VisionTransformer.set_input_size(self, image_size, **options)
 
     def check_method(self) -> None:
         super().check_method()
-        if self.method.varies and self.global_pool not in _POOLS_OF_SOME:
+        some = self.method.varies or self.method.learns_mass
+        if some and self.global_pool not in _POOLS_OF_SOME:
+            when = "" if self.method.varies else " in training"
             raise FieldError(
                 "method",
                 self.method.name,
                 f"a method that keeps as many tokens of every image, for the pooling "
                 f"{self.global_pool!r} of {self.timm_name} takes in all",
-                f"is {self.method.name!r}, which keeps a number that differs",
+                f"is {self.method.name!r}, which keeps a number that differs{when}",
             )
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """As timm's; tokens of zeros, see `_ready_to_pool`, have no part in attention pooling."""
+        some = self.method.varies or (self.training and self.method.learns_mass)
+        if self.attn_pool is not None and some and self.sites:
+            x = x if self.pool_include_prefix else x[:, self.num_prefix_tokens :]
+            left = (x != 0).any(-1)[:, None, None]
+            pooled: Tensor = self.attn_pool(x, attn_mask=left)
+        else:
+            pooled = super().pool(x, pool_type)
+        return pooled
 
     def merging(self, name: str) -> Merging | None:
         site = self.sites.get(name)
@@ -203,7 +233,8 @@ class MergingViT(MergingModel, VisionTransformer):
         merging = None if site is None else self._merging(site, state)
         watch = None
         if "received_before" in self.method.asks and self.sites.keys() & names[i + 1 : i + 2]:
-            watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, state.present))
+            present = there(self.method, state)
+            watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, present))
         mask = attention_mask(self.method, state, prefix)
         if self.grad_checkpointing and self.training:
             x = checkpoint(block, x, mask, False, merging, watch)
@@ -223,22 +254,27 @@ class MergingViT(MergingModel, VisionTransformer):
         return TokenState(merging.merged_mass(), merging.merge.present, received)
 
     def _ready_to_pool(self, x: Tensor, state: TokenState) -> Tensor:
-        """Tokens whose mean is that of those that are left: padding is 0, others are scaled."""
+        """Tokens whose pooling is that of the tokens that are left, in part or whole.
+
+        Where means and maxima are taken, what has left of a token gives way to the mean of all:
+        that changes neither. Else it is 0.
+        """
         share = None
         if self.training and self.method.learns_mass and state.mass is not None:
             share = presence(state.mass)
         if state.present is not None:
-            share = state.present.float() if share is None else share * state.present
-        if share is None:
+            padded = state.present.to(x.dtype)
+            share = padded if share is None else share * padded
+        if share is None or self.global_pool == "token":
             return x
-        if self.global_pool == "avg":
-            first = self.num_prefix_tokens if self.pool_include_prefix else 0
-            count = share.sum(1, keepdim=True) + first
-            share = F.pad(share, (first, 0), value=1.0) * ((share.shape[1] + first) / count)
-        elif state.present is None:
-            return x
-        share = F.pad(share, (x.shape[1] - share.shape[1], 0), value=1.0)
-        return x * share[..., None].to(x.dtype)
+        share = F.pad(share, (x.shape[1] - share.shape[1], 0), value=1.0)[..., None].to(x.dtype)
+        if self.global_pool in ("", "map"):
+            left = share.detach() >= HALF
+            return x.where(left, 0.0) * (share / share.detach().clamp_min(HALF))
+        first = 0 if self.pool_include_prefix else self.num_prefix_tokens
+        pooled, weight = x[:, first:], share[:, first:]
+        mean = (pooled * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return torch.cat([x[:, :first], pooled * weight + (1 - weight) * mean], 1)
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -248,7 +284,7 @@ def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
 
 
 def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
-    if any(size % p for size, p in zip(image_size, patch, strict=True)):
+    if any(size < p or size % p for size, p in zip(image_size, patch, strict=True)):
         raise FieldError(
             "image_size",
             image_size,

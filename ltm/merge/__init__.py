@@ -1,6 +1,6 @@
 """One value for every way of reducing tokens; see `ltm.merge.base`."""
 
-from ltm.merge.base import Merge
+from ltm.merge.base import Merge, at_least_float32
 from ltm.merge.partition import Assigned, MaxMagnitude, NormKept
 from ltm.merge.selected import Selected
 from ltm.merge.soft import Soft, presence
@@ -19,5 +19,6 @@ __all__ = [
     "Weighted",
     "WithAttention",
     "Wrapped",
+    "at_least_float32",
     "presence",
 ]

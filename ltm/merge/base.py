@@ -16,6 +16,11 @@ import torch
 from torch import Tensor
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision in float32, and float64 as it is: what weights are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Merge(ABC):
     """How N source tokens become P slots.
 
@@ -60,7 +65,8 @@ class Merge(ABC):
 
     @abstractmethod
     def weights(self) -> Tensor | None:
-        """The mask G, [B, N, P] in float32. None where no weights say what a slot is made of."""
+        """The mask G, [B, N, P] in float32 or float64. None where no weights say what a slot is
+        made of."""
 
     @abstractmethod
     def repeated(self, times: int) -> Merge:

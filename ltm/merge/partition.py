@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm.merge.base import Merge
+from ltm.merge.base import Merge, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Assigned(Merge):
     def __call__(self, x: Tensor) -> Tensor:
         B, N, D = x.shape
         bag = (self.slot + self.slots * torch.arange(B, device=x.device)[:, None]).flatten()
-        rows = x.reshape(B * N, D).float()
-        weight = self.weight.flatten()
+        rows = at_least_float32(x.reshape(B * N, D))
+        weight = self.weight.flatten().to(rows.dtype)
         if torch.compiler.is_compiling():
             # the compiler fuses this form, and ONNX knows it
             target = bag[:, None].expand(-1, D)
@@ -94,8 +94,8 @@ class NormKept(Assigned):
     after = Merge.after  # a token alone in its slot is rounded, the first ones must stay
 
     def __call__(self, x: Tensor) -> Tensor:
-        mean = super().__call__(x).float()
-        norm = x.float().norm(dim=-1)
+        mean = at_least_float32(super().__call__(x))
+        norm = at_least_float32(x).norm(dim=-1)
         largest = norm.new_zeros(x.shape[0], self.slots).scatter_reduce(1, self.slot, norm, "amax")
         return (F.normalize(mean, dim=-1) * largest[..., None]).to(x.dtype)
 

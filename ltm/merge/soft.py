@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm.merge.base import Merge
+from ltm.merge.base import Merge, at_least_float32
 
 _SMALLEST = 1e-6  # of a sum of weights
 
@@ -39,9 +39,9 @@ class Soft(Merge):
         return self.own.shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        own = F.pad(x, (0, 0, 0, self.slots - x.shape[1])).float()
+        own = at_least_float32(F.pad(x, (0, 0, 0, self.slots - x.shape[1])))
         total = (self.own + self.incoming.sum(1)).clamp_min(_SMALLEST)[..., None]
-        taken = self.incoming.transpose(1, 2) @ x.float()
+        taken = self.incoming.transpose(1, 2).to(own.dtype) @ at_least_float32(x)
         return ((self.own[..., None] * own + taken) / total).to(x.dtype)
 
     def repeated(self, times: int) -> Soft:

@@ -6,12 +6,17 @@ import math
 
 from ltm.errors import FieldError
 
+LARGEST = 1e6
+"""Beyond it a number is a slip of the keyboard."""
+WIDEST = 4096
+"""Of what sets the size of weights."""
+
 
 def check_number(
     option: str,
     value: object,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float = -LARGEST,
+    high: float = LARGEST,
     *,
     above: float = -math.inf,
 ) -> float:
@@ -19,13 +24,14 @@ def check_number(
     number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
     if low <= number <= high and number > above:
         return float(number)
-    raise FieldError(f"options.{option}", value, _range(low, high, above))
+    from_low = f"above {above:g} and at most" if above > low else f"from {low:g} to"
+    raise FieldError(f"options.{option}", value, f"a number {from_low} {high:g}")
 
 
-def check_whole(option: str, value: object) -> int:
-    """A whole number from 1. FieldError for anything else."""
-    if type(value) is not int or value < 1:
-        raise FieldError(f"options.{option}", value, "a whole number from 1")
+def check_whole(option: str, value: object, most: int = int(LARGEST)) -> int:
+    """A whole number from 1 to `most`. FieldError for anything else."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise FieldError(f"options.{option}", value, f"a whole number from 1 to {most}")
     return value
 
 
@@ -34,11 +40,3 @@ def check_switch(option: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise FieldError(f"options.{option}", value, "true or false")
     return value
-
-
-def _range(low: float, high: float, above: float) -> str:
-    if above > low:
-        return f"a number above {above:g}"
-    if low == -math.inf:
-        return "a number"
-    return f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else "")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.interfaces import Method
-from ltm.merge import Merge, Soft, presence
-from ltm.methods._options import check_number, check_switch, check_whole
+from ltm.merge import Merge, Soft, at_least_float32, presence
+from ltm.methods._options import WIDEST, check_number, check_switch, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import merge_pairs, reduce_site
@@ -41,7 +40,7 @@ def merge_softly(embedding: Tensor, mass: Tensor, leave: int, tau: float) -> Sof
     after = ranked[:, leave] if leave < ranked.shape[1] else ranked[:, -1] - 2 * tau
     bound = (ranked[:, leave - 1] + after) / 2
     goes = ((score - bound[:, None]) / tau).sigmoid()
-    rows = torch.zeros(*cosine.shape[:2], mass.shape[1], device=mass.device)
+    rows = mass.new_zeros(*cosine.shape[:2], mass.shape[1])
     rows[:, :, 1::2] = (mass[:, ::2] * goes)[..., None] * target
     return partial_merge(mass, goes, rows)
 
@@ -76,7 +75,7 @@ class DecoupledEmbedding(Method):
         modular: bool = False,
     ) -> None:
         super().__init__()
-        dim = check_whole("dim", dim)
+        dim = check_whole("dim", dim, WIDEST)
         self.tau = check_number("tau", tau, above=0)
         self.freezes_backbone = check_switch("modular", modular)
         self.numbers = {name: i for i, name in enumerate(sites)}
@@ -86,9 +85,10 @@ class DecoupledEmbedding(Method):
         tokens, site, mass = given.tokens, given.site, given.mass
         embed: Any = self.embed[self.numbers[site.name]]
         with full_precision(tokens):
-            h = F.layer_norm(tokens.detach().float(), (site.dim,))
-            embedding = embed(h.to(embed.weight.dtype)).float()
-            mass = embedding.new_ones(embedding.shape[:2]) if mass is None else mass
+            h = F.layer_norm(at_least_float32(tokens.detach()), (site.dim,))
+            embedding = at_least_float32(embed(h.to(embed.weight.dtype)))
+            ones = embedding.new_ones(embedding.shape[:2])
+            mass = ones if mass is None else mass.to(ones.dtype)
             if self.training and isinstance(site.kept, int):
                 return merge_softly(embedding, mass, site.tokens - site.slots, self.tau)
             merge = reduce_site(embedding, mass, site, merge_pairs)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.interfaces import Method
-from ltm.merge import Assigned, Local, Merge
-from ltm.methods._options import check_whole
+from ltm.merge import Assigned, Local, Merge, at_least_float32
+from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 
@@ -68,12 +68,14 @@ class LearnedStep(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Merged tokens m [B, P, R] -> the step of their slots, [B, P, R]."""
-        codes, omega = self.codes.float(), self.omega.float()
+        codes, omega, log_b, eta = (
+            at_least_float32(x) for x in (self.codes, self.omega, self.log_b, self.eta)
+        )
         # ||m||^2 is the same for all codes and leaves the softmax as it is
         distance = codes.square().sum(-1) - 2 * m @ codes.T
-        pi = (-self.log_b.float().exp() * distance).softmax(-1)
+        pi = (-log_b.exp() * distance).softmax(-1)
         pull = pi * (omega - (pi * omega).sum(-1, keepdim=True))
-        return pull @ codes * (self.eta.float() / self.rank**0.5)
+        return pull @ codes * (eta / self.rank**0.5)
 
 
 class MaskModule(nn.Module):
@@ -103,9 +105,9 @@ class MaskModule(nn.Module):
     def forward(self, tokens: Tensor, site: Site) -> Merge:
         """The merge of tokens [B, N, D] into `site.slots` slots."""
         with full_precision(tokens):
-            h = F.layer_norm(tokens.float(), (self.dim,))
+            h = F.layer_norm(at_least_float32(tokens), (self.dim,))
             # an engine may keep weights in half precision
-            projected = self.project(h.to(self.project.weight.dtype)).float()
+            projected = at_least_float32(self.project(h.to(self.project.weight.dtype)))
             z, saliency = projected.split([self.rank, 1], dim=-1)
             if isinstance(site.kept, int):
                 return self._content(h, z, saliency.squeeze(-1), site.slots)
@@ -193,7 +195,7 @@ class LearnableTokenMerging(Method):
 
     def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
-        rank, codes = check_whole("rank", rank), check_whole("codes", codes)
+        rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)
         self.masks = nn.ModuleDict()
         for dim, needs_grid in sorted(set(sites.values())):
             self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)

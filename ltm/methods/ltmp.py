@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.interfaces import Method
-from ltm.merge import Assigned, Merge, Soft, presence
+from ltm.merge import Assigned, Merge, Soft, at_least_float32, presence
 from ltm.methods._options import check_number, check_switch
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
@@ -95,12 +95,13 @@ class LearnedThresholds(Method):
         tokens, site, mass = given.tokens, given.site, given.mass
         thresholds: Any = self.blocks[self.numbers[site.name]]
         with full_precision(tokens):
-            metric = (tokens if given.keys is None else given.keys).detach().float()
+            metric = at_least_float32((tokens if given.keys is None else given.keys).detach())
             seen = given.received
-            received = importance(metric) if seen is None else seen.detach().float()
+            received = importance(metric) if seen is None else at_least_float32(seen.detach())
             if mass is None:
                 mass = metric.new_ones(metric.shape[:2])
                 self._kept, self._planned, self._first = {}, {}, (site.tokens, site.dim)
+            mass = mass.to(metric.dtype)
             if self.training and isinstance(site.kept, int):
                 merge = threshold_softly(metric, received, mass, thresholds)
                 self._kept[site.name] = presence(merge.mass).mean()

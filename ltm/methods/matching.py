@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ltm.interfaces import Method
-from ltm.merge import Assigned
+from ltm.merge import Assigned, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,8 @@ class MatchingMethod(Method):
         """How tokens of a site are reduced."""
 
     def forward(self, given: SiteInput) -> Merge:
-        metric = (given.tokens if given.keys is None else given.keys).detach().float()
-        mass = metric.new_ones(metric.shape[:2]) if given.mass is None else given.mass
+        metric = given.tokens if given.keys is None else given.keys
+        metric = at_least_float32(metric.detach())
+        mass = given.mass
+        mass = metric.new_ones(metric.shape[:2]) if mass is None else mass.to(metric.dtype)
         return reduce_site(metric, mass, given.site, self.step(given.site))

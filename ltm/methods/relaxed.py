@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ltm.merge import Soft
+from ltm.merge import Soft, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,5 +54,5 @@ class Threshold(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of any shape -> the same shape, 0 or 1."""
-        over = values - self.theta.float()
+        over = values - at_least_float32(self.theta)
         return straight_through(over > 0, (over / self.tau).sigmoid())

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ltm.errors import FieldError
 from ltm.interfaces import Method
-from ltm.merge import Assigned, Merge, Soft, presence
-from ltm.methods._options import check_number, check_whole
+from ltm.merge import Assigned, Merge, Soft, at_least_float32, presence
+from ltm.methods._options import WIDEST, check_number, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.matching import reduce_site
@@ -56,14 +56,14 @@ class Selector(nn.Module):
 
         Tokens that are gone have no part in the global features.
         """
-        x = F.layer_norm(tokens.float(), (self.dim,)).to(self._dtype)
+        x = F.layer_norm(at_least_float32(tokens), (self.dim,)).to(self._dtype)
         x = x.view(*x.shape[:2], self.heads, -1)
         there = (present / present.sum(1, keepdim=True)).to(x.dtype)[..., None, None]
         whole = (self.whole(x) * there).sum(1, keepdim=True)
         local = self.local(x)
         scores = self.score(torch.cat([local, whole.expand_as(local)], -1)).softmax(-1)
         weight = self.head(x.mean(-1)).sigmoid()[..., None]
-        return ((scores * weight).sum(2) / weight.sum(2)).float()
+        return at_least_float32((scores * weight).sum(2) / weight.sum(2))
 
 
 @register_method("spvit")
@@ -102,7 +102,7 @@ class SoftPruning(Method):
     ) -> None:
         super().__init__()
         self.ratio_weight = check_number("ratio_weight", ratio_weight)
-        heads = None if heads is None else check_whole("heads", heads)
+        heads = None if heads is None else check_whole("heads", heads, WIDEST)
         for site in sites.values():
             if heads is not None and site.dim % heads:
                 raise FieldError("options.heads", heads, f"what divides {site.dim} channels")
@@ -122,7 +122,8 @@ class SoftPruning(Method):
         selector = self.selectors[self.numbers[site.name]]
         with full_precision(tokens):
             first = mass is None
-            mass = tokens.new_ones(tokens.shape[:2], dtype=torch.float32) if mass is None else mass
+            ones = at_least_float32(tokens.new_ones(tokens.shape[:2]))
+            mass = ones if mass is None else mass.to(ones.dtype)
             present = presence(mass)
             probabilities = selector(tokens, present)
             score = probabilities[..., 0] + _LEAST_SCORE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltm.errors import FieldError
+from ltm.methods._options import LARGEST
 from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step, merge_pairs
 
@@ -25,8 +26,9 @@ def removals(r: int | Sequence[int], schedule: str, sites: int) -> list[int]:
     ([8, 8, 8], [16, 8, 0], [9, 4, 1])
     """
     given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
-    if not given or any(type(n) is not int or n < 0 for n in given):
-        raise FieldError("options.r", r, "a whole number from 0, or a list of them")
+    if not given or any(type(n) is not int or not 0 <= n <= LARGEST for n in given):
+        allowed = f"a whole number from 0 to {LARGEST:.0f}, or a list of them"
+        raise FieldError("options.r", r, allowed)
     if isinstance(r, int):
         if schedule == "constant" or sites == 1:
             return [r] * sites

@@ -69,6 +69,29 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagesLeftOut:
+    """Images that cannot be decoded: replaced by others in training, not counted in validation."""
+
+    images: dict[str, list[str]]
+    """By part of the data, a sentence for each that was met since training began."""
+
+    @property
+    def sentence(self) -> str:
+        counts = [f"{len(found):,} {part}" for part, found in self.images.items() if found]
+        return (
+            f"images that cannot be decoded are left out ({' and '.join(counts)}): the artifact "
+            "bad_images.json names them"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A part of the run failed; training goes on from the last checkpoint."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """Training ended before its time, on all ranks together, and would again: no retry helps."""
 
@@ -94,6 +117,8 @@ Event = (
     | EpochEnded
     | Measured
     | Decided
+    | ImagesLeftOut
+    | Failed
     | GaveUp
     | StoppedOnRequest
     | ControllerStarted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,9 +17,9 @@ from ltm.errors import FieldError
 from ltm.flops import image_size_of
 from ltm.interfaces import compressible
 from ltm.methods import Hooks
-from ltm_platform.errors import nearest
+from ltm_platform.errors import UserError, nearest
 from ltm_platform.job import JobSpec
-from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE
+from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NO_METHOD = Hooks()
+
+_log = logging.getLogger(__name__)
 
 
 def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -> Any:
@@ -181,12 +184,13 @@ def _job_of(checkpoint: Path) -> JobSpec:
     if not path.is_file():
         problem = f"is the folder {str(checkpoint)!r}, which holds no {JOB_FILE}"
         raise FieldError("checkpoint", str(checkpoint), problem=problem)
-    return JobSpec.load(path)
+    _checked_weights(checkpoint)
+    return JobSpec.load_stored(path)
 
 
 def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool:
     if path.is_dir():
-        path = path / WEIGHTS_FILE
+        path = _checked_weights(path)
     try:
         return load_checkpoint(model, path, new_classifier=new_classifier)
     except ValueError:
@@ -195,6 +199,20 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"is {str(path)!r}, which cannot be read as weights: {reason}"
         raise FieldError("checkpoint", str(path), problem=problem) from None
+
+
+def _checked_weights(folder: Path) -> Path:
+    """The weights in a checkpoint's folder, unchanged since they were written."""
+    if (folder / WEIGHTS_FILE).is_file():
+        try:
+            unchecked = check_weights(folder, only=(WEIGHTS_FILE, JOB_FILE))
+        except UserError as error:
+            raise FieldError(
+                "checkpoint", str(folder), problem=f"cannot be used: {error}"
+            ) from None
+        if unchecked:
+            _log.warning("%s", unchecked)
+    return folder / WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)

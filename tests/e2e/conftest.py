@@ -111,12 +111,13 @@ def _steps_done(run: Path) -> int:
     return done
 
 
-def resume(cli: Cli, store: str, name: str) -> None:
-    """To the end of the run."""
+def resume(cli: Cli, store: str, name: str) -> str:
+    """To the end of the run; what is printed."""
     done = cli("resume", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after epoch" in done.stdout
     assert tracking.find_run(store, name).status == "FINISHED"
+    return done.stdout
 
 
 def history(store: str, name: str, key: str) -> list[tuple[int, float]]:

@@ -29,6 +29,7 @@ TINY, SMALL = "vit_nano_patch4_32", "vit_tiny_patch16_224"
 NUMBER = r"\d[\d.,]*"
 
 SMOKES: Mapping[str, Smoke] = {
+    "campaign": Smoke("--damage 2", r"damage +all +2 +0 kinds"),
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
     "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
     "ib_overhead": Smoke(

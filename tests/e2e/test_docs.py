@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+import torch
 import yaml
 
+import ltm
+from ltm_platform.checks import check_job
 from ltm_platform.cli.app import cli, main
 from ltm_platform.job import JobSpec
+from ltm_platform.models import create_model
 from ltm_platform.tuning.spec import Sweep, read_stages
 
 from .pages import PAGES, ROOT, Block, Command, block, blocks, commands
@@ -285,6 +289,51 @@ def test_a_job_of_the_pages_loads(example: Block, tmp_path: Path) -> None:
     job = JobSpec.load(file)
     for section in values.keys() - {"extends"}:
         assert job.where(section) != "default"
+
+
+JOBS = [
+    one
+    for one in blocks()
+    if one.language == "yaml" and not OTHER_YAML & yaml.safe_load(one.text).keys()
+]
+
+
+@pytest.mark.parametrize("example", JOBS, ids=lambda one: one.page)
+def test_a_job_of_the_pages_costs_what_the_page_says(example: Block, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    extends = "" if "extends" in yaml.safe_load(example.text) else "\nextends: quickstart\n"
+    file.write_text(example.text + extends)
+    job = JobSpec.load(file)
+    assert not [notice for notice in check_job(job) if " px: " in notice]
+    stated = re.findall(r"#.*?([\d.]+) GMACs", example.text)
+    assert stated or "model" not in yaml.safe_load(example.text), "say its GMACs in a comment"
+    for figure in stated:
+        with torch.device("meta"):
+            model = create_model(job.replace("model.checkpoint", None), _classes(job))
+            assert ltm.count(model).gmacs == pytest.approx(float(figure), rel=0.01)
+
+
+def test_the_readmes_job_is_a_whole_vit_b_and_saves_what_it_says() -> None:
+    (example,) = (one for one in JOBS if one.page == "README.md")
+    job = JobSpec.load("ltm_vit_b", ["model.method=none"])
+    with torch.device("meta"):
+        base = ltm.count(create_model(job, 1000)).gmacs
+    assert base == pytest.approx(17.6, rel=0.01)  # arXiv 2407.15219, table 1
+    assert "14.1 GMACs in place of 17.6" in example.text
+
+
+@pytest.mark.parametrize("command", [one for one in OURS if one.words[1] != "cost"], ids=shown)
+def test_a_command_of_the_pages_trains_at_the_backbones_own_size(command: Command) -> None:
+    words = [_filled(word) for word in command.words]
+    jobs = [word for word in words[2:] if word.startswith("jobs/") or word == "quickstart"]
+    if not jobs or str(command) in MISTAKES:
+        return
+    overrides = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    assert not [one for one in check_job(JobSpec.load(jobs[0], overrides)) if " px: " in one]
+
+
+def _classes(job: JobSpec) -> int:
+    return 10 if job.data.path == "digits" else 1000
 
 
 NOT_EXECUTED = {

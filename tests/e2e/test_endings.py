@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
 
-from .conftest import ended, history, in_terminal, settings
+from .conftest import (
+    TIMEOUT_S,
+    await_step,
+    ended,
+    history,
+    in_terminal,
+    settings,
+    submitted,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Cli
 
 pytestmark = pytest.mark.slow
@@ -45,6 +54,49 @@ def test_an_exception_in_a_rank_fails_the_run(
     run = tracking.find_run(store, "broken")
     assert run.status == "FAILED"
     assert "dog/5.png" in (run.error or "")
+
+
+def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
+    cli: Cli, store: str, tiny_job: Path, tmp_path: Path
+) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(20):
+            shade = Image.new("RGB", (32, 32), (number * 12, 0, 0))
+            shade.save(tmp_path / "images" / label / f"{number}.png")
+    images, shards = str(tmp_path / "images"), tmp_path / "shards"
+    assert cli("data", "import", images, str(shards)).returncode == 0
+    job = ("submit", str(tiny_job), *settings("recipe.global_batch=4", "recipe.epochs=2"))
+
+    file = shards / "train/00000-of-00001.parquet"
+    whole = bytearray(file.read_bytes())
+    # Of one image, and of none that is looked at before the start.
+    whole[whole.index(b"\x89PNG", len(whole) // 4) + 30] ^= 1
+    file.write_bytes(whole)
+    done = cli(*job, "--name", "damaged", *settings(f"data.path={shards}"))
+    assert done.returncode == 1, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
+    assert line.startswith(f"failed: {file} is damaged: image ")
+    assert "last checkpoint" not in done.stdout
+    run = tracking.find_run(store, "damaged")
+    assert (run.status, run.tags.get("ltm.restarts")) == ("FAILED", None)
+
+    bad = tmp_path / "images/dog/7.png"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    allowed = (f"data.path={images}", "data.allow_bad=0.05")
+    done = cli(*job, "--name", "bad", *settings(*allowed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bad_images.json names them" in done.stdout
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    client = MlflowClient(tracking_uri=store)
+    path = client.download_artifacts(
+        tracking.find_run(store, "bad").run_id, "bad_images.json", str(folder)
+    )
+    named = [name for part in json.loads(Path(path).read_text()).values() for name in part]
+    assert [name.partition(" cannot be decoded")[0] for name in named] == [
+        f"image 'dog/7.png' of {images}"
+    ]
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
@@ -94,3 +146,21 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
 def finished_epochs(store: str) -> list[int]:
     """The steps at which validation of the run "stopped" was recorded."""
     return [step for step, _ in history(store, "stopped", "val/top1")]
+
+
+def test_the_second_run_on_a_machine_waits_for_the_first_and_says_so(
+    cli: Cli, environment: dict[str, str], home: Path, tiny_job: Path
+) -> None:
+    whole = ("cluster.workers=1", f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}")
+    long = (*whole, "recipe.epochs=500", "checkpoint.every_steps=10")
+    with submitted(environment, tiny_job, "before", *long) as first:
+        await_step(home / "runs/before", 10, first)
+        words = ["submit", str(tiny_job), "--name", "after"]
+        second = in_terminal(environment, *words, *settings(*whole, "recipe.epochs=1"))
+        second.expect(r"it waits for \d+ CPUs?: before has them")
+        assert cli("stop", "before").returncode == 0
+        assert first.wait(TIMEOUT_S) == 130
+        second.expect("epoch 1/1  loss")
+        assert ended(second) == 0
+    kept = list((home / "ray-sessions").iterdir())
+    assert len(kept) == 1, "of Ray's logs those of the newest run are kept"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -11,12 +14,20 @@ import pytest
 
 from ltm_platform import tracking
 
-from .conftest import ELASTIC, await_step, history, resume, settings, submitted
+from .conftest import (
+    ELASTIC,
+    TIMEOUT_S,
+    await_step,
+    free_port,
+    history,
+    in_background,
+    resume,
+    settings,
+    submitted,
+)
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from .conftest import Cli
 
@@ -31,6 +42,13 @@ def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:
     """Process ids of Ray Train's workers below a run."""
     found = psutil.Process(process.pid).children(recursive=True)
     return sorted(p.pid for p in found if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+def kill_part(process: subprocess.Popen[bytes], name: str) -> None:
+    """A process of Ray's below a run, by its name."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    (part,) = (p for p in found if p.name().startswith(name))
+    part.kill()
 
 
 def assert_same_curve(store: str, name: str, undisturbed: str) -> None:
@@ -83,6 +101,62 @@ def test_ranks_that_die_or_hang_and_a_kill_cost_nothing_but_time(
     assert int(tags["ltm.restarts"]) >= 2
     resume(cli, store, "hit")
     assert_same_curve(store, "hit", undisturbed)
+
+
+def test_a_run_outlives_its_controller_its_raylet_and_its_gcs(
+    environment: dict[str, str], store: str, home: Path, tiny_job: Path, trained: Trained
+) -> None:
+    undisturbed = trained(1, ELASTIC).name
+    overrides = (
+        "engine.zero_stage=1",
+        ELASTIC,
+        "checkpoint.every_steps=10",
+        "cluster.max_failures=5",  # of a busy machine, not all are ours
+    )
+    run = home / "runs/parts"
+    with submitted(environment, tiny_job, "parts", *overrides) as process:
+        for step, part in (10, "ray::TrainController"), (30, "raylet"), (50, "gcs_server"):
+            await_step(run, step, process)
+            kill_part(process, part)
+        assert process.wait(TIMEOUT_S) == 0
+    recorded = tracking.find_run(store, "parts")
+    assert recorded.status == "FINISHED"
+    assert int(recorded.tags["ltm.restarts"]) >= 3
+    log = (run / "run.log").read_text()
+    for part in ("Ray Train's controller", "node manager (raylet)", "control service (GCS)"):
+        assert f"{part} " in log
+    assert log.count("; it is tried again") >= 3
+    assert_same_curve(store, "parts", undisturbed)
+
+
+def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    start += ["--node-ip-address", "127.0.0.1", "--port", address.rpartition(":")[2]]
+    start += ["--num-cpus", "2", "--include-dashboard=false"]
+    overrides = ("checkpoint.every_steps=10", "recipe.epochs=500")
+    words = ["submit", str(tiny_job), "--name", "joined", "--address", address]
+    with subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL) as head:
+        try:
+            with in_background(environment, *words, *settings(*overrides)) as process:
+                await_step(home / "runs/joined", 10, process)
+                kill_part(head, "gcs_server")
+                assert process.wait(TIMEOUT_S) == 1
+        finally:
+            for child in psutil.Process(head.pid).children(recursive=True):
+                child.kill()
+            head.kill()
+    run = tracking.find_run(store, "joined")
+    assert run.status == "FAILED"
+    assert f"Ray's control service (GCS) at {address} has ended" in (run.error or "")
+    log = (home / "runs/joined/run.log").read_text()
+    assert "ltm-platform resume joined" in log
+    shorter = settings("recipe.epochs=1")
+    done = cli("resume", "joined", "--address", "local", *shorter)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_and_a_lower_rate_goes_on(

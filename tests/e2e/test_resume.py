@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
+from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.manifest import check
 from ltm_platform.storage.run_folder import RunFolder
 
-from .conftest import await_step, history, resume, submitted
+from .conftest import TIMEOUT_S, await_step, history, resume, submitted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,3 +37,31 @@ def test_a_killed_run_of_two_workers_goes_on_to_its_end(
         assert steps == list(range(1, STEPS + 1)), key
     last = check(stored(RunFolder(run))[-1].fetch())
     assert (last.world_size, last.steps_done) == (2, STEPS)
+
+
+@pytest.mark.slow
+def test_a_run_whose_record_of_checkpoints_is_lost_goes_on_from_the_last(
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+) -> None:
+    run = home / "runs/unrecorded"
+    overrides = (
+        "engine.zero_stage=0",
+        "cluster.workers=1",
+        "checkpoint.every_steps=10",
+        "checkpoint.keep=20",
+    )
+    with submitted(environment, tiny_job, "unrecorded", *overrides) as process:
+        await_step(run, 20, process)
+        process.send_signal(signal.SIGTERM)
+        process.wait(TIMEOUT_S)
+    before = stored(RunFolder(run))
+    assert len(before) >= 2
+    (run / RECORD_FILE).unlink()
+    said = resume(cli, store, "unrecorded")
+    assert f"{RECORD_FILE}, is missing: it is made again from the manifests" in said
+    assert f"step {before[-1].steps_done} of {STEPS}" in said
+    after = stored(RunFolder(run))
+    assert after[: len(before)] == before
+    assert after[-1].steps_done == STEPS
+    steps = [step for step, _ in history(store, "unrecorded", "train/loss")]
+    assert steps == list(range(1, STEPS + 1))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import nn
 
 import ltm
 
@@ -43,6 +44,31 @@ def test_weights_of_one_target(
     picture = heat.picture(image)
     assert picture.shape == image.shape
     assert picture.dtype == torch.uint8
+
+
+def test_every_module_keeps_its_mode() -> None:
+    """A frozen batch norm stays in evaluation mode when the network trains."""
+    model = create("mobilevit_xxs", 64, NETS[3][2]).train()
+    frozen = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in frozen:
+        module.eval()
+    assert len(frozen) > 20
+    ltm.heatmap(model, torch.rand(3, 64, 64), (1, 1))
+    assert not any(module.training for module in frozen)
+    assert model.training
+    model.eval()
+    model.head.train()
+    ltm.heatmap(model, torch.rand(3, 64, 64), (1, 1))
+    assert (model.training, model.head.training) == (False, True)
+
+
+def test_a_network_in_float64_has_heatmaps() -> None:
+    backbone, size, options = NETS[0]
+    model = create(backbone, size, options)
+    image = torch.rand(3, size, size)
+    heat = ltm.heatmap(model, image, (2, 3))
+    again = ltm.heatmap(model.double(), image.double(), (2, 3))
+    torch.testing.assert_close(again.weights, heat.weights, rtol=1e-4, atol=1e-5)
 
 
 def test_two_merges_are_followed_as_one() -> None:

@@ -1,7 +1,10 @@
 """Every kind of merge: convex combinations, mass kept, compiled form equal to the eager one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from ltm.interfaces import Site, SiteInput
 from ltm.merge import (
@@ -112,6 +115,36 @@ def test_repeated_merges_of_every_kind_are_the_same_for_each_row(kind: str) -> N
         own, repeated = getattr(merge, name), getattr(twice, name)
         assert (own is None) == (repeated is None)
         assert own is None or torch.equal(repeated, own.repeat_interleave(2, 0))
+
+
+def in_float64(merge: Merge) -> Merge:
+    """The same merge, every tensor of floats in float64."""
+    own = {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in vars(merge).items()
+    }
+    own |= {name: in_float64(v) for name, v in own.items() if isinstance(v, Merge)}
+    return replace(merge, **own)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_merges_in_float64_what_comes_in_float64(kind: str) -> None:
+    merge = in_float64(KINDS[kind]())
+    torch.manual_seed(0)
+    x = torch.randn(B, N, 2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(merge, x)
+    y = torch.randn(B, merge.slots, 2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(merge.unmerge, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_merges_half_precision_in_float32(kind: str, dtype: torch.dtype) -> None:
+    merge = KINDS[kind]()
+    x = torch.randn(B, N, D).to(dtype)
+    merged = merge(x)
+    assert merged.dtype == dtype
+    torch.testing.assert_close(merged, merge(x.float()).to(dtype), rtol=1e-2, atol=1e-2)
 
 
 def test_amounts_are_carried_as_sizes_are() -> None:

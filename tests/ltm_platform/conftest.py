@@ -13,6 +13,8 @@ import pytest
 
 from ltm_platform.cli.app import main
 
+from .storage.sealing import seal
+
 
 class Answer(NamedTuple):
     """How a command ended, and what it wrote."""
@@ -88,7 +90,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 
     from ltm_platform.job import JobSpec
     from ltm_platform.models import create_model
-    from ltm_platform.storage.manifest import EMA_FILE, JOB_FILE, WEIGHTS_FILE
+    from ltm_platform.storage.manifest import EMA_FILE, FILE_METADATA, JOB_FILE, WEIGHTS_FILE
 
     def make(*overrides: str, classes: int = 10, ema: bool = False) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint")
@@ -100,7 +102,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
             for name, parameter in model.named_parameters():
                 if name.endswith("omega") or "head" in name:  # a step, and logits that differ
                     torch.nn.init.normal_(parameter)
-            save_file(model.state_dict(), folder / file)
+            save_file(model.state_dict(), folder / file, FILE_METADATA)
+        seal(folder, [path.name for path in folder.iterdir()])
         return folder
 
     return make

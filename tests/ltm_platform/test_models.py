@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ltm.errors import FieldError
 from ltm_platform.job import JobSpec
 from ltm_platform.models import (
     create_model,
@@ -18,6 +19,8 @@ from ltm_platform.models import (
     structure_cost,
     with_weights,
 )
+
+from .storage.sealing import seal
 
 CLASSES = 10
 
@@ -51,6 +54,7 @@ def run(folder: Path) -> Path:
     folder.mkdir()
     stored(folder / "model.safetensors")
     (folder / "job.yaml").write_text(job().to_yaml())
+    seal(folder, ["model.safetensors", "job.yaml"])
     return folder
 
 
@@ -204,6 +208,18 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     spec = job(recipe__distill__teacher=str(run(tmp_path / "run")))
     with pytest.raises(ValueError, match=r"misshapes .*head\.weight"):
         create_teacher(spec, 7)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "job.yaml", "manifest_rank0.json"])
+def test_a_damaged_checkpoint_is_neither_a_start_nor_a_teacher(tmp_path: Path, file: str) -> None:
+    folder = run(tmp_path / "run")
+    content = bytearray((folder / file).read_bytes())
+    content[-9] ^= 1
+    (folder / file).write_bytes(content)
+    with pytest.raises(FieldError, match=rf"is damaged: {file}"):
+        load_start(network(job()), job(model__checkpoint=str(folder)))
+    with pytest.raises(FieldError, match=rf"is damaged: {file}"):
+        create_teacher(job(recipe__distill__teacher=str(folder)), CLASSES)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

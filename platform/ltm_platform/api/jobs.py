@@ -13,7 +13,7 @@ from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import JOINED, Kind, find_address, kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ltm_platform.api.values import Printed
     from ltm_platform.checks.run_plan import RunPlan
@@ -29,17 +29,35 @@ def load(job: JobSpec | str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return job.overridden(overrides) if isinstance(job, JobSpec) else JobSpec.load(job, overrides)
 
 
-def validate(job: JobSpec | str | Path, *, overrides: Sequence[str] = ()) -> JobSpec:
-    """The job with every default filled in. Nothing is started.
+def validate(
+    job: JobSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    note: Callable[[str], None] | None = None,
+) -> JobSpec:
+    """The job with every default filled in, after all checks of `submit` that cost nothing. Nothing
+    is started, and nothing is written.
+
+    note: is called with a sentence for what is worth a word, and with one for what was not checked.
 
     Raises:
         UserError: with one sentence a line for everything that is wrong.
     """
-    from ltm_platform.checks import check_names, check_no_keys
+    from ltm_platform.checks import Findings, check_here, check_job, check_network
+    from ltm_platform.ray_cluster.embedded import this_machine
 
     spec = load(job, overrides)
-    check_no_keys(spec)
-    check_names(spec)
+    where = address_of(spec, address)
+    if kind(where) == Kind.CLUSTER:
+        notices = check_job(spec)
+        check_network(spec)
+        found = Findings(notices, (f"what is on {where}: data, storage and workers",))
+    else:
+        found = check_here(spec, this_machine() if kind(where) == Kind.EMBEDDED else None)
+    for sentence in (*found.notices, f"not checked: {'; '.join(found.left_out)}"):
+        if note:
+            note(sentence)
     return spec
 
 

@@ -210,10 +210,12 @@ def predict(
         raise UserError("--token is given, but without --heatmap FOLDER nothing is drawn")
     checkpoint = find_checkpoint(str(target), last=last, uri=tracking_uri)
 
+    from ltm_platform.data.decode import pixel_rule
     from ltm_platform.inference import predict as inference
     from ltm_platform.inference.trained_network import load_network
+    from ltm_platform.storage.manifest import job_of
 
-    pictures = inference.read_images(images)
+    pictures = inference.read_images(images, pixel_rule(job_of(checkpoint).data))
     network = load_network(checkpoint, ema=ema, ratio=ratio)
     pixels = inference.to_input(pictures, network.pixels)
     drawn: Sequence[inference.Drawn] = ()

@@ -15,7 +15,8 @@ from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.report.selection import Condition, select
 from ltm_platform.runs import lookup
-from ltm_platform.tracking.runs import WAITS_TAG
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
+from ltm_platform.tracking.runs import TRIALS_TAG, WAITS_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,7 +181,9 @@ def stop(
         raise lookup.no_cluster(found)
     if not wait:
         return Stopped(name, None)
-    return Stopped(name, tracking.find_run(tracking.tracking_uri(tracking_uri), name).status)
+    record = tracking.find_run(tracking.tracking_uri(tracking_uri), name)
+    resumable = {checkpoint_tag("last"), TRIALS_TAG} & record.tags.keys()
+    return Stopped(name, record.status, bool(resumable))
 
 
 def _withdraw(name: str, address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,18 @@ def send_submit(
     store = tracking.tracking_uri(job.tracking.uri)
     if not force:
         check_store(store, address, job)
-    checks.check_names(job)
+    notices = checks.check_job(job)
+    checks.check_network(job)
     cluster = JobsClient(address)
     run = _free_name(cluster, job, store, name)
     words = ["submit", "--name", run, *ON_THE_HEAD, *_switches(force=force, verbose=verbose)]
-    return _send(cluster, words, run, _as_sent(job, store), environment, typed)
+    sent = _send(cluster, words, run, _as_sent(job, store), environment, typed)
+    return replace(sent, notices=notices)
 
 
-def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> SentCommand:
+def send_tune(
+    sweep: Sweep, job: JobSpec, address: str, notices: tuple[str, ...], *, verbose: bool
+) -> SentCommand:
     """Run a sweep of the job there. UserError as of `send_submit`."""
     from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
     from ltm_platform.tuning.spec import named_as_sweep, read_stages
@@ -67,7 +72,8 @@ def send_tune(sweep: Sweep, job: JobSpec, address: str, *, verbose: bool) -> Sen
     run = _free_name(cluster, named_as_sweep(job), store, sweep.name or None)
     words = ["tune", "--name", run, *ON_THE_HEAD, *options_of(sweep, job)]
     words += _switches(verbose=verbose)
-    return _send(cluster, words, run, _as_sent(job, store), passed_on((), os.environ))
+    sent = _send(cluster, words, run, _as_sent(job, store), passed_on((), os.environ))
+    return replace(sent, notices=notices)
 
 
 def send_resume(
@@ -113,14 +119,16 @@ def plan_there(
     Raises:
         UserError: as of `submit`, or the address is no cluster's.
     """
+    from ltm_platform import checks
     from ltm_platform.ray_cluster.jobs_api import JobsClient
 
     spec = load(job, overrides)
     cluster = JobsClient(address_of(spec, address))
     words = ["plan", *ON_THE_HEAD]
     words += ["--images-per-s", str(images_per_s)] if images_per_s else []
-    sent = _as_sent(spec, tracking.tracking_uri(spec.tracking.uri))
-    return _send(cluster, words, spec.name, sent, {})
+    notices = checks.check_job(spec)
+    there = _as_sent(spec, tracking.tracking_uri(spec.tracking.uri))
+    return replace(_send(cluster, words, spec.name, there, {}), notices=notices)
 
 
 def send_stop(run: str, address: str, *, now: bool, uri: str | None) -> SentCommand:

@@ -16,14 +16,16 @@ from ltm_platform.api.sending import send_resume, send_tune
 from ltm_platform.api.training import NOT_SENT
 from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
 from ltm_platform.errors import UserError
+from ltm_platform.events import Waiting
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
-from ltm_platform.tuning.spec import Sweep, named_as_sweep
+from ltm_platform.tuning.spec import Sweep, named_as_sweep, read_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,14 +141,27 @@ def tune(
         seed=seed,
         protocol=protocol,
     )
+    notices = _check_job(spec, sweep)
     where = address_of(spec, address)
     if kind(where) == Kind.CLUSTER:
         if wait:
             raise UserError(WAIT_FOR_SWEEP.format(address=where))
-        return send_tune(sweep, spec, where, verbose=verbose)
+        return send_tune(sweep, spec, where, notices, verbose=verbose)
     if not wait:
         raise UserError(NOT_SENT.format(option="wait=False"))
-    return _start(sweep, spec, where, listener, printed)
+    return _start(sweep, spec, where, notices, listener, printed)
+
+
+def _check_job(job: JobSpec, sweep: Sweep) -> tuple[str, ...]:
+    """`check_job` while it is known which file gave what, with every backbone of the sweep."""
+    from ltm_platform.checks import check_job
+
+    notices = check_job(job)
+    for param in read_stages(sweep)[0].params:
+        if param.field == "model.backbone":
+            for backbone in param.domain.ends:
+                notices += check_job(job.replace("model.backbone", backbone))
+    return tuple(dict.fromkeys(notices))
 
 
 WAIT_FOR_SWEEP = (
@@ -235,6 +250,7 @@ def _start(
     sweep: Sweep,
     job: JobSpec,
     address: str,
+    notices: tuple[str, ...],
     listener: SweepListener | None,
     printed: Printed | None,
 ) -> SweepSummary:
@@ -249,6 +265,7 @@ def _start(
     with ExitStack() as stack:
         stack.enter_context(private_files(job.cluster.group))
         plan, ray, early_output = _checked(sweep, address, stack, printed)
+        plan = replace(plan, checked=replace(plan.checked, notices=notices + plan.checked.notices))
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)
         sweep = replace(sweep, name=folder.name)
         sweep.save(folder.path)
@@ -297,7 +314,9 @@ def _run(
     notify: Callable[[SweepEvent], None] = shown(listener or _ignore)
     with captured_output(folder.log, printed):
         notify(SweepBegins(plan, folder))
-        return drive_sweep(plan, folder, ray.ray(), notify)
+        need = Need(folder.name, ray.resources.cpus, int(ray.resources.gpus))
+        own = ray.ray(need, lambda missing: notify(Waiting(missing)))
+        return drive_sweep(plan, folder, own, notify)
 
 
 def _ignore(_: SweepEvent) -> None:

@@ -15,15 +15,18 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.sending import send_resume, send_submit
 from ltm_platform.api.values import Checkpoint, RunBegins, RunEvent, RunResult, SentCommand
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.events import Waiting
 from ltm_platform.job import JobSpec, changes
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import addresses
-from ltm_platform.storage.checkpoints import BEST_METRIC, prepare_to_resume, restored_folder
+from ltm_platform.storage.checkpoints import BEST_METRIC
 from ltm_platform.storage.permissions import private_files
+from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ltm_platform.api.values import Printed, RunListener
     from ltm_platform.checks import CheckedJob
     from ltm_platform.runs.driver import Outcome
+    from ltm_platform.storage.resume_plan import ResumePlan
     from ltm_platform.tracking import RunRecord
 
 NOT_SENT = (
@@ -208,21 +212,26 @@ def resume(
     store = tracking.tracking_uri(tracking_uri)
     record = tracking.find_run(store, name)
     folder = _stopped(record)
-    before = JobSpec.load(folder.job)
+    before = JobSpec.load_stored(folder.job)
     checks.check_storage(before)
-    job = JobSpec.load(folder.job, overrides)
+    job = JobSpec.load_stored(folder.job, overrides)
     changed = changes(before, job)
     with ExitStack() as stack:
         stack.enter_context(private_files(job.cluster.group))
         stack.enter_context(folder.locked())
-        prepare_to_resume(folder, start)
+        folder.belongs_to(record.run_id)
+        plan = plan_to_resume(folder, start, record.run_id)
         if addresses.has_secret(store):
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:
             job = job.replace("tracking.uri", store)
-        checked, ray, early_output = _checked(job, where, stack, force=force, printed=printed)
+        there = sum(size for _, size in folder.storage.files(recursive=True))
+        checked, ray, early_output = _checked(
+            job, where, stack, force=force, printed=printed, stored=there
+        )
+        checked = checks.with_notices(checked, plan.notices)
         again = Resume(record.run_id, changed, rewound=start is not None)
-        return _run(checked, folder, early_output, ray, listener, printed, again)
+        return _run(checked, folder, early_output, ray, listener, printed, again, plan)
 
 
 def _stopped(record: RunRecord) -> RunFolder:
@@ -239,14 +248,20 @@ def _stopped(record: RunRecord) -> RunFolder:
         raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
     if record.folder and folder.job.exists():
         return folder
-    again = restored_folder(name, record.params.get("cluster.storage", ""))
+    again = restored_folder(name, record.params.get("cluster.storage", ""), record.run_id)
     if again is None:
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     return again
 
 
 def _checked(
-    job: JobSpec, address: str, stack: ExitStack, *, force: bool, printed: Printed | None
+    job: JobSpec,
+    address: str,
+    stack: ExitStack,
+    *,
+    force: bool,
+    printed: Printed | None,
+    stored: int = 0,
 ) -> tuple[CheckedJob, Session, bytes]:
     """The job ready to start, its Ray, and what libraries printed meanwhile: there is no log yet.
 
@@ -255,7 +270,7 @@ def _checked(
     with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
         with captured_output(Path(log.name), printed):
             ray = stack.enter_context(session(address))
-            checked = checks.check(job, ray.resources, force=force)
+            checked = checks.check(job, ray.resources, force=force, stored=stored)
             checked = checks.with_notices(checked, ray.notices)
             if ray.joined:
                 collector = checks.ErrorCollector(force)
@@ -273,6 +288,7 @@ def _run(
     listener: RunListener | None,
     printed: Printed | None,
     resume: Resume | None = None,
+    plan: ResumePlan | None = None,
 ) -> RunResult:
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
     folder.job.write_text(checked.job.to_yaml())
@@ -280,15 +296,27 @@ def _run(
         log.write(early_output)
     store = tracking.tracking_uri(checked.job.tracking.uri)
     notify: Callable[[RunEvent], None] = shown(listener or _ignore)
+    workers = checked.batch.workers
+    cpus = workers * checked.job.cluster.cpus_per_worker
+    need = Need(folder.name, cpus, workers if checked.use_gpu else 0)
     with captured_output(folder.log, printed):
         notify(RunBegins(checked, folder))
+        if plan:
+            plan.carry_out()  # what it removes has been said
         connecting = tracking.connect_meanwhile(store)
         try:
-            with ray.ray():
+            with ray.ray(need, lambda missing: notify(Waiting(missing))) as own:
                 connecting.join()
                 from ltm_platform.runs.driver import drive
 
-                outcome = drive(checked, folder, notify, resume=resume, ray_stays=ray.stays)
+                outcome = drive(
+                    checked,
+                    folder,
+                    notify,
+                    resume=resume,
+                    ray_stays=ray.stays,
+                    renew=own.renew if own else None,
+                )
         except RunError as error:
             error.log = folder.log
             raise

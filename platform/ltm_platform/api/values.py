@@ -45,7 +45,7 @@ class SweepBegins:
 RunEvent = RunBegins | events.Event
 RunListener = Callable[[RunEvent], None]
 """Called with a run's events: `RunBegins` in the caller's thread, the rest in one of its own."""
-SweepEvent = SweepBegins | TrialResult
+SweepEvent = SweepBegins | events.Waiting | TrialResult
 SweepListener = Callable[[SweepEvent], None]
 """Called with a sweep's events: a trial whenever something new is known of it."""
 
@@ -88,6 +88,8 @@ class SentCommand:
     """The address of the cluster."""
     submission: str
     """The id of its Ray job there, for Ray's own tools."""
+    notices: tuple[str, ...] = ()
+    """What is worth a word about the job, before anything of it is printed there."""
 
     def follow(self) -> Iterator[str]:
         """What it prints, from its beginning to its end.
@@ -232,3 +234,5 @@ class Stopped:
     status: str | None
     """The record of the run once it has ended; None if it was withdrawn before its start, or still
     saves its checkpoint."""
+    resumable: bool = False
+    """Whether `resume` can continue it."""

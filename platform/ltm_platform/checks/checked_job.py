@@ -6,17 +6,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ltm_platform.checks.images import check_cache, check_data, check_sample, with_fitting_batch
-from ltm_platform.checks.model import check_names, check_teacher, with_model
+from ltm_platform.checks.images import (
+    check_cache,
+    check_data,
+    check_sample,
+    check_source,
+    with_fitting_batch,
+)
+from ltm_platform.checks.model import (
+    check_files,
+    check_names,
+    check_network,
+    check_size,
+    check_teacher,
+    with_model,
+)
 from ltm_platform.checks.resources import check_compiler, check_workers, workers_now
 from ltm_platform.checks.stores import (
     check_no_keys,
+    check_room,
     check_storage,
     check_tracking,
     with_absolute_paths,
 )
-from ltm_platform.checks.training import check_precision, check_recipe
+from ltm_platform.checks.training import check_pairs, check_precision, check_recipe
 from ltm_platform.errors import UserError
+from ltm_platform.storage.path import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,41 +75,106 @@ class ErrorCollector:
             self.problems.append(str(error))
 
 
-def check(job: JobSpec, resources: Resources, *, force: bool = False) -> CheckedJob:
+def check_job(job: JobSpec) -> tuple[str, ...]:
+    """The checks that need no data and no machine but this process: what the job itself says.
+
+    Returns notices.
+
+    Raises:
+        UserError: the job cannot run anywhere.
+    """
+    check_no_keys(job)
+    check_names(job)
+    notices = check_size(job)
+    check_recipe(job)
+    return notices
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What checks that cost nothing found in a job that passed them."""
+
+    notices: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """What they do not check, and `check` does."""
+
+
+def check_here(job: JobSpec, resources: Resources | None) -> Findings:
+    """`check_job`, and what of `check` costs nothing: no image is read, no weights are loaded, no
+    server is asked, and nothing stays written.
+
+    resources: of this machine; None where Ray knows them.
+
+    Raises:
+        UserError: as of `check`.
+    """
+    notices, left_out = check_job(job), []
+    if resources is None:
+        left_out.append("workers, since Ray alone knows what is free")
+    else:
+        job = _with_workers(job, resources)
+        check_workers(job, resources)
+        check_compiler(job, resources)
+        check_precision(job, use_gpu=resources.gpus >= 1)
+    if (job.tracking.uri or "").startswith("http"):
+        left_out.append("the tracking server")
+    else:
+        check_tracking(job)
+    if job.cluster.storage and is_address(job.cluster.storage):
+        left_out.append("cluster.storage")
+    else:
+        check_storage(job)
+    check_files(job)
+    if is_address(job.data.path):
+        left_out.append("data.path")
+        check_network(job)
+    else:
+        left_out.append("the images of data.path")
+        check_cache(job)
+        check_network(job, len(check_source(job)))
+    if job.model.pretrained or job.model.checkpoint or job.recipe.distill.teacher:
+        left_out.append("the weights of the network or its teacher")
+    return Findings(notices, tuple(left_out))
+
+
+def check(
+    job: JobSpec, resources: Resources, *, force: bool = False, stored: int = 0
+) -> CheckedJob:
     """Resolve the job against resources, data and the model library.
 
     The cheap checks come first, so that a mistake is reported before anything heavy is imported.
     With ``force`` what may be corrected meanwhile is no error, but one of `CheckedJob.problems`.
+    ``stored``: bytes of the run's checkpoints that are on the disk already.
 
     Raises:
         UserError: the job cannot run; one sentence says why and what to change.
     """
-    check_no_keys(job)
+    first_notices = check_job(job)
     collector = ErrorCollector(force)
     with collector():
         check_tracking(job)
     with collector():
         check_storage(job)
     use_gpu = resources.gpus >= 1
-    if job.cluster.workers == "auto":
-        workers = resources.auto_workers(job.cluster.cpus_per_worker)
-        job = job.replace("cluster.workers", workers)
+    job = _with_workers(job, resources)
     with collector():
         check_workers(job, resources)
         check_compiler(job, resources)
-    check_names(job)
+    check_files(job)
     dataset = check_data(job)
     check_cache(job)
     with collector():
         check_sample(job, dataset)
     job, notices = with_fitting_batch(job, dataset)
-    check_recipe(job)
+    check_pairs(job)
     check_precision(job, use_gpu=use_gpu)
     if job.engine.offload != "none" and not use_gpu:
         notices += ("engine.offload saves nothing here: without GPUs all is on the CPU",)
     job = with_absolute_paths(job)
     job, cost, base_cost, notes = with_model(job, len(dataset.classes))
     check_teacher(job, len(dataset.classes))
+    with collector():
+        check_room(job, round(cost.params_m * 1e6), job.cluster.worker_range[1], stored)
     return CheckedJob(
         job=job,
         batch=job.batch(workers_now(job, resources)),
@@ -102,16 +182,28 @@ def check(job: JobSpec, resources: Resources, *, force: bool = False) -> Checked
         dataset=dataset,
         cost=cost,
         base_cost=base_cost,
-        notices=notices + notes,
+        notices=(
+            *first_notices,
+            *(f"data.path: {one}" for one in dataset.notices),
+            *notices,
+            *notes,
+        ),
         problems=tuple(collector.problems),
     )
+
+
+def with_notices(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
+    """The same with more to say before it starts."""
+    return replace(checked, notices=checked.notices + tuple(further))
+
+
+def _with_workers(job: JobSpec, resources: Resources) -> JobSpec:
+    """The job with a number of workers in the place of ``auto``."""
+    if job.cluster.workers != "auto":
+        return job
+    return job.replace("cluster.workers", resources.auto_workers(job.cluster.cpus_per_worker))
 
 
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more reasons not to start, which were overridden."""
     return replace(checked, problems=checked.problems + tuple(further))
-
-
-def with_notices(checked: CheckedJob, first: Iterable[str]) -> CheckedJob:
-    """The same with more to tell the user."""
-    return replace(checked, notices=(*first, *checked.notices))

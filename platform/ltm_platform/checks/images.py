@@ -23,6 +23,20 @@ def check_data(job: JobSpec) -> Dataset:
         raise job.error("data.path", f"data.path: {error}") from None
 
 
+def check_source(job: JobSpec) -> tuple[str, ...]:
+    """Check that the data is there, without a look at the images; its classes.
+
+    Raises:
+        UserError: it is not.
+    """
+    from ltm_platform.data.sources import find_source
+
+    try:
+        return find_source(job.data.path, locations.cache()).class_names()
+    except UserError as error:
+        raise job.error("data.path", f"data.path: {error}") from None
+
+
 def check_cache(job: JobSpec) -> None:
     from ltm_platform.data.sources import find_source
 
@@ -36,22 +50,29 @@ def check_cache(job: JobSpec) -> None:
 
 
 def check_sample(job: JobSpec, dataset: Dataset) -> None:
-    """Check that a few images of each split can be read and decoded."""
+    """Check that a few images of each split can be read, and decoded but for ``data.allow_bad``."""
     import numpy as np
 
+    from ltm_platform.data.bad_images import BadImages
     from ltm_platform.data.importing.originals import BadImageError
     from ltm_platform.data.importing.work import check_image
 
-    for source in (dataset.train, dataset.val):
-        indices = np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).round().astype(int))
-        for index in indices:
+    for part, source in (("training", dataset.train), ("validation", dataset.val)):
+        found: dict[int, str] = {}
+        indices = np.linspace(0, len(source) - 1, SAMPLED_IMAGES).round().astype(int)
+        for index in np.unique(indices).tolist():
+            where = source.locate(index)
             try:
                 ((data, _),) = source.read([index])
                 check_image(data)
-            except (BadImageError, OSError, UserError) as error:
-                raise job.error(
-                    "data.path", f"data.path: {source.locate(index)} is damaged: {error}"
-                ) from None
+            except BadImageError as error:
+                found[index] = f"{where} is damaged: {error}"
+            except (OSError, UserError) as error:
+                raise job.error("data.path", f"data.path: {where} is damaged: {error}") from None
+        try:
+            BadImages(part, len(source), job.data.allow_bad).add(found)
+        except UserError as error:
+            raise job.error("data.path", f"data.path: {error}") from None
 
 
 def with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:

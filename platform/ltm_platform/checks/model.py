@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltm.errors import quoted
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import ltm
     from ltm.methods import Hooks
     from ltm_platform.job import JobSpec
+
+LARGEST_SCALE = 8  # of an image size over the backbone's own
 
 
 def check_names(job: JobSpec) -> None:
@@ -44,14 +48,19 @@ def _located(job: JobSpec) -> Iterator[None]:
         raise job.error(key, sentence) from None
     except ValueError as error:
         raise job.error("model", f"model: {error}") from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         if not job.model.pretrained:
-            raise
+            sentence = f"model: the network cannot be built: {_first_line(error)}"
+            raise job.error("model", sentence) from error
         key = "model.pretrained"
-        reason = str(error).splitlines()[0]
         raise job.error(
-            key, f"{key} is true, but there are no published weights to be had: {reason}"
+            key,
+            f"{key} is true, but there are no published weights to be had: {_first_line(error)}",
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _key_of(job: JobSpec, field: str) -> str:
@@ -63,6 +72,116 @@ def _key_of(job: JobSpec, field: str) -> str:
         if field in type(getattr(job, name)).model_fields:
             return f"{name}.{field}"
     return "model"
+
+
+def check_size(job: JobSpec) -> tuple[str, ...]:
+    """Check the image size against the backbone's own.
+
+    A size that the file of another backbone brought is not taken silently: it is a notice, and
+    below half of the backbone's own an error. Returns the notices, also of such a recipe.
+
+    Raises:
+        UserError: the size is far from what the backbone is made for.
+    """
+    from ltm.backbones import own_size
+
+    key, size, own = "model.image_size", job.model.image_size, own_size(job.model.backbone)
+    notices = _foreign_recipe(job) + _small_teacher(job, size or own)
+    if size is None or own is None:
+        return notices
+    if size > LARGEST_SCALE * own:
+        raise job.error(
+            key,
+            f"{key} is {size}, but must be at most {LARGEST_SCALE * own}: {LARGEST_SCALE} times "
+            f"the {own} pixels of {job.model.backbone}",
+        )
+    other = _other_backbone(job, key)
+    if other is None or size == own:
+        return notices
+    if 2 * size < own:
+        raise job.error(
+            key,
+            f"{key} is {size}, which is for {other}, but the own size of {job.model.backbone} is "
+            f"{own}: write image_size: {size} below model: in the job itself, or "
+            f"--set {key}={size}, if that is meant, or null for {own}",
+        )
+    return (f"{size} px: the backbone's own is {own} ({job.where(key)} is for {other})", *notices)
+
+
+def _foreign_recipe(job: JobSpec) -> tuple[str, ...]:
+    """A notice of the fields of the recipe that the file of another backbone brought."""
+    brought: dict[str, list[str]] = {}
+    for key in job.given("recipe"):
+        other = _other_backbone(job, key)
+        if other is not None:
+            brought.setdefault(other, []).append(key.removeprefix("recipe."))
+    return tuple(f"recipe made for {other}: {', '.join(names)}" for other, names in brought.items())
+
+
+def _small_teacher(job: JobSpec, size: int | None) -> tuple[str, ...]:
+    """A notice of a teacher that has to look at images far smaller than its own."""
+    from ltm.backbones import own_size
+    from ltm.errors import FieldError
+
+    teacher = job.recipe.distill.teacher
+    try:
+        own = own_size(teacher) if teacher else None
+    except FieldError:  # a folder, or what `check_teacher` refuses
+        own = None
+    if own is None or size is None or 2 * size >= own:
+        return ()
+    return (f"the teacher {teacher} sees {size} px: its own is {own}",)
+
+
+def _other_backbone(job: JobSpec, key: str) -> str | None:
+    """The backbone of the file that gave a field, where it is not the job's."""
+    other = job.backbone_of(key)
+    if other is None or _architecture(other) == _architecture(job.model.backbone):
+        return None
+    return other
+
+
+def _architecture(backbone: str) -> str:
+    from ltm.backbones import find_backbone
+    from ltm.errors import FieldError
+
+    try:
+        return find_backbone(backbone)[0].partition(".")[0]
+    except FieldError:  # of a file that is corrected by the job that extends it
+        return backbone
+
+
+def check_network(job: JobSpec, num_classes: int = 1000) -> None:
+    """Check that the network can be built, without memory for its weights and without those that
+    it starts from.
+
+    Raises:
+        UserError: it cannot.
+    """
+    import torch
+
+    from ltm_platform.models import method_of
+    from ltm_platform.training.recipe.network import build_network
+
+    bare = job.replace("model.pretrained", False).replace("model.checkpoint", None)
+    with _located(job), torch.device("meta"):
+        model = build_network(bare, num_classes).model
+    _check_method(job, method_of(model))
+
+
+def check_files(job: JobSpec) -> None:
+    """Check that the weights to start from, and those of a teacher, are there.
+
+    Raises:
+        UserError: they are not.
+    """
+    files = {
+        "model.checkpoint": job.model.checkpoint,
+        "recipe.distill.checkpoint": job.recipe.distill.checkpoint,
+    }
+    for key, path in files.items():
+        if path and not Path(path).expanduser().exists():
+            raise job.error(key, f"{key} is {quoted(path)}, which does not exist")
 
 
 def with_model(
@@ -122,5 +241,5 @@ def check_teacher(job: JobSpec, num_classes: int) -> None:
         create_teacher(job, num_classes)
     except (ValueError, RuntimeError, OSError) as error:
         key = "recipe.distill.teacher"
-        reason = str(error).splitlines()[0]
-        raise job.error(key, f"{key} is {job.recipe.distill.teacher!r}, but {reason}") from None
+        teacher = quoted(job.recipe.distill.teacher)
+        raise job.error(key, f"{key} is {teacher}, but {_first_line(error)}") from None

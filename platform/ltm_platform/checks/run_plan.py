@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_platform import checks
+from ltm_platform.checks.stores import free_storage, needed_bytes
 from ltm_platform.job.batch import plan_batch
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.session import Session, session
@@ -42,6 +43,10 @@ class RunPlan:
     storage: str
     storage_s: float
     """Seconds to write, read back and remove a file there, on every node."""
+    needed_bytes: int
+    """Bytes of the checkpoints that are there at a time."""
+    free_bytes: int | None
+    """Bytes that are free for them; None: an object store."""
     images: int
     """Images of all epochs."""
 
@@ -95,6 +100,8 @@ def _plan(job: JobSpec, ray: Session) -> RunPlan:
         activation_bytes=estimates.activations(job, num_classes),
         storage=str(storage_root(job)),
         storage_s=seconds,
+        needed_bytes=needed_bytes(job, parameters, workers),
+        free_bytes=free_storage(job),
         images=job.recipe.epochs * len(checked.dataset.train),
     )
 

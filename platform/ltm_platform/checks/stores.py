@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage import addresses, locations
+from ltm_platform.storage.room import free_bytes, shown_bytes
 from ltm_platform.storage.run_folder import storage_root
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def check_no_keys(job: JobSpec) -> None:
 
 
 def check_tracking(job: JobSpec) -> None:
+    """Check that the tracking server answers; of a database, that it is one that can be used.
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         uri = tracking.tracking_uri(job.tracking.uri)
         tracking.check_usable(uri, job.tracking.experiment)
@@ -81,6 +87,35 @@ def check_storage(job: JobSpec) -> None:
             f"{key} is {locations.shown(str(root))!r}, which cannot be written to: "
             f"{error.strerror or error}",
         ) from None
+
+
+def needed_bytes(job: JobSpec, parameters: int, workers: int) -> int:
+    """Of the checkpoints that the run keeps, and of one more, which is written before an old one
+    is removed."""
+    from ltm_platform.training.measurement.estimates import checkpoint_bytes
+
+    one = checkpoint_bytes(parameters, workers, ema=job.recipe.ema_decay is not None)
+    return one * (job.checkpoint.keep + 1)
+
+
+def free_storage(job: JobSpec) -> int | None:
+    """Bytes that are free where checkpoints go; None: an object store."""
+    root = storage_root(job)
+    return free_bytes(Path(root.path)) if root.is_local else None
+
+
+def check_room(job: JobSpec, parameters: int, workers: int, stored: int) -> None:
+    """Check that the run's checkpoints fit on the disk; ``stored`` bytes of them are there."""
+    free, needed = free_storage(job), needed_bytes(job, parameters, workers)
+    if free is not None and needed > free + stored:
+        key, count = "cluster.storage", job.checkpoint.keep + 1
+        raise job.error(
+            key,
+            f"{key} is {str(storage_root(job))!r}, where {shown_bytes(free)} are free, but "
+            f"{count} checkpoints of {shown_bytes(needed // count)} take {shown_bytes(needed)} "
+            f"(checkpoint.keep, and one more while it is written): make room, keep fewer, or name "
+            f"another folder",
+        )
 
 
 def _probe_folder(root: Path) -> None:

@@ -14,7 +14,7 @@ import click
 from ltm.errors import PluginError
 from ltm_platform import __version__
 from ltm_platform.cli.group import Group
-from ltm_platform.errors import RunError, UserError
+from ltm_platform.errors import RunError, UserError, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
     except (UserError, PluginError) as error:
-        _fail(str(error), 2)
+        _fail(readable(str(error)), 2)
     except RunError as error:
         _fail(_failure(error), 1)
     except OSError as error:
@@ -93,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         _fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(readable(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     if code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -26,3 +27,9 @@ def program() -> list[str]:
         return [NAME]
     called = sys.argv[0]
     return ["python", called] if called.endswith(".py") else [called]
+
+
+def way_on(run: str, *, has_checkpoint: bool) -> str:
+    """What to type after a run that did not finish."""
+    how = "go on from the last checkpoint" if has_checkpoint else "begin again"
+    return f"{how} with: {shlex.join([*program(), 'resume', run])}"

@@ -94,6 +94,25 @@ def drop_gathered(engine: DeepSpeedEngine) -> None:
     engine.empty_partition_cache()
 
 
+def clear_gradients(engine: DeepSpeedEngine) -> None:
+    """After an optimizer step, empty the buffers in which ZeRO keeps gradients from step to step.
+
+    At stage 3, and with an offloaded optimizer, a parameter that no loss of the next step depends
+    on would have the gradient of this one again.
+    """
+    zero, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 0:
+        return
+    if stage == 3:
+        zero.grad_partitions_flat_buffer.zero_()
+    flats = (
+        zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
+    )
+    for flat in flats:
+        if flat.grad is not None:
+            flat.grad.zero_()
+
+
 def loss_scale(engine: DeepSpeedEngine) -> dict[str, float]:
     """The state of the loss scaler by `LOSS_SCALE_KEYS`; at stage 0 there is none."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)

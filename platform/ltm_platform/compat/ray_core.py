@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -28,6 +29,11 @@ SETTINGS: Mapping[str, str] = {
 
 ``ray.init`` has no argument for any of them; its ``_system_config`` is private as well.
 """
+START_S = 120
+"""Seconds for Ray to start in."""
+PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
+"""Of a driver: how long after the loss of the GCS Ray ends its process, by default 60 s. A run
+needs time to record how it ended."""
 EMBEDDED_SETTINGS: Mapping[str, str] = {
     # No cluster takes this machine away: the process that watches for it is not started.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -35,6 +41,9 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
     # tasks. A tenth of their CPU time where all cores train.
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
+    **dict([PATIENCE]),
+    # Ray's 30 s are too short for a busy machine, on which a run may have to start it anew.
+    "RAY_raylet_start_wait_time_s": str(START_S),
 }
 """Besides, for a Ray that one command starts for itself."""
 
@@ -59,6 +68,14 @@ def is_startup_timeout(error: Exception) -> bool:
     It raises a plain Exception, so that its text must do.
     """
     return _NOT_STARTED in str(error)
+
+
+def session_folder() -> Path:
+    """Logs and sockets of the Ray that this process has started, below Ray's temporary folder."""
+    from ray._private import worker
+
+    assert worker._global_node, "no Ray was started here"
+    return Path(worker._global_node.get_session_dir_path())
 
 
 def worker_processes() -> list[psutil.Process]:

@@ -18,6 +18,8 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyarrow.fs import FileSystem
     from ray.train import Checkpoint, CheckpointConfig
     from ray.train.v2._internal.execution.controller.state import TrainControllerState
@@ -53,9 +55,45 @@ class CheckpointKeeper:
         self._manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
 
 
+def checkpoint_record(
+    root: str, run: str, found: Sequence[tuple[str, dict[str, float]]], score: str
+) -> bytes:
+    """Ray Train's record of these checkpoints, each a folder's name with its metrics, the oldest
+    first; it resumes from the last.
+
+    Args:
+        root: folder or address below which the run is stored in the folder ``run``.
+        score: the metric of which the highest is best.
+    """
+    kept = ray.train.CheckpointConfig(
+        checkpoint_score_attribute=score, checkpoint_score_order="max"
+    )
+    storage = StorageContext(root, run, read_only=True)
+    recorder = _Recorder(kept, storage)
+    for name, metrics in found:
+        path = storage.build_checkpoint_path_from_name(name)
+        checkpoint = ray.train.Checkpoint(path, storage.storage_filesystem)
+        recorder.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
+    return recorder.record()
+
+
 class _Manager(CheckpointManager):
     def _notify(self) -> None:
         """Nothing waits for a checkpoint here; Ray's would want a running event loop."""
+
+
+class _Recorder(_Manager):
+    """Knows nothing of what is stored, and stores nothing."""
+
+    def _maybe_load_state_from_storage(self) -> None:
+        pass
+
+    def _write_state_to_storage(self) -> None:
+        pass
+
+    def record(self) -> bytes:
+        state: str = self._save_state()
+        return state.encode()
 
 
 class PlacementCallback(ControllerCallback):

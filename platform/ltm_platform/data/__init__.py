@@ -29,6 +29,8 @@ class Dataset:
     train: ImageSet
     val: ImageSet
     classes: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+    """What a user should know of the set, in sentences: such as files that are left out."""
 
     def describe(self) -> str:
         """One line, e.g. ``digits: 1,438 training and 359 validation images, 10 classes``."""
@@ -70,5 +72,6 @@ def open_dataset(
     Raises:
         UserError: nothing there, or not what it should be; the sentence says how to correct it.
     """
-    train, val = find_source(path, cache).open(val_fraction=val_fraction, copies=copies)
-    return Dataset(path, train, val, train.classes)
+    source = find_source(path, cache)
+    train, val = source.open(val_fraction=val_fraction, copies=copies)
+    return Dataset(path, train, val, train.classes, source.notices)

@@ -8,32 +8,49 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from struct import pack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.compat.torch import empty_shared
+from ltm_platform.data.bad_images import BadImage
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.data.image_set import ImageSet
-    from ltm_platform.data.order import Batch
+    from ltm_platform.data.order import Batch, Order
     from ltm_platform.data.transforms import Transform
+    from ltm_platform.job import Data
+
+STANDARD = PixelRule()
+"""The default of a job."""
+
+
+_BLANK = (64, 64)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a batch could not be decoded. A value, so that the sentence crosses processes whole."""
+    """Why a batch could not be read. A value, so that the sentence crosses processes whole."""
 
-    message: str
+    error: UserError
 
 
 Decoded = tuple[torch.Tensor, torch.Tensor]
+
+
+class DecodedBatch(NamedTuple):
+    """Images [b, 3, H, W] float, labels [b] int64, and the bad images that were met."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    bad: tuple[BadImage, ...]
 
 
 class Decoder:
@@ -41,42 +58,79 @@ class Decoder:
 
     What is random in the transform depends on (seed, pass, index) alone: neither the process
     that decodes nor what it decoded before can change a sample.
+
+    order: where an image that cannot be decoded gives its place to the next one of the pass; None
+        puts a black one there.
+    allowed: how many bad images to pass over at most.
     """
 
-    def __init__(self, source: ImageSet, transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        source: ImageSet,
+        transform: Transform,
+        seed: int,
+        rule: PixelRule = STANDARD,
+        *,
+        order: Order | None = None,
+        allowed: int = 0,
+    ) -> None:
         self._source = source
         self._transform = transform
         self._seed = seed
+        self._order = order
+        self._allowed = allowed
+        self._rule = rule
 
-    def __getitem__(self, batch: Batch) -> Decoded | Failure:
-        """Images [b, 3, H, W] float and labels [b] int64 of ``batch``."""
+    def __getitem__(self, batch: Batch) -> DecodedBatch | Failure:
+        """The images of ``batch``."""
         try:
             records = self._source.read(batch.indices)
+            labels = [label for _, label in records]
+            bad: list[BadImage] = []
             with _own_random_state():
-                images = _gather(
-                    len(records),
-                    (
-                        self._image(data, int(index), int(number))
-                        for (data, _), index, number in zip(
-                            records, batch.indices, batch.passes, strict=True
-                        )
-                    ),
-                )
+                images = _gather(len(records), self._images(batch, records, labels, bad))
         except UserError as error:
-            return Failure(str(error))
-        return images, torch.tensor([label for _, label in records])
+            return Failure(error.with_traceback(None))
+        return DecodedBatch(images, torch.tensor(labels), tuple(bad))
 
-    def _image(self, data: bytes, index: int, number: int) -> torch.Tensor:
+    def _images(
+        self,
+        batch: Batch,
+        records: list[tuple[bytes, int]],
+        labels: list[int],
+        bad: list[BadImage],
+    ) -> Iterator[torch.Tensor]:
+        """Every image in turn; a replaced one changes its label, too."""
+        for row, (data, _) in enumerate(records):
+            index, number = int(batch.indices[row]), int(batch.passes[row])
+            image = self._image(data, row, index, bad)
+            if image is None:
+                image, labels[row] = self._replacement(row, index, number, labels[row], bad)
+            _seed_everything(self._seed, number, index)
+            yield self._transform(image)
+
+    def _image(self, data: bytes, row: int, index: int, bad: list[BadImage]) -> Image.Image | None:
         try:
-            image = decode_rgb(data)
+            return decode_rgb(data, self._rule)
+        except MemoryError:
+            raise  # no fault of the image
         except UnidentifiedImageError:
-            raise UserError(
-                f"{self._source.locate(index)} cannot be decoded: not a known image format."
-            ) from None
+            why = "not a known image format"
         except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
-            raise UserError(f"{self._source.locate(index)} cannot be decoded: {error}.") from error
-        _seed_everything(self._seed, number, index)
-        return self._transform(image)
+            why = str(error)
+        bad.append(BadImage(row, index, f"{self._source.locate(index)} cannot be decoded: {why}"))
+        return None
+
+    def _replacement(
+        self, row: int, index: int, number: int, label: int, bad: list[BadImage]
+    ) -> tuple[Image.Image, int]:
+        while self._order and len({one.image for one in bad}) <= self._allowed:
+            index = self._order.image_after(index, number)
+            ((data, replaced),) = self._source.read([index])
+            image = self._image(data, row, index, bad)
+            if image is not None:
+                return image, replaced
+        return Image.new("RGB", _BLANK), label
 
 
 def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
@@ -95,17 +149,19 @@ def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
     return batch
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """The image in RGB.
+def pixel_rule(data: Data) -> PixelRule:
+    """What networks of a job are shown of its images."""
+    return PixelRule(data.exif, data.background)
+
+
+def decode_rgb(data: bytes, rule: PixelRule = STANDARD) -> Image.Image:
+    """The image in RGB, of several in one file the first.
 
     Raises:
         UnidentifiedImageError: not an image.
-        Exception: damaged; the message says how.
+        Exception: damaged, or values of a range that is not known; the message says how.
     """
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    # Even to the same mode `convert` copies.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return rule.rgb(Image.open(io.BytesIO(data)))
 
 
 def _seed_everything(seed: int, number: int, index: int) -> None:

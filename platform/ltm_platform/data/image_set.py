@@ -28,7 +28,12 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Indices) -> list[tuple[bytes, int]]:
-        """Encoded bytes and label of each index, in their order; UserError names a bad file."""
+        """Encoded bytes and label of each index, in their order.
+
+        Raises:
+            UserError: a file is damaged; the sentence names it. No attempt is made again.
+            ReadError: it cannot be read now; another attempt may help.
+        """
 
     def locate(self, index: int) -> str:
         """The image in words for an error message, e.g. ``image 'cat/7.jpg' of /data/train``."""

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.data.importing.originals import BadImageError
 from ltm_platform.data.importing.work import check_image
 from ltm_platform.data.process_pool import spread
+from ltm_platform.data.sources.folder import Folder
 from ltm_platform.data.sources.shards import (
     REPORT,
     UNFINISHED,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 # One image of so many is decoded unless all are.
 SAMPLED = 20
+_BATCH = 64
 
 _TILE = 96
 _MARGIN = 4
@@ -48,35 +51,40 @@ _CAPTION = 14
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check read, and what is wrong: full sentences, none if all is well."""
+    """What a check read, and what is wrong: full sentences, none if all is well.
 
-    shards: int
+    shards: None for a folder of images.
+    notices: what else a user should know, in sentences.
+    """
+
+    shards: int | None
     images: int
     decoded: int
     problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
-def check_shards(
+def check_data(
     path: str,
     *,
     decode_all: bool = False,
     processes: int = 1,
     listener: Callable[[int, int], None] = lambda _, __: None,
 ) -> Checked:
-    """Read every byte of the shards below ``path`` and compare them with their footers.
+    """Read every byte of the shards below ``path``, or decode every image of a folder tree.
 
-    That every shard is there, in its place, and nothing else; its schema, checksum, counts and
-    labels; that the import's report is whole; and of one image in `SAMPLED`, or of all, that it can
-    be decoded. ``listener`` gets shards done and in all.
+    Of shards: that every one is there, in its place, and nothing else; its schema, checksum, counts
+    and labels; that the import's report is whole; and of one image in `SAMPLED`, or of all, that it
+    can be decoded. ``listener`` gets shards, or images of a folder, done and in all.
 
     Raises:
-        UserError: there are no shards.
+        UserError: there are neither shards nor images.
     """
     root = storage_path(path)
     if not root.exists():
         raise UserError(f"{path} not found: there is no such folder.")
     if not holds_shards(root):
-        raise UserError(f"{path} holds no shards (train/00000-of-00001.parquet and so on).")
+        return _check_folder(Folder(path, Path()), processes, listener)
     splits = {split: list_split(root / split) for split in ("train", "val")}
     problems = {*_whole(root), *_files(root, splits)}
     every = 1 if decode_all else SAMPLED
@@ -100,6 +108,33 @@ def check_shards(
     if not sealed and not problems:
         warn_unsealed(path)
     return Checked(len(tasks), images, decoded, tuple(sorted(problems)))
+
+
+def _check_folder(folder: Folder, processes: int, listener: Callable[[int, int], None]) -> Checked:
+    """Decode every image of a folder tree."""
+    parts = folder.open(val_fraction=0.5)
+    files = [(part.root, name) for part in parts for name in part.paths()]
+    tasks = [tuple(files[start : start + _BATCH]) for start in range(0, len(files), _BATCH)]
+    problems: list[str] = []
+    done = 0
+    for images, found in spread(_check_files, tasks, min(processes, len(tasks))):
+        done += images
+        problems += found
+        listener(done, len(files))
+    return Checked(None, done, done, tuple(sorted(problems)), folder.notices)
+
+
+def _check_files(files: tuple[tuple[Path, str], ...]) -> tuple[int, list[str]]:
+    """How many these are, and what is wrong with them."""
+    problems = []
+    for root, name in files:
+        try:
+            check_image((root / name).read_bytes())
+        except OSError as error:
+            problems.append(f"image {name!r} of {root} cannot be read: {error.strerror}.")
+        except BadImageError as reason:
+            problems.append(f"image {name!r} of {root}: {reason}.")
+    return len(files), problems
 
 
 def _whole(root: StoragePath) -> Iterator[str]:
@@ -224,7 +259,7 @@ def contact_sheet(source: ImageSet, *, rows: int = 12, columns: int = 8) -> Imag
         draw.text((2, top), name, fill="black")
         indices = _evenly(np.flatnonzero(source.labels == label), columns)
         for column, (data, _) in enumerate(source.read(indices)):
-            tile = Image.open(io.BytesIO(data)).convert("RGB")
+            tile = PixelRule().rgb(Image.open(io.BytesIO(data)))
             tile.thumbnail((_TILE, _TILE))
             sheet.paste(tile, (column * (_TILE + _MARGIN), top + _CAPTION))
     return sheet

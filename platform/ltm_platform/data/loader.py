@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ltm_platform.data.decode import Decoded, Decoder
+from ltm_platform.data.bad_images import BadImages
+from ltm_platform.data.decode import STANDARD, Decoded, DecodedBatch, Decoder
 from ltm_platform.data.order import Batch, Order, check_global_batch
 from ltm_platform.data.processes import DecodePool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.transforms import Transform
 
@@ -36,6 +38,11 @@ class Loader:
         world_size: ranks in all.
         seed: 0 or more; of the order and of the augmentation.
         workers: decode processes of this rank; 0 decodes in the calling process.
+        rule: what is shown of a picture.
+        allow_bad: share of the images that may be impossible to decode. The next image of the same
+            pass takes the place of such a one.
+
+    bad: those that were met.
 
     Raises:
         UserError: the source is smaller than one global batch.
@@ -52,6 +59,8 @@ class Loader:
         world_size: int,
         seed: int,
         workers: int,
+        rule: PixelRule = STANDARD,
+        allow_bad: float = 0.0,
     ) -> None:
         assert micro_batch > 0
         assert accumulation > 0
@@ -62,7 +71,11 @@ class Loader:
         self._micro_batch = micro_batch
         self._rank = rank
         self._world_size = world_size
-        self._pool = DecodePool(Decoder(source, transform, seed), workers)
+        self.bad = BadImages("training", len(source), allow_bad)
+        decoder = Decoder(
+            source, transform, seed, rule, order=self._order, allowed=self.bad.allowed
+        )
+        self._pool = DecodePool(decoder, workers)
 
     def steps(self, epochs: int) -> int:
         """Global batches, that is optimizer steps, of the first ``epochs`` epochs."""
@@ -81,9 +94,15 @@ class Loader:
         before its end; begin the next one only then.
 
         Raises:
-            UserError: an image cannot be read or decoded; names it and its source.
+            UserError: an image cannot be read, or more cannot be decoded than may be; names it and
+                its source.
         """
-        return self._pool.decode(self._micro_batches(epoch, start))
+        return self._noted(self._pool.decode(self._micro_batches(epoch, start)))
+
+    def _noted(self, batches: Iterator[DecodedBatch]) -> Iterator[Decoded]:
+        for batch in batches:
+            self.bad.add({one.image: one.sentence for one in batch.bad})
+            yield batch.images, batch.labels
 
     def _micro_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         stride = self._micro_batch * self._world_size
@@ -100,9 +119,12 @@ class EvalLoader:
     """Every image exactly once over all ranks, in the source's order.
 
     Every rank has the same number of batches of the same size, since a forward pass may be
-    collective; where the images run out, rows repeat and ``valid`` is False.
+    collective; where the images run out, rows repeat and ``valid`` is False. So it is for an image
+    that cannot be decoded.
 
     ``len(loader)`` is the number of batches a rank. Arguments as for `Loader`.
+
+    bad: the images that cannot be decoded.
     """
 
     def __init__(
@@ -114,6 +136,8 @@ class EvalLoader:
         rank: int,
         world_size: int,
         workers: int,
+        rule: PixelRule = STANDARD,
+        allow_bad: float = 0.0,
     ) -> None:
         assert batch > 0
         assert 0 <= rank < world_size
@@ -122,7 +146,8 @@ class EvalLoader:
         self._batch = batch
         self._rank = rank
         self._world_size = world_size
-        self._pool = DecodePool(Decoder(source, transform, seed=0), workers)
+        self.bad = BadImages("validation", len(source), allow_bad)
+        self._pool = DecodePool(Decoder(source, transform, 0, rule), workers)
 
     def __len__(self) -> int:
         return -(-self._images // (self._batch * self._world_size))
@@ -130,9 +155,11 @@ class EvalLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Images [b, 3, H, W] float, labels [b] int64, valid [b] bool; errors as for `Loader`."""
         decoded = self._pool.decode(map(self._indices, range(len(self))))
-        for step, (images, labels) in enumerate(decoded):
+        for step, (images, labels, bad) in enumerate(decoded):
+            self.bad.add({one.image: one.sentence for one in bad})
             repeats = torch.arange(self._batch).clamp(max=len(labels) - 1)
             valid = torch.arange(self._batch) < self._images - self._first(step)
+            valid[[one.row for one in bad]] = False
             if len(labels) < self._batch:
                 images, labels = images[repeats], labels[repeats]
             yield images, labels, valid

@@ -54,18 +54,27 @@ class Order:
         """The global batches of ``epoch`` but for the first ``start``."""
         begin, end = self.steps(epoch), self.steps(epoch + 1)
         assert 0 <= start <= end - begin
-        permutation = lru_cache(2)(self._permutation)
         for step in range(begin + start, end):
             position = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
             passes, offset = np.divmod(position, self.images)
             indices = np.empty_like(position)
             for number in np.unique(passes):
                 here = passes == number
-                indices[here] = permutation(int(number))[offset[here]]
+                indices[here] = self._permutation(int(number))[offset[here]]
             yield Batch(indices, passes)
 
+    def image_after(self, index: int, number: int) -> int:
+        """The image that follows ``index`` in pass ``number``; the first one follows the last."""
+        order = self._permutation(number)
+        return int(order[(int(np.flatnonzero(order == index)[0]) + 1) % self.images])
+
     def _permutation(self, number: int) -> IntArray:
-        return np.random.default_rng([self.seed, number]).permutation(self.images)
+        return _permutation(self.images, self.seed, number)
+
+
+@lru_cache(2)
+def _permutation(images: int, seed: int, number: int) -> IntArray:
+    return np.random.default_rng([seed, number]).permutation(images)
 
 
 def check_global_batch(images: int, global_batch: int, world_size: int = 1) -> None:

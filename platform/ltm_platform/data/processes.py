@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from ltm_platform.compat import fork_server
 from ltm_platform.compat.torch import is_running, shut_down
-from ltm_platform.data.decode import Decoded, Decoder, Failure
+from ltm_platform.data.decode import DecodedBatch, Decoder, Failure
 from ltm_platform.data.order import Batch
-from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -50,7 +49,7 @@ class DecodePool:
         self._context = _Context()
         self._closed = False
         self._loader: DataLoader[Any] | None = None
-        self._results: Generator[Decoded, None, None]
+        self._results: Generator[DecodedBatch, None, None]
         if workers:
             start_fork_server()
             self._loader = DataLoader(
@@ -67,31 +66,33 @@ class DecodePool:
                 generator=torch.Generator(),
             )
 
-    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
-        """Images [b, 3, H, W] and labels [b] of each batch. One pass at a time.
+    def decode(self, batches: Iterable[Batch]) -> Iterator[DecodedBatch]:
+        """Every batch, decoded. One pass at a time.
 
         The processes begin at once, whenever the first batch is requested.
 
         Raises:
-            UserError: an image cannot be read or decoded; names it and its source.
+            UserError: an image cannot be read; names it and its source.
             RuntimeError: a decode process died.
         """
         assert not self._closed
         self._results = self._checked(self._begun(batches))
         return self._results
 
-    def _begun(self, batches: Iterable[Batch]) -> Iterator[Decoded | Failure]:
+    def _begun(self, batches: Iterable[Batch]) -> Iterator[DecodedBatch | Failure]:
         if self._loader is None:
             return map(self._decoder.__getitem__, batches)
         self._schedule.batches = batches
         with self._context.exits_reported():
             return iter(self._loader)
 
-    def _checked(self, results: Iterator[Decoded | Failure]) -> Generator[Decoded, None, None]:
+    def _checked(
+        self, results: Iterator[DecodedBatch | Failure]
+    ) -> Generator[DecodedBatch, None, None]:
         with self._context.exits_reported():
             for result in results:
                 if isinstance(result, Failure):
-                    raise UserError(result.message)
+                    raise result.error
                 yield result
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ class DataSource(ABC):
 
     word: what names it in ``data.path``, where that is no path: such as ``digits``.
     cacheable: its files may be copied to a node's own disk first (``data.cache``).
+    notices: after `open`, what a user should know of the set, in sentences.
 
     path: as the job has it.
     cache: a folder of this machine for what a source downloads or generates once.
@@ -25,6 +26,7 @@ class DataSource(ABC):
 
     word: ClassVar[str | None] = None
     cacheable: ClassVar[bool] = False
+    notices: tuple[str, ...] = ()
 
     def __init__(self, path: str, cache: Path) -> None:
         self.path = path

@@ -78,6 +78,8 @@ def metadata(network: StoredNetwork) -> dict[str, str]:
         "ltm.image_size": pixels.size,
         "ltm.mean": pixels.mean,
         "ltm.std": pixels.std,
+        "ltm.exif": network.job.data.exif,
+        "ltm.background": network.job.data.background,
         "ltm.classes": network.classes,
         "ltm.plan": getattr(network.model, "plan", {}),
         "ltm.weights": network.weights,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 import ltm
-from ltm_platform.data.decode import decode_rgb
+from ltm_platform.data.decode import STANDARD, decode_rgb
 from ltm_platform.data.transforms import eval_transform
 from ltm_platform.errors import UserError
 from ltm_platform.storage.files import written_whole
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.inference.trained_network import StoredNetwork
     from ltm_platform.models import Pixels
 
@@ -45,8 +46,8 @@ class Prediction:
     guesses: list[Guess]
 
 
-def read_images(files: Sequence[str]) -> list[Image.Image]:
-    """The images of all files, in RGB.
+def read_images(files: Sequence[str], rule: PixelRule = STANDARD) -> list[Image.Image]:
+    """The images of all files in RGB, by the rule that the network was trained with.
 
     Raises:
         UserError: the first that is none, or cannot be read.
@@ -57,7 +58,7 @@ def read_images(files: Sequence[str]) -> list[Image.Image]:
         if path.is_dir():
             raise UserError(f"{name} is a folder: name image files, e.g. {name}/*.jpg")
         try:
-            images.append(decode_rgb(path.read_bytes()))
+            images.append(decode_rgb(path.read_bytes(), rule))
         except UnidentifiedImageError:
             raise UserError(f"{name} is not an image of a known format") from None
         except FileNotFoundError:

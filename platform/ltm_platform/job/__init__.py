@@ -5,6 +5,7 @@ from ltm_platform.job.change import changes
 from ltm_platform.job.recipe import Augment, Bottleneck, Distill, Mix, Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.spec import JobSpec
+from ltm_platform.job.stored import completed
 
 __all__ = [
     "Augment",
@@ -21,4 +22,5 @@ __all__ = [
     "Recipe",
     "Tracking",
     "changes",
+    "completed",
 ]

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltm_platform.job.fields import MOST_IMAGES, MOST_WORKERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_MOST_WORKERS = 4096  # where the search for a worker count that fits gives up
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,19 @@ def plan_batches(
     step = math.lcm(*counts) * (micro_batch or 1)
     if global_batch % step:
         micro = "" if micro_batch is None else f" in micro-batches of {micro_batch}"
-        below = global_batch // step * step
-        allowed = " or ".join(str(batch) for batch in (below, below + step) if batch)
         raise ValueError(
             f"recipe.global_batch is {global_batch}, which does not divide{micro} by every number "
-            f"of workers from {fewest} to {most}; use a global batch of {allowed}, "
-            f"or a fixed number of workers"
+            f"of workers from {fewest} to {most}; {_batches(global_batch, step)}"
+            f"a fixed number of workers"
         )
     return [plan_batch(global_batch, micro_batch, count) for count in counts]
+
+
+def _batches(global_batch: int, step: int) -> str:
+    """Advice: the batches nearest to the one that is wrong, where they are of a sensible size."""
+    below = global_batch // step * step
+    batches = [batch for batch in (below, below + step) if 0 < batch <= MOST_IMAGES]
+    return f"use a global batch of {' or '.join(map(str, batches))}, or " if batches else "use "
 
 
 def _explain(global_batch: int, micro_batch: int | None, workers: int) -> str:
@@ -64,13 +69,15 @@ def _explain(global_batch: int, micro_batch: int | None, workers: int) -> str:
         factors.append(f"{workers} workers")
     divisor = " x ".join(factors) + (f" = {step}" if len(factors) > 1 else "")
 
-    below = global_batch // step * step
-    batches = [batch for batch in (below, below + step) if batch]
-    advice = f"use a global batch of {' or '.join(map(str, batches))}"
     counts = list(_nearest_workers(global_batch, micro_batch or 1, workers))
+    advice = _batches(global_batch, step)
     if counts:
         noun = "worker" if counts == [1] else "workers"
-        advice += f", or {' or '.join(map(str, counts))} {noun}"
+        advice += f"{' or '.join(map(str, counts))} {noun}"
+    elif advice == "use ":
+        advice += "a smaller recipe.micro_batch"
+    else:
+        advice = advice.removesuffix(", or ")
     return f"recipe.global_batch is {global_batch}, which does not divide by {divisor}; {advice}"
 
 
@@ -81,6 +88,6 @@ def _nearest_workers(global_batch: int, micro_batch: int, workers: int) -> Itera
         return
     for candidates in (
         range(min(workers - 1, shares), 0, -1),
-        range(workers + 1, min(shares, _MOST_WORKERS) + 1),
+        range(workers + 1, min(shares, MOST_WORKERS) + 1),
     ):
         yield from [count for count in candidates if shares % count == 0][:1]

@@ -18,6 +18,7 @@ CHANGEABLE = (
     "recipe.clip_grad",
     "recipe.ib.weight",
     "data.cache",
+    "data.allow_bad",
     "data.loader_workers",
     "engine.offload",
     "checkpoint",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ltm.errors import named, quoted
 from ltm_platform.errors import nearest
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
 }
-_LONGEST_VALUE = 60
 
 
 class Explainer:
@@ -54,6 +54,8 @@ class Explainer:
         if error["type"] == "conflict":
             keys = context["keys"]
             return [(tuple(keys), self._origins.prefix(*keys) + context["sentence"])]
+        if error["type"] == "exclusive":
+            return [(tuple(context["keys"]), self._exclusive(context["keys"]))]
         present, value = self._value(path)
         if not present:
             required = self._required(path, schema)
@@ -64,6 +66,20 @@ class Explainer:
         else:
             text = f"{key} is {self._shown(value, schema)}, but must be {self._must(value, schema)}"
         return [((key,) if path else (), self._origins.prefix(key) + text)]
+
+    def _exclusive(self, clearing: Mapping[str, str]) -> str:
+        """One of the fields is to blame, an override if there is one; the others can be cleared."""
+        last, *others = sorted(clearing, key=lambda key: not self._origins.is_override(key))
+        besides = [
+            f"{key} is {show(self._value(tuple(key.split('.')))[1])} ({self._origins.where(key)})"
+            for key in others
+        ]
+        remedy = " ".join(f"--set {key}={clearing[key]}" for key in others)
+        value = show(self._value(tuple(last.split(".")))[1])
+        return (
+            f"{self._origins.prefix(last)}{last} is {value}, but {' and '.join(besides)}, "
+            f"and a job has only one of them: {remedy} clears the other"
+        )
 
     def _field(self, location: tuple[int | str, ...]) -> tuple[tuple[str, ...], Schema]:
         """The deepest field in the location; pydantic adds list indices and union members."""
@@ -112,9 +128,8 @@ class Explainer:
             fields = sorted([*fields, "extends"])
         namesakes = [field for field in self._all_fields() if field.rpartition(".")[2] == name]
         hint = f"; did you mean {namesakes[0]!r}?" if namesakes else nearest(name, fields)
-        shown = key if key.isprintable() and len(key) <= _LONGEST_VALUE else show(key)
         return (
-            f"{self._origins.prefix(key)}{shown} is not a field of {section}{hint} "
+            f"{self._origins.prefix(key)}{named(key)} is not a field of {section}{hint} "
             f"(allowed: {', '.join(fields)})"
         )
 
@@ -153,8 +168,7 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, Mapping):
         return "a mapping" if value else "an empty mapping"
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return quoted(value)
 
 
 def _options(schema: Schema) -> list[Schema]:
@@ -174,7 +188,7 @@ def _accepts_number(schema: Schema, value: float) -> bool:
     """Whether only the size of the number can be wrong, not its kind."""
     if schema.get("type") == "integer":
         return isinstance(value, int)
-    return schema.get("type") == "number" and math.isfinite(value)
+    return schema.get("type") == "number" and (isinstance(value, int) or math.isfinite(value))
 
 
 def _bounds(schema: Schema) -> str:
@@ -193,8 +207,7 @@ def _noun(schema: Schema, value: Any) -> str:
         finite = isinstance(value, float) and not math.isfinite(value)
         number = "finite number" if finite else "number"
         noun = "a whole number" if kind == "integer" else f"a {number}"
-        bounds = _bounds(schema)
-        return f"{noun}{' of ' if bounds.startswith('at') else ' '}{bounds}".rstrip()
+        return f"{noun} {_bounds(schema)}".rstrip()
     if kind == "array":
         if "prefixItems" not in schema:
             return f"a list of items, each {_noun(schema['items'], None)}"

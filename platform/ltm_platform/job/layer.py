@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_OVERRIDE = "--set "
+
 
 @dataclass
 class Layer:
@@ -15,6 +17,8 @@ class Layer:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    backbones: dict[str, str | None] = field(default_factory=dict)
+    """For every dotted key, the backbone that its file is for; None where a user typed the key."""
     problems: list[str] = field(default_factory=list)
     """Sentences about what could not be read; reported together with the errors found later."""
 
@@ -30,6 +34,7 @@ class Layer:
         return Layer(
             _overlay(self.values, top.values),
             self.origins | top.origins,
+            self.backbones | dict.fromkeys(top.origins) | top.backbones,
             self.problems + top.problems,
         )
 
@@ -51,9 +56,15 @@ class Origins:
     source: str = ""
     """The job file, or what else the job was made from."""
     of_key: Mapping[str, str] = field(default_factory=dict)
+    backbones: Mapping[str, str | None] = field(default_factory=dict)
+    """As in `Layer`."""
 
     def where(self, key: str) -> str:
         return self.of_key.get(key, "default")
+
+    def is_override(self, key: str) -> bool:
+        """Whether it was typed on the command line."""
+        return self.where(key).startswith(_OVERRIDE)
 
     def prefix(self, *keys: str) -> str:
         """The place to correct, as a sentence's beginning: where one of ``keys`` was given.
@@ -62,7 +73,7 @@ class Origins:
         belongs to the section around it, or to the file.
         """
         given = [self.of_key[key] for key in keys if key in self.of_key]
-        given.sort(key=lambda origin: not origin.startswith("--set "))
+        given.sort(key=lambda origin: not origin.startswith(_OVERRIDE))
         place = given[0] if given else self._around(keys[0])
         return f"{place}: " if place else ""
 

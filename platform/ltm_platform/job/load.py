@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm_platform.errors import UserError, closest
+from ltm.errors import printable, quoted, shortened
+from ltm_platform.errors import UserError, closest, typed
 from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 _LARGEST_FILE = 100_000  # bytes; whatever is larger is no job file
 _SUFFIXES = ("", ".yaml", ".yml")
+_MOST_FILES = 32
+_MOST_KEYS = 40  # of a file at its top
+_LONGEST_PATH = 200
 
 
-def read_job(name: str | Path, overrides: Iterable[str]) -> tuple[Layer, Origins]:
+def read_job(
+    name: str | Path,
+    overrides: Iterable[str],
+    known: Collection[str],
+    below: Mapping[str, Any] | None = None,
+) -> tuple[Layer, Origins]:
     """The job's values with ``extends`` and overrides applied, not yet checked against JobSpec.
+
+    ``known``: the names at the top of a job. A file that has none of them is not quoted: whatever
+    it is, it may be a secret. ``below``: values of fields that are given nowhere.
 
     Raises:
         UserError: a file is missing, unreadable or not YAML, or ``extends`` runs in a circle.
     """
     path = _find(name, Path())
-    layer = _read_chain(path)
+    layer = Layer(dict(below or {})).under(_read_chain(path, known))
     for override in overrides:
         layer = layer.under(read_override(override, layer))
     if layer.values.get("name") is None:
         layer.values["name"] = _name_from(path)
-    return layer, Origins(_shown(path), layer.origins)
+    return layer, Origins(_shown(path), layer.origins, layer.backbones)
 
 
 def bundled_folder() -> Path:
@@ -69,50 +83,55 @@ def _similar(missing: Path, bare: bool) -> str:
     return f"{hint} (bundled jobs: {', '.join(bundled)})"
 
 
-def _read_chain(path: Path) -> Layer:
+def _read_chain(path: Path, known: Collection[str]) -> Layer:
     """The file with everything that it extends, directly or not, below it."""
     layers: list[Layer] = []
     chain = [path]
     while True:
-        layer = _read_file(path)
+        if len(chain) > _MOST_FILES:
+            raise UserError(f"{_shown(chain[0])} extends more than {_MOST_FILES - 1} files")
+        layer = _read_file(path, known)
         layers.append(layer)
         base = layer.values.pop("extends", None)
         if base is None:
             break
         place = layer.origins["extends"]
         if not isinstance(base, str):
-            raise UserError(f"{place}: extends is {base!r}, but must be the path of a job file")
+            raise UserError(
+                f"{place}: extends is {quoted(base)}, but must be the path of a job file"
+            )
         try:
             path = _find(base, path.parent)
+            if not path.is_file():
+                raise UserError(f"{_shown(path)} is not a regular file")
         except UserError as error:
-            raise UserError(f"{place}: extends is {base!r}, but {error}") from None
-        seen = [known.resolve() for known in chain]
+            raise UserError(f"{place}: extends is {quoted(base)}, but {error}") from None
+        seen = [earlier.resolve() for earlier in chain]
         chain.append(path)
         if path.resolve() in seen:
             circle = " -> ".join(map(_shown, chain[seen.index(path.resolve()) :]))
             raise UserError(f"{place}: extends runs in a circle: {circle}")
     for base_layer in layers[1:]:
         base_layer.values.pop("name", None)  # a name belongs to one experiment, not to its kin
-    merged = layers.pop()
+    merged = Layer()
     while layers:
-        merged = merged.under(layers.pop())
+        top = layers.pop()
+        backbone = top.get("model.backbone") or merged.get("model.backbone")
+        top.backbones = dict.fromkeys(top.origins, backbone)
+        merged = merged.under(top)
     merged.origins.pop("extends", None)
     return merged
 
 
-def _read_file(path: Path) -> Layer:
+def _read_file(path: Path, known: Collection[str]) -> Layer:
     shown = _shown(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_FILE + 1)
-        text = raw.decode("utf-8-sig")
+        text = _read_text(path, shown)
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{shown} is not a job file: it is not UTF-8 text") from None
-    if len(raw) > _LARGEST_FILE:
-        raise UserError(f"{shown} is not a job file: it is larger than {_LARGEST_FILE} bytes")
-    value, layer = parse_yaml(text, lambda line: f"{shown}:{line}")
+    names = "|".join([*known, "extends"])
+    is_job = re.search(rf"^[{{'\"]?({names})['\"]?\s*:", text, re.MULTILINE) is not None
+    value, layer = parse_yaml(text, lambda line: f"{shown}:{line}", quote=is_job)
     if value is None:
         raise UserError(f"{shown} is empty, but a job needs at least model.backbone and data.path")
     if not isinstance(value, dict):
@@ -120,19 +139,44 @@ def _read_file(path: Path) -> Layer:
         raise UserError(
             f"{shown} holds {kind}, but a job file holds sections such as model: and data:"
         )
+    meant = [closest(key, [*known, "extends"]) for key in islice(value, _MOST_KEYS)]
+    if sum(near is not None for near in meant) * 2 < len(value):
+        like = sorted({near for near in meant if near})
+        hint = f"; did you mean {like[0]!r}?" if like else ""
+        fields = ", ".join(sorted(known))
+        raise UserError(
+            f"{shown} is not a job file: its keys are not those of a job ({fields}){hint}"
+        )
     return layer
+
+
+def _read_text(path: Path, shown: str) -> str:
+    mode = path.stat().st_mode
+    # What a shell hands over, such as /dev/stdin or <(...), has a writer; another pipe may not.
+    if not stat.S_ISREG(mode) and path.parts[:2] != ("/", "dev"):
+        raise UserError(f"{shown} is not a job file: it is not a regular file")
+    with path.open("rb") as file:
+        raw = file.read(_LARGEST_FILE + 1)
+    if len(raw) > _LARGEST_FILE:
+        raise UserError(f"{shown} is not a job file: it is larger than {_LARGEST_FILE} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{shown} is not a job file: it is not UTF-8 text") from None
 
 
 def read_override(text: str, below: Layer) -> Layer:
     """``section.key=value`` as a layer; the value is read as YAML."""
-    origin = f"--set {text if text.isprintable() else repr(text)}"
+    origin = f"--set {typed(text)}"
     key, equals, raw = text.partition("=")
     key = key.strip()
     problem = None
     if not equals:
         problem = "there is no '='; write it as section.key=value, e.g. recipe.epochs=10"
     elif not all(re.fullmatch(r"[^\s.]+", part) for part in key.split(".")):
-        problem = f"{key!r} is not a key; write it as section.key=value, e.g. recipe.epochs=10"
+        problem = (
+            f"{quoted(key)} is not a key; write it as section.key=value, e.g. recipe.epochs=10"
+        )
     elif key == "extends":
         problem = "extends can only be said in a job file"
     if problem:
@@ -150,7 +194,7 @@ def read_override(text: str, below: Layer) -> Layer:
     values: Any = value
     for part in reversed(parts):
         values = {part: values}
-    return Layer(values, origins, inner.problems)
+    return Layer(values, origins, problems=inner.problems)
 
 
 def _name_from(path: Path) -> str:
@@ -162,4 +206,5 @@ def _shown(path: Path) -> str:
     """As short as it is clear: from the current folder where the file lies inside it."""
     absolute = os.path.abspath(path)
     relative = os.path.relpath(absolute)
-    return absolute if relative.startswith(os.pardir) else relative
+    shown = absolute if relative.startswith(os.pardir) else relative
+    return shortened(printable(shown), _LONGEST_PATH)

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ltm_platform.job.fields import (
-    Count,
+    Epochs,
+    Images,
     KeptFraction,
     KeptRange,
-    NotNegative,
-    Positive,
+    LearningRate,
     Probability,
     Section,
     Text,
@@ -22,13 +22,13 @@ from ltm_platform.job.fields import (
 class Bottleneck(Section):
     """The information bottleneck term of the loss."""
 
-    weight: NotNegative = 0.1
+    weight: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Factor of the bound in the loss; 0 trains with cross-entropy alone."""
     warmup: Probability = 0.3
     """Share of the epochs, from the first, that train without the bound."""
-    beta: Positive = 5.0
+    beta: Annotated[float, Field(ge=0.001, le=10_000)] = 5.0
     """Sharpness of the soft assignment to centroids; larger is harder."""
-    clusters: Annotated[int, Field(ge=2)] | None = None
+    clusters: Annotated[int, Field(ge=2, le=100_000)] | None = None
     """Number of centroids; null is the number of classes."""
 
 
@@ -39,7 +39,7 @@ class Augment(Section):
     """Smallest and largest share of the image's area that a random crop covers."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip; 0 where left and right matter, as in digits."""
-    color_jitter: NotNegative = 0.0
+    color_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Strength of random brightness, contrast and saturation; 0 is off."""
     auto_augment: Text | None = None
     """timm's policy string, e.g. rand-m9-mstd0.5; null is off."""
@@ -50,9 +50,9 @@ class Augment(Section):
 class Mix(Section):
     """Mixing pairs of training images and their labels, drawn again at every step."""
 
-    mixup: NotNegative = 0.0
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Mixup: both numbers of the Beta distribution of the shares; 0 is off."""
-    cutmix: NotNegative = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
     """CutMix: both numbers of the Beta distribution of the areas; 0 is off."""
     prob: Probability = 1.0
     """Probability that a step mixes at all."""
@@ -75,7 +75,7 @@ class Distill(Section):
     """Local file with the weights of a teacher given by name; null is timm's published ones."""
     weight: Probability = 0.5
     """Share of the teacher in the loss; the labels have the rest."""
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=1000)] = 1.0
     """Divisor of both networks' logits; larger gives unlikely classes more weight."""
 
     @model_validator(mode="after")
@@ -92,28 +92,28 @@ class Distill(Section):
 class Recipe(Section):
     """How the weights are learned."""
 
-    epochs: Count = 300
+    epochs: Epochs = 300
     """Passes over the training images."""
-    global_batch: Count = 256
+    global_batch: Images = 256
     """Images per optimizer step, over all workers: the same for one worker or eight."""
-    micro_batch: Count | Literal["auto"] | None = None
+    micro_batch: Images | Literal["auto"] | None = None
     """Images per forward pass of one worker, accumulated up to its share of the global batch; null
     is the whole share, auto the largest part of it that fits the memory, found at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
-    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    lr: LearningRate = 2e-4
     """Learning rate after warm-up; it falls to min_lr along a cosine."""
-    min_lr: NotNegative = 0.0
+    min_lr: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Learning rate at the end."""
-    weight_decay: NotNegative = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     """Decoupled weight decay; biases and normalisation layers are spared."""
-    warmup_epochs: NotNegative = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Epochs, also fractions of one, in which the learning rate rises to lr."""
     layer_decay: KeptFraction | None = None
     """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target probability spread over all classes."""
-    clip_grad: Positive | None = None
+    clip_grad: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     """Largest L2 norm of the gradient; null does not clip."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of the weights; null keeps no average."""
@@ -121,7 +121,7 @@ class Recipe(Section):
     """Batch normalisation over the micro-batches of all workers instead of each worker's own."""
     freeze: list[Text] = Field(default_factory=list)
     """Parts that keep their weights: names such as patch_embed or blocks.0, or patterns with *."""
-    early_stop: Count | None = None
+    early_stop: Epochs | None = None
     """Epochs without a better val/top1 after which training ends; null trains all epochs."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial weights, the order of the images and their random changes."""

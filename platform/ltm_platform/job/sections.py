@@ -8,17 +8,18 @@ from pydantic import Field, model_validator
 
 from ltm_platform.job.fields import (
     Alias,
-    Count,
     KeptFraction,
     KeptRange,
     Options,
     Plan,
-    Positive,
+    Retries,
     RunName,
     Section,
     Text,
     WorkerRange,
+    Workers,
     conflict,
+    exclusive,
 )
 
 
@@ -33,7 +34,7 @@ class Model(Section):
     """Kept fraction of the tokens, 1 keeps all; null is the backbone's default plan."""
     plan: Plan | None = None
     """What each site keeps, a number of tokens or [rows, columns], e.g. {blocks.0: 157}."""
-    target_gmacs: Positive | None = None
+    target_gmacs: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A budget in 1e9 multiply-accumulates an image; the plan closest from below is taken."""
     elastic: KeptRange | None = None
     """Train every step at a ratio drawn from [low, high]: one checkpoint then serves them all."""
@@ -52,12 +53,18 @@ class Model(Section):
     @model_validator(mode="after")
     def _starts_from_one(self) -> Model:
         if self.pretrained and self.checkpoint:
-            raise conflict(
-                "model.pretrained is true and model.checkpoint is given, "
-                "but a network starts from one of them",
-                "model.checkpoint",
-                "model.pretrained",
-            )
+            raise exclusive(model__checkpoint="null", model__pretrained="false")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_budget(self) -> Model:
+        given = {
+            f"model__{name}": "null"
+            for name in ("compression_ratio", "plan", "target_gmacs")
+            if getattr(self, name) is not None
+        }
+        if len(given) > 1 and self.method != "none":
+            raise exclusive(**given)
         return self
 
 
@@ -75,11 +82,20 @@ class Data(Section):
     """Share of the images held out for validation when the source has no validation split."""
     subset: KeptFraction = 1.0
     """Share of the training images, class by class, that is used at all."""
-    fold: Annotated[int, Field(ge=0)] | None = None
+    fold: Annotated[int, Field(ge=0, le=999)] | None = None
     """Cross-validation: which of `folds` parts of the training images, from 0, is held out for
     validation in place of the validation images; null validates on those."""
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
     """Number of equal parts, class by class, that `fold` counts."""
+    allow_bad: Annotated[float, Field(ge=0, le=0.5)] = 0.001
+    """Share of the images of each part that may be impossible to decode. In training the next image
+    takes the place of such a one, in validation it is not counted; above the share the run ends."""
+    exif: bool = True
+    """Turn images as their EXIF orientation says; false shows them as they are stored, as timm
+    does."""
+    background: Literal["white", "black", "hidden"] = "white"
+    """Colour that shows through transparent pixels; `hidden` is the one that the file holds beneath
+    them, as timm has it."""
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 1
     """Image decoding processes per worker; 0 decodes in the training process."""
 
@@ -167,9 +183,9 @@ class Engine(Section):
 class Checkpoint(Section):
     """What is stored of a run. A checkpoint is written at the end of every epoch, too."""
 
-    every_steps: Count | None = 1000
+    every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = 1000
     """Optimizer steps between checkpoints within an epoch; null writes none there."""
-    keep: Count = 3
+    keep: Annotated[int, Field(ge=1, le=100_000)] = 3
     """How many checkpoints are kept, the best by validation top-1; the last is kept besides."""
 
 
@@ -178,25 +194,26 @@ class Cluster(Section):
 
     address: Text | None = None
     """Where it runs: http://HOST:8265 sends it to that cluster, auto or HOST:PORT joins a Ray that
-    is there, local starts one; null is $RAY_ADDRESS, else `cluster up --local`, else local."""
-    workers: Count | WorkerRange | Literal["auto"] = "auto"
+    is there, here starts one once this machine has room, local at once; null is $RAY_ADDRESS, else
+    `cluster up --local`, else here."""
+    workers: Workers | WorkerRange | Literal["auto"] = "auto"
     """Training processes; auto is one per GPU of the cluster or, with no GPU, one per CPU but at
     most 2. With [fewest, most] the run continues with what is there, and the global batch stays."""
-    resize_interval_s: Positive = 60.0
+    resize_interval_s: Annotated[float, Field(ge=0.1, le=86_400)] = 60.0
     """How often a run with a range of workers looks for more of them."""
-    cpus_per_worker: Positive = 1.0
+    cpus_per_worker: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
     """CPUs reserved for each worker, its image decoding processes included."""
     storage: Text | None = None
     """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
     group: Text | None = None
     """Group of the system that may read and resume the run; null is $LTM_PLATFORM_GROUP, else
     nobody but the user may."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Retries = 2
     """How often a run that broke (a worker died, hung or raised an error) continues from its last
     checkpoint before it ends as FAILED."""
-    max_preemptions: Annotated[int, Field(ge=0)] = 100
+    max_preemptions: Retries = 100
     """How often a run continues after the cluster took a node away, counted apart."""
-    hang_timeout_s: Annotated[float, Field(ge=1)] = 1800.0
+    hang_timeout_s: Annotated[float, Field(ge=1, le=604_800)] = 1800.0
     """A worker that makes no progress for so many seconds writes its stacks to the log and ends."""
 
     @property

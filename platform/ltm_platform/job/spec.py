@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -15,6 +16,7 @@ from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
+from ltm_platform.job.stored import BEFORE
 from ltm_platform.job.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
@@ -58,7 +60,19 @@ class JobSpec(Section):
         Raises:
             UserError: with one sentence a line for everything that is wrong.
         """
-        layer, origins = read_job(name, overrides)
+        layer, origins = read_job(name, overrides, cls.model_fields)
+        return cls._build(layer.values, origins, layer.problems)
+
+    @classmethod
+    def load_stored(cls, path: Path, overrides: Iterable[str] = ()) -> JobSpec:
+        """The job that a run has stored, complete for the version that wrote it.
+
+        Fields that came later have the values that do what that version did.
+
+        Raises:
+            UserError: as of `load`.
+        """
+        layer, origins = read_job(path, overrides, cls.model_fields, BEFORE)
         return cls._build(layer.values, origins, layer.problems)
 
     @classmethod
@@ -129,10 +143,11 @@ class JobSpec(Section):
         Raises:
             UserError: with one sentence a line for everything that is wrong.
         """
-        layer = Layer(self.to_dict(), dict(self._origins.of_key))
+        known = self._origins
+        layer = Layer(self.to_dict(), dict(known.of_key), dict(known.backbones))
         for override in overrides:
             layer = layer.under(read_override(override, layer))
-        origins = Origins(self._origins.source, layer.origins)
+        origins = Origins(known.source, layer.origins, layer.backbones)
         return self._build(layer.values, origins, layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
@@ -144,7 +159,8 @@ class JobSpec(Section):
         for section in sections:
             node = node[section]
         node[field] = value
-        return self._build(values, self._origins, [])
+        typed = {**self._origins.backbones, key: None}
+        return self._build(values, replace(self._origins, backbones=typed), [])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold; `from_dict` gives the same job back."""
@@ -163,15 +179,30 @@ class JobSpec(Section):
         self._get(key)
         return self._origins.where(key)
 
+    def backbone_of(self, key: str) -> str | None:
+        """The backbone that the file which gave a field is for; None where no file gave it."""
+        return self._origins.backbones.get(key)
+
+    def given(self, section: str) -> list[str]:
+        """The fields of a section that files or overrides gave, dotted."""
+        return [
+            key
+            for key in self.flat()
+            if key.startswith(f"{section}.") and key in self._origins.of_key
+        ]
+
     def error(self, key: str, sentence: str) -> UserError:
         """An error to raise about a field: ``sentence`` after the place where it was given."""
         return UserError(self._origins.prefix(key) + sentence, {key: self._get(key)})
 
-    def choice_error(self, key: str, allowed: Iterable[str]) -> UserError:
-        """The error that a field's value is none of the ``allowed`` names, with the nearest one."""
+    def choice_error(self, key: str, allowed: Iterable[str], which: str = "") -> UserError:
+        """The error that a field's value is none of the ``allowed`` names, with the nearest one.
+
+        ``which``: what is wrong with a value that somebody may know, beginning with a comma.
+        """
         names, value = list(allowed), self._get(key)
         known = f"but must be one of: {', '.join(names)}{nearest(str(value), names)}"
-        return self.error(key, f"{key} is {show(value)}, {known}")
+        return self.error(key, f"{key} is {show(value)}{which}, {known}")
 
     def _get(self, key: str) -> Any:
         node: Any = self.to_dict()

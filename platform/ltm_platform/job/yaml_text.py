@@ -7,10 +7,13 @@ text too. Duplicate keys, tags that make objects and documents that grow by alia
 from __future__ import annotations
 
 import re
+import sys
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ltm.errors import named, quoted, shortened
 from ltm_platform.errors import UserError
 from ltm_platform.job.layer import Layer
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 _MODULES = ("model", "plan")  # whose keys are names of modules, with dots
 _MOST_NODES = 10_000
 _DEEPEST = 32
+_MOST_BRACKETS = 300
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_LONGEST_PROBLEM = 120
+_LONG_ESCAPE = re.compile(r"\\U([0-9a-fA-F]{8})")
 
 _TAG = "tag:yaml.org,2002:"
 _CORE_SCHEMA = {
@@ -60,38 +67,56 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 
 def parse_yaml(
-    text: str, place: Callable[[int], str], at: tuple[str, ...] = ()
+    text: str, place: Callable[[int], str], at: tuple[str, ...] = (), *, quote: bool = True
 ) -> tuple[Any, Layer]:
     """The document and, as a layer, the origin of its keys; ``place`` turns a line into an origin.
 
-    ``at`` is where in a job the document belongs; keys in the layer begin there.
+    ``at`` is where in a job the document belongs; keys in the layer begin there. Without ``quote``
+    an error says where the text is wrong, and nothing that stands there.
 
     Raises:
         UserError: the text is not one YAML document.
     """
+    if _depth(text) > _MOST_BRACKETS:  # which PyYAML would take seconds to give up on
+        raise UserError(f"{place(1)}: this is nested too deeply")
     try:
         node = yaml.compose(text, Loader=_Loader)
-        builder = _Builder(place)
-        value = None if node is None else builder.build(node, at)
     except yaml.MarkedYAMLError as error:
-        raise UserError(_syntax_error(error, place)) from None
+        raise UserError(_syntax_error(error, place, quote=quote)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = f"it holds the character {chr(error.character)!a}"
         raise UserError(f"{place(line)}: this is not valid YAML: {problem}") from None
+    except (ValueError, OverflowError):  # PyYAML's chr() of an escape such as \UFFFFFFFF
+        line = next((n for n, one in enumerate(text.split("\n"), 1) if _beyond_unicode(one)), 1)
+        problem = "it has an escape of a character that does not exist"
+        raise UserError(f"{place(line)}: this is not valid YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{place(1)}: this is nested too deeply") from None
+    builder = _Builder(place)
+    value = None if node is None else builder.build(node, at)
     values = value if isinstance(value, dict) else {}
-    return value, Layer(values, builder.origins, builder.problems)
+    return value, Layer(values, builder.origins, problems=builder.problems)
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, place: Callable[[int], str]) -> str:
-    problem = error.problem or "it cannot be read"
+def _depth(text: str) -> int:
+    """How many brackets are open at once, those within quoted text included."""
+    return max(accumulate(_BRACKETS.get(character, 0) for character in text), default=0)
+
+
+def _beyond_unicode(line: str) -> bool:
+    return any(int(code, 16) > sys.maxunicode for code in _LONG_ESCAPE.findall(line))
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, place: Callable[[int], str], *, quote: bool) -> str:
+    problem = shortened(error.problem or "it cannot be read", _LONGEST_PROBLEM)
     # What is never closed is noticed at the end of the text; the place to correct is its beginning.
     unclosed = "end of stream" in problem or "<stream end>" in problem
     mark = error.context_mark if unclosed and error.context_mark else error.problem_mark
     where = place(mark.line + 1) if mark else place(1)
     column = f" (column {mark.column + 1})" if mark else ""
+    if not quote:
+        return f"{where}: this is not valid YAML{column}"
     hint = next((hint for part, hint in _HINTS.items() if part in problem), "")
     return f"{where}: this is not valid YAML: {problem}{column}{hint}"
 
@@ -123,19 +148,19 @@ class _Builder:
             key = self.build(key_node, path, depth + 1)
             where = self._at(key_node)
             if not isinstance(key, str) or not key:
-                self.problems.append(f"{where}: the key {key!r} is not a name")
+                self.problems.append(f"{where}: the key {quoted(key)} is not a name")
                 continue
             here = (*path, key)
             if "." in key and path != _MODULES:
                 self.problems.append(
-                    f"{where}: the key {key!r} holds a dot; "
-                    f"write {key.partition('.')[0]}: and the rest indented below it"
+                    f"{where}: the key {quoted(key)} holds a dot; "
+                    f"write {named(key.partition('.')[0])}: and the rest indented below it"
                 )
                 continue
             value = self.build(value_node, here, depth + 1)
             if key in values:
                 self.problems.append(
-                    f"{where}: {'.'.join(here)} is given twice, "
+                    f"{where}: {named('.'.join(here))} is given twice, "
                     f"first at {self.origins['.'.join(here)]}"
                 )
                 continue
@@ -165,7 +190,7 @@ class _Builder:
 
     def _refuse_tag(self, node: yaml.Node) -> None:
         tag = node.tag.replace(_TAG, "!!")
-        self.problems.append(f"{self._at(node)}: the YAML tag {tag} does not belong here")
+        self.problems.append(f"{self._at(node)}: the YAML tag {named(tag)} does not belong here")
 
     def _at(self, node: yaml.Node) -> str:
         return self._place(node.start_mark.line + 1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "RAY_ADDRESS"
 EMBEDDED = "local"
+HERE = "here"
 JOINED = "auto"
 _HTTP = re.compile(r"https?://[\w.\[\]:-]+(/[\w./-]*)?")
 _HOST_PORT = re.compile(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
@@ -47,7 +48,7 @@ def kind(address: str) -> Kind:
     Raises:
         UserError: it is none.
     """
-    if address == EMBEDDED:
+    if address in (EMBEDDED, HERE):
         return Kind.EMBEDDED
     if _HTTP.fullmatch(address):
         return Kind.CLUSTER
@@ -55,13 +56,14 @@ def kind(address: str) -> Kind:
         return Kind.JOINED
     raise UserError(
         f"the cluster's address is {shown(address)!r}, but must be http://HOST:8265 (a cluster's "
-        f"dashboard), HOST:PORT or auto (a Ray that this machine is a node of), or local"
+        f"dashboard), HOST:PORT or auto (a Ray that this machine is a node of), here (a Ray of its "
+        f"own, once this machine has room), or local (a Ray of its own at once)"
     )
 
 
 def find_address(given: str | None, job: JobSpec | None = None) -> Address:
     """The option, else ``cluster.address``, else ``RAY_ADDRESS``, else the Ray that ``cluster up
-    --local`` keeps here, else `EMBEDDED`.
+    --local`` keeps here, else `HERE`.
 
     Raises:
         UserError: it is no address.
@@ -76,7 +78,7 @@ def find_address(given: str | None, job: JobSpec | None = None) -> Address:
     elif running := local_ray.running():
         found, source = running.address, "that 'cluster up --local' keeps"
     else:
-        found, source = EMBEDDED, "as always"
+        found, source = HERE, "as always"
     try:
         kind(found)
     except UserError as error:

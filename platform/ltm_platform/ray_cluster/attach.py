@@ -9,7 +9,7 @@ import uuid
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from ltm_platform.compat.ray_core import autoscaled_groups, on_loopback
+from ltm_platform.compat.ray_core import PATIENCE, autoscaled_groups, on_loopback
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import first_contact
 from ltm_platform.ray_cluster.auth_token import token_wanted, use_token
@@ -36,6 +36,7 @@ def join(address: str) -> None:
     """
     use_token()
     set_environment()
+    os.environ.setdefault(*PATIENCE)
     found = first_contact.reach(address)
     here = first_contact.is_here_alone(found)
     import ray

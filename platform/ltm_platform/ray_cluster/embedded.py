@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -13,15 +14,20 @@ import psutil
 from ltm_platform.compat.ray_core import (
     EMBEDDED_SETTINGS,
     SETTINGS,
+    START_S,
     is_startup_timeout,
+    session_folder,
     worker_processes,
 )
 from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster.machine.sessions import remember, remove_old
 from ltm_platform.ray_cluster.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 ENVIRONMENT = {
     **SETTINGS,
     # On CPUs, 2 to 5 % of a training step each; ranks inherit it. Large pages for malloc's memory;
@@ -56,35 +62,82 @@ def this_machine() -> Resources:
     return Resources(cpus=len(os.sched_getaffinity(0)), gpus=torch.cuda.device_count())
 
 
-@contextmanager
-def embedded_ray(resources: Resources) -> Iterator[None]:
-    """Start Ray here, and end it with all its processes when the block ends."""
-    _set(ENVIRONMENT | dict(EMBEDDED_SETTINGS))
-    import ray
+def visible_gpus(count: int) -> list[str]:
+    """The names of the visible GPUs, of which there are ``count``."""
+    named = os.environ.get(VISIBLE_GPUS)
+    return named.split(",")[:count] if named else [str(index) for index in range(count)]
 
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=max(1, int(resources.cpus)),
-            num_gpus=int(resources.gpus),
-            include_dashboard=False,
-        )
-    except Exception as error:  # Ray has no narrower one for it
-        if not is_startup_timeout(error):
-            raise
-        raise UserError(
-            "Ray did not start within its 30 seconds: the machine is too busy, or short of memory"
-        ) from None
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and callable(on_sigterm):  # Ray has taken the signal over
-        signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
+
+class EmbeddedRay:
+    """A Ray on this machine, of this process's own."""
+
+    def __init__(self, resources: Resources, gpus: Sequence[str] | None = None) -> None:
+        """``gpus``: those that it has, as ``CUDA_VISIBLE_DEVICES`` names them; None: all."""
+        self._resources, self._gpus = resources, gpus
+        self._session: Path | None = None
+
+    def start(self) -> None:
+        """Raises: UserError: it does not start."""
+        _set(ENVIRONMENT | dict(EMBEDDED_SETTINGS))
+        if self._gpus is not None:
+            os.environ[VISIBLE_GPUS] = ",".join(self._gpus)
+        import ray
+
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(self._resources.cpus)),
+                num_gpus=int(self._resources.gpus),
+                include_dashboard=False,
+            )
+        except Exception as error:  # Ray has no narrower one for it
+            if not is_startup_timeout(error):
+                raise
+            raise UserError(
+                f"Ray did not start within {START_S} seconds: the machine is too busy, or short of "
+                f"memory"
+            ) from None
+        self._session = session_folder()
+        remember(self._session)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and callable(on_sigterm):  # Ray has taken the signal over
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+    def end(self) -> None:
+        """End it with all its processes."""
+        import ray
+
         workers = worker_processes()
         ray.shutdown()
-        for process in workers:
-            # Sometimes one deadlocks at its exit, in Ray's core, and would never end.
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        _kill(workers)
+        if self._session:
+            remove_old(self._session)
+
+    def renew(self) -> None:
+        """End what is left of it, and start another."""
+        self.end()
+        self.start()
+
+
+@contextmanager
+def embedded_ray(resources: Resources, gpus: Sequence[str] | None = None) -> Iterator[EmbeddedRay]:
+    """Start Ray here, and end it with all its processes when the block ends."""
+    ray = EmbeddedRay(resources, gpus)
+    ray.start()
+    try:
+        yield ray
+    finally:
+        ray.end()
+
+
+def end_workers() -> None:
+    """Kill all workers of this process's own Ray, which no longer can."""
+    _kill(worker_processes())
+
+
+def _kill(workers: list[psutil.Process]) -> None:
+    for process in workers:
+        # Sometimes one deadlocks at its exit, in Ray's core, and would never end.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

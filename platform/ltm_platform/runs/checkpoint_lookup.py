@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +12,11 @@ from filelock import FileLock
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
-from ltm_platform.storage.checkpoints import best, stored
-from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check, holds_manifest
+from ltm_platform.storage.checkpoints import choose
+from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 from ltm_platform.storage.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
@@ -26,7 +29,9 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
     """
     folder = Path(target).expanduser()
     if (folder / WEIGHTS_FILE).is_file() and (folder / JOB_FILE).is_file():
-        found = folder
+        found = folder.resolve()
+        run_id = RunFolder(found.parent).run_id
+        unchecked = check_weights(found, run_id=run_id, name=found.name if run_id else None)
     elif folder.is_dir():
         raise UserError(
             f"{target} is not a checkpoint of ltm-platform: "
@@ -35,7 +40,10 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
     else:
         store = tracking.tracking_uri(uri)
         record = tracking.find_run(store, target)
-        own = _stored(record, last=last) or _fetched(record, store, "last" if last else "best")
+        own = _stored(record, last=last)
+        # What lies in the run's storage has been looked through.
+        files: tuple[str, ...] | None = () if own else None
+        own = own or _fetched(record, store, "last" if last else "best")
         if own is None and (trial := record.tags.get(tracking.BEST_TRIAL_TAG)):
             raise UserError(f"{target!r} is a sweep: name a trial of it, the best is {trial!r}")
         if own is None:
@@ -44,10 +52,11 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
                 f"the run {target!r} has no {kind}, neither in its folder {record.folder} "
                 f"on this machine nor among its artifacts in MLflow"
             )
-        found = own
-    if holds_manifest(found):
-        check(found)
-    return found.resolve()
+        found = own.resolve()
+        unchecked = check_weights(found, run_id=record.run_id, only=files)
+    if unchecked:
+        _log.warning("%s", unchecked)
+    return found
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
@@ -55,9 +64,8 @@ def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
     if not record.folder:
         return None
     try:
-        checkpoints = stored(RunFolder(Path(record.folder)))
-        chosen = next(reversed(checkpoints), None) if last else best(checkpoints)
-        return chosen.fetch() if chosen and chosen.source.is_folder() else None
+        chosen = choose(RunFolder(Path(record.folder)), last=last, run_id=record.run_id)
+        return chosen.checked(record.run_id) if chosen else None
     except OSError:  # an object store that does not answer: MLflow has the weights, too
         return None
 
@@ -77,7 +85,7 @@ def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
     folder = _copies(record) / kind
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if folder.is_dir() and record.status == "FINISHED":
+        if record.status == "FINISHED" and _is_whole(folder):
             return folder
         with TemporaryDirectory(dir=folder.parent) as part:
             copy = tracking.fetch_files(store, record.run_id, tracked_folder(kind), Path(part))
@@ -86,6 +94,15 @@ def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
             shutil.rmtree(folder, ignore_errors=True)
             copy.rename(folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether there is a copy that is as it was fetched."""
+    try:
+        check_weights(folder)
+    except UserError:
+        return False
+    return folder.is_dir()
 
 
 def _copies(record: tracking.RunRecord) -> Path:

@@ -15,6 +15,7 @@ import ray
 import ray.train
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from ltm_platform.compat.ray_trainer import LeanTrainer
 from ltm_platform.errors import RunError
@@ -24,7 +25,9 @@ from ltm_platform.events import (
     EpochEnded,
     Event,
     EventQueue,
+    Failed,
     GaveUp,
+    ImagesLeftOut,
     Listener,
     Measured,
     Progress,
@@ -33,19 +36,31 @@ from ltm_platform.events import (
     Waiting,
     listening,
 )
-from ltm_platform.ray_cluster.failures import as_run_error
+from ltm_platform.ray_cluster.embedded import end_workers
+from ltm_platform.ray_cluster.failures import (
+    ControllerLostError,
+    RayLostError,
+    RetryPolicy,
+    as_run_error,
+)
 from ltm_platform.ray_cluster.jobs_api import Request
+from ltm_platform.ray_cluster.services import Services, WatchedQueue
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
-from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
-from ltm_platform.runs.network_artifacts import CheckpointedModel, log_results
+from ltm_platform.runs.network_artifacts import (
+    CheckpointedModel,
+    log_checkpoints,
+    log_results,
+)
+from ltm_platform.runs.reservation import RecordReservation, forget, free
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import BEST_METRIC, StoredCheckpoint, best, stored
-from ltm_platform.storage.manifest import CLASSES_FILE, EMA_FILE, JOB_FILE, WEIGHTS_FILE
+from ltm_platform.storage.resume_plan import plan_to_resume
+from ltm_platform.storage.run_folder import RunIdentity
 from ltm_platform.tracking import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, RUN_FOLDER_TAG, SUBMISSION_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import ltm
     from ltm_platform.checks import CheckedJob
@@ -76,10 +91,12 @@ def drive(
     *,
     resume: Resume | None = None,
     ray_stays: bool = False,
+    renew: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train a checked job to its end. Ray must be running.
 
     ``ray_stays``: it keeps running when this raises, so that the workers have to be stopped.
+    ``renew`` ends what is left of a Ray that broke and starts another; None where Ray is not ours.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is closed as KILLED.
@@ -100,14 +117,63 @@ def drive(
             run.tag(key, value)
         for key, change in (resume.changes if resume else {}).items():
             run.tag(f"ltm.changed.{key}", change)
-        events = event_queue()
-        with recording(checked, folder, run, events, listener):
-            fit(checked, folder, events, abort=ray_stays)
+        _train(checked, folder, run, listener, renew=renew, abort=ray_stays)
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
         log_results(run, CheckpointedModel(checked.job, checked.dataset, chosen))
         return Outcome(run.run_id, run.metrics, chosen, found[-1])
+
+
+def _train(
+    checked: CheckedJob,
+    folder: RunFolder,
+    run: TrackedRun,
+    listener: Listener,
+    *,
+    renew: Callable[[], None] | None,
+    abort: bool,
+) -> None:
+    """Train on workers. When Ray itself or its controller ends, training goes on from the last
+    checkpoint; that counts among the failures that the job allows.
+    """
+    allowed = checked.job.cluster.max_failures
+    failures: list[Failed] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Failed):
+            failures.append(event)
+
+    def may_help(error: BaseException) -> bool:
+        mendable = isinstance(error, ControllerLostError) or (
+            isinstance(error, RayLostError) and renew
+        )
+        return bool(mendable) and len(failures) < allowed
+
+    def prepare(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        for hear in (note, listener):
+            hear(Failed(str(error)))
+        if isinstance(error, RayLostError) and renew:
+            renew()
+        # A kill may have cut off a checkpoint, or Ray's record of them.
+        plan_to_resume(folder, None, run.run_id).carry_out()
+
+    def attempt() -> None:
+        events, services = event_queue(), Services.here(end_workers)
+        with recording(checked, folder, run, WatchedQueue(events, services), listener, note):
+            left = allowed - len(failures)
+            fit(
+                checked,
+                folder,
+                run.run_id,
+                events,
+                services=services,
+                max_failures=left,
+                abort=abort,
+            )
+
+    Retrying(retry=retry_if_exception(may_help), before_sleep=prepare, reraise=True)(attempt)
 
 
 @contextmanager
@@ -124,6 +190,7 @@ def recording(
         RunError: a rank gave up.
         KeyboardInterrupt: training saved and ended because a stop was requested.
     """
+    folder.belongs_to(run.run_id)
     run.log_metrics(model_metrics(checked), step=0, time_ms=int(time.time() * 1000))
     reasons: list[str] = []
 
@@ -137,7 +204,7 @@ def recording(
                 stopped.append(event)
             case Started() | Waiting() | Progress() | EpochEnded() | Measured() | Decided():
                 pass
-            case ControllerStarted():
+            case ControllerStarted() | Failed() | ImagesLeftOut():
                 pass
             case _:
                 assert_never(event)
@@ -150,34 +217,48 @@ def recording(
         if stopped:
             raise KeyboardInterrupt
     finally:
-        _log_checkpoints(run, stored(folder), checked.dataset.classes)
+        log_checkpoints(run, folder.name, stored(folder), checked.dataset.classes)
 
 
 def fit(
     checked: CheckedJob,
     folder: RunFolder,
+    run_id: str,
     events: EventQueue,
     callbacks: Sequence[Any] = (),
     *,
+    services: Services | None = None,
+    max_failures: int | None = None,
     abort: bool = False,
 ) -> None:
     """Train on Ray Train's workers. ``callbacks`` are Ray Train's, and run in its controller.
+
+    ``max_failures``: of the workers, if not as many as the job allows.
 
     Raises:
         KeyboardInterrupt: SIGINT came; the workers end with this process or with its Ray or, with
             ``abort``, before this is raised.
         RunError: a rank failed, more often than the job allows.
+        ControllerLostError, RayLostError: a part of Ray has ended.
     """
     from ltm_platform.training.worker import train_worker
 
+    free(folder.path)
     job = checked.job
+    services = services or Services.here()
+    failure_config = ray.train.FailureConfig(
+        max_failures=job.cluster.max_failures if max_failures is None else max_failures,
+        max_preemption_failures=job.cluster.max_preemptions,
+        # Ray would try for ever to start workers that there is no room for.
+        controller_failure_limit=START_ATTEMPTS if checked.problems else -1,
+    )
     workers = _num_workers(checked)
     fewest = workers if isinstance(workers, int) else workers[0]
     per_worker = {"GPU": float(checked.use_gpu), "CPU": job.cluster.cpus_per_worker}
     waiting = WaitCallback(events, fewest, per_worker)
     trainer = LeanTrainer(
         train_worker,
-        train_loop_config=dict(worker_config(checked, events)),
+        train_loop_config=dict(worker_config(checked, folder, run_id, events)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
@@ -187,32 +268,40 @@ def fit(
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=folder.storage_root,
-            failure_config=ray.train.FailureConfig(
-                max_failures=job.cluster.max_failures,
-                max_preemption_failures=job.cluster.max_preemptions,
-                # Ray would try for ever to start workers that there is no room for.
-                controller_failure_limit=START_ATTEMPTS if checked.problems else -1,
-            ),
+            failure_config=failure_config,
             checkpoint_config=kept_checkpoints(job),
-            callbacks=[*callbacks, waiting],
+            callbacks=[*callbacks, waiting, RecordReservation(folder.path)],
             # What it says of every report and every start, our own lines do.
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
+        check=services.check,
+        policy=RetryPolicy(failure_config, events),
     )
     try:
         with as_run_error():
             trainer.fit()
+    except ControllerLostError:
+        services.check_now()
+        raise
     except KeyboardInterrupt:
         if abort:
             trainer.abort()
         raise
+    forget(folder.path)
 
 
-def worker_config(checked: CheckedJob, events: EventQueue) -> WorkerConfig:
+def worker_config(
+    checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue
+) -> WorkerConfig:
     """The arguments of `train_worker`."""
     from ltm_platform.training.worker import WorkerConfig
 
-    return WorkerConfig(job=checked.job.to_dict(), cache=str(locations.cache()), events=events)
+    return WorkerConfig(
+        job=checked.job.to_dict(),
+        cache=str(locations.cache()),
+        events=events,
+        run=RunIdentity(folder.name, run_id),
+    )
 
 
 def kept_checkpoints(job: JobSpec) -> ray.train.CheckpointConfig:
@@ -259,19 +348,6 @@ def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
         "model/params_m": cost.params_m,
         "model/params_m_base": base.params_m,
     }
-
-
-def _log_checkpoints(
-    run: TrackedRun, found: list[StoredCheckpoint], classes: Sequence[str]
-) -> None:
-    """Log weights and job to MLflow; what else resuming needs stays in storage, with a link."""
-    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
-        if checkpoint:
-            path = checkpoint.fetch()
-            files = [path / name for name in (WEIGHTS_FILE, EMA_FILE, JOB_FILE)]
-            run.log_files([file for file in files if file.exists()], tracked_folder(kind))
-            run.log_json(classes, f"{tracked_folder(kind)}/{CLASSES_FILE}")
-            run.tag(checkpoint_tag(kind), str(checkpoint.source))
 
 
 @contextmanager

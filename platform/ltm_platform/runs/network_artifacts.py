@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
+from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, tracked_folder
 from ltm_platform.runs.pictures import confusion_picture, heatmap_picture
-from ltm_platform.storage.manifest import CONFUSION_FILE, WEIGHTS_FILE, read_manifest
+from ltm_platform.storage.checkpoints import best
+from ltm_platform.storage.manifest import (
+    CLASSES_FILE,
+    CONFUSION_FILE,
+    EMA_FILE,
+    JOB_FILE,
+    WEIGHTS_FILE,
+    Origin,
+    fingerprints,
+    manifest_name,
+    read_manifest,
+    sealed,
+)
 from ltm_platform.tracking import ImageInput
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
     from typing import Any
 
     from ltm_platform.data import Dataset
@@ -51,6 +68,41 @@ class CheckpointedModel:
         return model
 
 
+def log_checkpoints(
+    run: TrackedRun, name: str, found: Sequence[StoredCheckpoint], classes: Sequence[str]
+) -> None:
+    """Log the best and the last checkpoint of the run ``name``."""
+    for kind, checkpoint in (("best", best(found)), ("last", found[-1] if found else None)):
+        if checkpoint:
+            log_checkpoint(run, name, kind, checkpoint, classes)
+
+
+def log_checkpoint(
+    run: TrackedRun, name: str, kind: str, checkpoint: StoredCheckpoint, classes: Sequence[str]
+) -> None:
+    """Log weights and job, sealed anew; what else resuming needs stays in storage, with a link."""
+    path = checkpoint.fetch()
+    listed = read_manifest(path).files
+    kept = [file for file in (WEIGHTS_FILE, EMA_FILE, JOB_FILE) if file in listed]
+    with TemporaryDirectory() as folder:
+        classes_file, manifest = Path(folder) / CLASSES_FILE, Path(folder) / manifest_name(0)
+        classes_file.write_text(json.dumps(classes))
+        text = sealed(
+            Origin(name, run.run_id, path.name),
+            # Checksums as they were when the checkpoint was written.
+            {file: listed[file] for file in kept} | fingerprints(Path(folder), [CLASSES_FILE]),
+            rank=0,
+            world_size=1,
+            steps_done=checkpoint.steps_done,
+            metrics=checkpoint.metrics,
+            content="weights",
+        )
+        manifest.write_bytes(text)
+        files = [*(path / file for file in kept), classes_file, manifest]
+        run.log_files(files, tracked_folder(kind))
+    run.tag(checkpoint_tag(kind), str(checkpoint.source))
+
+
 def log_results(run: TrackedRun, network: CheckpointedModel) -> None:
     """On the CPU, in a second or two."""
     log_pictures(run, network)
@@ -70,7 +122,8 @@ def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
     if run.has_image(HEATMAPS, network.step):
         return
     pixels = input_pixels(network.model)
-    heatmaps = heatmap_picture(network.model, network.dataset.val, pixels)
+    rule = pixel_rule(network.job.data)
+    heatmaps = heatmap_picture(network.model, network.dataset.val, pixels, rule)
     if heatmaps:
         run.log_image(heatmaps, HEATMAPS, network.step)
 
@@ -81,7 +134,15 @@ def log_model(run: TrackedRun, network: CheckpointedModel) -> None:
     if not wish.log_model:
         return
     pixels, classes = input_pixels(network.model), network.dataset.classes
-    inputs = ImageInput(pixels.size, eval_resize(pixels.size), pixels.mean, pixels.std, classes)
+    inputs = ImageInput(
+        size=pixels.size,
+        resize=eval_resize(pixels.size),
+        mean=pixels.mean,
+        std=pixels.std,
+        exif=network.job.data.exif,
+        background=network.job.data.background,
+        classes=classes,
+    )
     model_id = run.log_model(network.model, inputs, network.step)
     if wish.register_as:
         run.register_model(model_id, wish.register_as, wish.aliases)

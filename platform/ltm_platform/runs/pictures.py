@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import ltm
-from ltm_platform.data.decode import decode_rgb
+from ltm_platform.data.decode import STANDARD, decode_rgb
 from ltm_platform.data.transforms import eval_transform
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data import ImageSet
     from ltm_platform.models import Pixels
 
@@ -73,10 +74,12 @@ def _most_confused(counts: Tensor, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def heatmap_picture(model: Any, source: ImageSet, pixels: Pixels) -> Image.Image | None:
+def heatmap_picture(
+    model: Any, source: ImageSet, pixels: Pixels, rule: PixelRule = STANDARD
+) -> Image.Image | None:
     """The first image of each of some classes, and below it `ltm.heatmap` of some targets.
 
-    None for a network that merges nothing.
+    None for a network that merges nothing, or where none of them can be decoded.
     """
     if not getattr(model, "sites", {}):
         return None
@@ -85,7 +88,10 @@ def heatmap_picture(model: Any, source: ImageSet, pixels: Pixels) -> Image.Image
     columns = []
     targets: list[tuple[int, int]] = []
     for data, _ in source.read(_first_of_classes(source)):
-        image = transform(decode_rgb(data))
+        try:
+            image = transform(decode_rgb(data, rule))
+        except Exception:  # Pillow raises whatever a damaged file makes it trip over
+            continue  # training has left it out, too, and named it
         plain = (image * std + mean).clamp(0, 1)
         tiles = [(plain * 255).round().to(torch.uint8)]
         if not targets:
@@ -93,6 +99,8 @@ def heatmap_picture(model: Any, source: ImageSet, pixels: Pixels) -> Image.Image
             targets = [(int(down * rows), int(right * across)) for down, right in TARGETS]
         tiles += [ltm.heatmap(model, image, target).picture(plain) for target in targets]
         columns.append(torch.cat([_framed(tile) for tile in tiles], dim=1))
+    if not columns:
+        return None
     return Image.fromarray(torch.cat(columns, dim=2).permute(1, 2, 0).numpy())
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STOP_FILE = ".stop"
 """In a run's folder: the run is to save and end."""
+BAD_IMAGES_FILE = "bad_images.json"
+"""In a run's folder and among its artifacts: what could not be decoded, by part of the data."""
 SWEEP_FILE = "sweep.json"
 """In the folder of a sweep: its specification. Trials lie in folders of their own below it."""
 BEST_FILE = "best.yaml"

@@ -45,6 +45,15 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """The run that a checkpoint is of."""
+
+    name: str
+    run_id: str
+    """In MLflow."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one run: its log, its resolved job and, unless they are in an object store, its
     checkpoints with Ray Train's record of them."""
@@ -54,6 +63,9 @@ class RunFolder:
     @classmethod
     def reserve(cls, job: JobSpec, name: str | None = None) -> RunFolder:
         """Make the folder of ``name``, or of the next free ``<job name>-<number>``.
+
+        The folder of a run that was killed before it was recorded is taken over: nobody could
+        resume it.
 
         Raises:
             UserError: a run of that name exists already.
@@ -69,7 +81,9 @@ class RunFolder:
             try:
                 (root / candidate).mkdir()
             except FileExistsError:
-                continue
+                # Without a name another process may have made it just now, to lock it next.
+                if name is None or cls(root / candidate).has_begun:
+                    continue
             folder = cls(root / candidate)
             permissions.share(folder.path)
             if address:
@@ -111,6 +125,12 @@ class RunFolder:
             return True
         lock.release()
         return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it holds more than a run that was killed before it was recorded."""
+        begun = {self._elsewhere, self.log, self.job, self._pid, self.path / ".lock"}
+        return not begun.issuperset(self.path.iterdir()) or self.is_locked()
 
     @property
     def owner(self) -> RunFolder:
@@ -167,6 +187,20 @@ class RunFolder:
     @property
     def _elsewhere(self) -> Path:
         return self.path / ".storage"
+
+    def belongs_to(self, run_id: str) -> None:
+        """Note the id of the run in MLflow: its checkpoints have it, too."""
+        if self.run_id != run_id:
+            self._run_id.write_text(run_id)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in MLflow; None where it is not known, as of a run of version 0.1."""
+        return self._run_id.read_text(errors="replace") if self._run_id.exists() else None
+
+    @property
+    def _run_id(self) -> Path:
+        return self.path / ".run_id"
 
     @property
     def name(self) -> str:

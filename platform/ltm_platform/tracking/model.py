@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ltm import plugins
-from ltm_platform import compat
+from ltm_platform.compat import image_loader
 from ltm_platform.compat.mlflow import (
     CODE_FOLDER,
     CONDA_FILE,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "best"
 """A run's logged model: ``runs:/<run id>/best``."""
-_LOADER = Path(compat.__file__).with_name("image_loader.py")
-_CODE = "ltm_image_classifier"
+_LOADER = Path(image_loader.__file__).parent
+_CODE = "ltm_image_loader"
 _REQUIRED = ("mlflow", "torch", "torchvision", "timm", "pillow", "numpy", "pandas", "cloudpickle")
 
 
@@ -44,6 +44,10 @@ class ImageInput:
     """Pixels of the shorter side before the centre is cut out."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    exif: bool
+    """Whether images are turned as their EXIF orientation says."""
+    background: str
+    """What shows through transparent pixels, as the job's ``data.background``."""
     classes: tuple[str, ...]
 
 
@@ -70,10 +74,13 @@ def save_model(
         serialization_format="pickle",
     )
     (folder / DATA_FOLDER / "inputs.json").write_text(json.dumps(asdict(inputs)))
-    (folder / CODE_FOLDER / f"{_CODE}.py").write_text(_LOADER.read_text())
+    for module in _LOADER.glob("*.py"):
+        code = folder / CODE_FOLDER / _CODE / module.name
+        code.parent.mkdir(exist_ok=True)
+        code.write_text(module.read_text())
     pyfunc.add_to_model(
         model,
-        loader_module=_CODE,
+        loader_module=f"{_CODE}.classifier",
         data=DATA_FOLDER,
         code=CODE_FOLDER,
         conda_env=CONDA_FILE,

@@ -18,7 +18,9 @@ from ltm_platform.events import (
     Decided,
     EpochEnded,
     Event,
+    Failed,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -26,6 +28,7 @@ from ltm_platform.events import (
     Waiting,
 )
 from ltm_platform.storage import locations
+from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
 from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
@@ -103,7 +106,9 @@ class TrackedRun:
                 self._log_progress(event)
             case Decided():
                 self.tag(f"ltm.{event.name}", event.value)
-            case GaveUp() | StoppedOnRequest() | ControllerStarted():
+            case ImagesLeftOut():
+                self._log_bad_images(event.images)
+            case GaveUp() | StoppedOnRequest() | Failed() | ControllerStarted():
                 pass  # the run's status at its end has it
             case _:
                 assert_never(event)
@@ -156,6 +161,17 @@ class TrackedRun:
 
     def log_json(self, value: object, path: str) -> None:
         self._client.log_text(self.run_id, json.dumps(value), path)
+
+    def _log_bad_images(self, found: Mapping[str, Sequence[str]]) -> None:
+        """Name them in an artifact, with those of before the run was resumed."""
+        file = self._folder / BAD_IMAGES_FILE
+        known: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+        for part, sentences in found.items():
+            known[part] = sorted({*known.get(part, []), *sentences})
+        text = json.dumps(known, indent=1, ensure_ascii=False)
+        with written_whole(file) as part_file:
+            part_file.write_text(text)
+        self._client.log_text(self.run_id, text, BAD_IMAGES_FILE)
 
     def log_image(self, image: Image.Image, key: str, step: int) -> None:
         """An image that the UI shows beside those of other runs with the same key."""

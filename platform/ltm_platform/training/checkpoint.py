@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +21,15 @@ from ltm_platform.compat.deepspeed_engine import set_progress
 from ltm_platform.storage.manifest import (
     CONFUSION_FILE,
     EMA_FILE,
+    FILE_METADATA,
     JOB_FILE,
+    PROGRESS_FILE,
     WEIGHTS_FILE,
-    read_manifest,
-    seal,
+    Origin,
+    check,
+    fingerprints,
+    manifest_name,
+    sealed,
 )
 from ltm_platform.training.engine.optimizer_state import (
     Scalars,
@@ -32,16 +40,17 @@ from ltm_platform.training.engine.weights import ShardedEma, gather_weights, loa
 from ltm_platform.training.recipe.early_stop import EarlyStop
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from torch import Tensor, nn
 
     from ltm_platform.job import JobSpec
+    from ltm_platform.storage.path import StoragePath
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training.engine.interface import Engine
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATISTICS_FILE = "ib_statistics.safetensors"
-PROGRESS_FILE = "progress.json"
 RANDOM_FILE = "random_rank{rank}.pt"
 
 
@@ -68,21 +77,45 @@ class Snapshot:
     texts: dict[str, str]
     random: dict[str, Any]
 
-    def write(self, folder: Path) -> None:
-        """Into ``folder``, which the ranks share."""
-        names = [RANDOM_FILE.format(rank=self.rank), *self.tensors, *self.texts]
-        torch.save(self.random, folder / names[0])
-        for name, tensors in self.tensors.items():
-            save_file(tensors, folder / name)
-        for name, text in self.texts.items():
-            (folder / name).write_text(text)
-        seal(
-            folder,
-            names,
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors, which are nearly all of it."""
+        files = self.tensors.values()
+        return sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+
+    def write(self, target: StoragePath, run: RunIdentity, metrics: Mapping[str, float]) -> None:
+        """Into the folder ``target`` of the run, which the ranks share, here or in an object store.
+
+        The manifest comes last: a folder in which it is there is complete.
+        """
+        with ExitStack() as stack:
+            if target.is_local:
+                folder = Path(target.path)
+                folder.mkdir(parents=True, exist_ok=True)
+            else:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="ltm-checkpoint-")))
+            files = fingerprints(folder, self._write_files(folder))
+            if not target.is_local:
+                target.put(folder)
+        manifest = sealed(
+            Origin(run.name, run.run_id, target.name),
+            files,
             rank=self.rank,
             world_size=self.world_size,
             steps_done=self.steps_done,
+            metrics=metrics if self.rank == 0 else {},
         )
+        (target / manifest_name(self.rank)).write(manifest)
+
+    def _write_files(self, folder: Path) -> list[str]:
+        """Returns their names."""
+        names = [RANDOM_FILE.format(rank=self.rank), *self.tensors, *self.texts]
+        torch.save(self.random, folder / names[0])
+        for name, tensors in self.tensors.items():
+            save_file(tensors, folder / name, FILE_METADATA)
+        for name, text in self.texts.items():
+            (folder / name).write_text(text)
+        return names
 
 
 def snapshot(
@@ -128,8 +161,11 @@ def restore(folder: Path, state: State) -> tuple[int, str]:
 
     Returns:
         Optimizer steps done, and the history of `snapshot`.
+
+    Raises:
+        UserError: it is damaged.
     """
-    engine, manifest = state.engine, read_manifest(folder)
+    engine, manifest = state.engine, check(folder)
     progress = json.loads((folder / PROGRESS_FILE).read_text())
     scalars: Scalars = progress["optimizer"]
     weights = load_file(folder / WEIGHTS_FILE)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from ltm_platform.data import open_data
+from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, train_transform
 from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
 from ltm_platform.training.engine.weights import ShardedEma
+from ltm_platform.training.measurement.evaluation import validation_loader
 from ltm_platform.training.measurement.micro_batch import find_micro_batch
 from ltm_platform.training.recipe.mixing import Mixer
 from ltm_platform.training.recipe.network import build_network, build_objective
@@ -122,14 +124,16 @@ def _build_loaders(
         world_size=context.world_size,
         seed=job.recipe.seed,
         workers=job.data.loader_workers,
+        allow_bad=job.data.allow_bad,
+        rule=pixel_rule(job.data),
     )
-    val = EvalLoader(
+    val = validation_loader(
+        job.data,
         dataset.val,
-        eval_transform(pixels.size, pixels.mean, pixels.std),
+        pixels,
         batch=batch.micro_batch,
         rank=context.rank,
         world_size=context.world_size,
-        workers=job.data.loader_workers,
     )
     return train, val
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
+from ltm_platform.compat.deepspeed_engine import clear_gradients
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import Diverged
 
@@ -46,6 +47,7 @@ class Stepper:
         its = self._components
         end = its.train_loader.steps(epoch + 1)
         parts = self._new_parts()
+        self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
         for index, (images, labels) in enumerate(batches, start=1):
@@ -60,6 +62,7 @@ class Stepper:
             self._engine.step()
             if not complete:
                 continue
+            clear_gradients(self._engine)
             self.steps_done += 1
             method_hooks.after_step(self._engine, self.steps_done, self._steps)
             self._compress()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from ltm_platform.models import create_model, input_pixels, structure_cost, with
 from ltm_platform.training import checkpoint
 from ltm_platform.training.checkpoint_policy import CheckpointPolicy
 from ltm_platform.training.components import build_components, seed_everything
+from ltm_platform.training.engine.optimizer_state import optimizer_is_finite
 from ltm_platform.training.engine.weights import (
     average_buffers,
     gather_weights,
     weights_are_finite,
 )
+from ltm_platform.training.left_out import LeftOut
 from ltm_platform.training.measurement.bench import inference_speed
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.recipe.early_stop import EarlyStop
@@ -49,16 +52,21 @@ class Trainer:
     def __init__(self, job: JobSpec, context: WorkerContext, *, cache: str, send: Listener) -> None:
         self.job, self._context, self._send = job, context, send
         self._watchdog = Watchdog(job.cluster.hang_timeout_s)
-        self.components = build_components(job, context, cache=Path(cache), send=send)
-        self._batch, self._engine = self.components.batch, self.components.engine
-        self._train_loader = self.components.train_loader
-        self._meter = StepMeter(send, self._batch.global_batch, self.components.objective.parts)
-        self._stepper = Stepper(job, self.components, self._meter)
-        self._validate = Validation(self.components, self._watchdog)
-        self._policy = CheckpointPolicy(job.checkpoint.every_steps, context)
-        self._early_stop = EarlyStop(job.recipe.early_stop)
-        # From here on the RNG states (dropout, drop path) differ between ranks.
-        seed_everything(job.recipe.seed + context.rank)
+        with ExitStack() as on_error:
+            on_error.callback(self._watchdog.close)
+            self.components = build_components(job, context, cache=Path(cache), send=send)
+            self._batch, self._engine = self.components.batch, self.components.engine
+            self._train_loader = self.components.train_loader
+            self._meter = StepMeter(send, self._batch.global_batch, self.components.objective.parts)
+            self._stepper = Stepper(job, self.components, self._meter)
+            parts = [self._train_loader.bad, self.components.val_loader.bad]
+            self._left_out = LeftOut(parts, send)
+            self._validate = Validation(self.components, self._watchdog)
+            self._policy = CheckpointPolicy(job.checkpoint.every_steps, context)
+            self._early_stop = EarlyStop(job.recipe.early_stop)
+            # From here on the RNG states (dropout, drop path) differ between ranks.
+            seed_everything(job.recipe.seed + context.rank)
+            on_error.pop_all()
 
     @property
     def steps_done(self) -> int:
@@ -106,6 +114,7 @@ class Trainer:
             if not last:
                 batches = self._train_loader.epoch(epoch + 1)  # decoded meanwhile
             validated, confusion = self._validate()
+            self._left_out.exchange()
             metrics = {"train/images_per_s": images / seconds} | validated
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
@@ -136,6 +145,8 @@ class Trainer:
         self._meter.check()
         if not weights_are_finite(self._engine):
             raise Diverged(f"a weight is not finite after step {self.steps_done}")
+        if not optimizer_is_finite(self._engine):
+            raise Diverged(f"the optimizer's state is not finite after step {self.steps_done}")
         self._watchdog.alive()
         self._meter.send_rest()
         history = self._meter.history()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.events import EpochEnded, EventQueue
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training.worker_context import WorkerContext
 
 
@@ -21,6 +22,7 @@ class WorkerConfig(TypedDict):
     job: dict
     cache: str
     events: EventQueue
+    run: RunIdentity
 
 
 def _silent(_: Event) -> None:
@@ -33,7 +35,7 @@ def train_worker(config: WorkerConfig) -> None:
 
     # On a cluster Ray's own is inherited.
     permissions.set_umask(JobSpec.from_dict(config["job"]).cluster.group)
-    for _ in train_rank(config, RayWorker()):
+    for _ in train_rank(config, RayWorker(config["run"])):
         pass
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Protocol
 
+from ltm_platform.errors import UserError
 from ltm_platform.storage.files import STOP_FILE
+from ltm_platform.storage.room import written_or_explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from ray.train import Checkpoint, CheckpointConfig
 
     from ltm_platform.storage.path import StoragePath
+    from ltm_platform.storage.run_folder import RunIdentity
     from ltm_platform.training.checkpoint import Snapshot
 
 
@@ -51,9 +55,9 @@ class WorkerContext(Protocol):
 
 
 class RayWorker:
-    """A rank that Ray Train started."""
+    """A rank that Ray Train started for ``run``."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: RunIdentity) -> None:
         import ray.train
         import ray.train.torch
 
@@ -62,6 +66,7 @@ class RayWorker:
         self.world_size: int = context.get_world_size()
         self.local_world_size: int = context.get_local_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        self._run = run
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
@@ -84,7 +89,9 @@ class RayWorker:
             # a stand-in: the function makes the real one
             checkpoint=ray.train.Checkpoint.from_directory(Path.cwd()),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=lambda _, name: _write(taken, storage() / name),
+            checkpoint_upload_fn=lambda _, name: _write(
+                taken, storage() / name, self._run, metrics
+            ),
             delete_local_checkpoint_after_upload=False,
         )
 
@@ -113,18 +120,20 @@ def storage() -> StoragePath:
     return StoragePath(filesystem, path, path)
 
 
-def _write(taken: Snapshot, target: StoragePath) -> Checkpoint:
+def _write(
+    taken: Snapshot, target: StoragePath, run: RunIdentity, metrics: dict[str, float]
+) -> Checkpoint:
     """A rank's part of a checkpoint, here or in an object store."""
     from ray.train import Checkpoint
 
-    if target.is_local:
-        path = Path(target.path)
-        path.mkdir(parents=True, exist_ok=True)
-        taken.write(path)
-    else:
-        with TemporaryDirectory(prefix="ltm-checkpoint-") as folder:
-            taken.write(Path(folder))
-            target.put(Path(folder))
+    own = Path(target.path) if target.is_local else Path(gettempdir())
+    try:
+        with written_or_explained(own, taken.size):
+            taken.write(target, run, metrics)
+    except UserError:
+        if target.is_local:  # a part of one, where room is short
+            shutil.rmtree(own, ignore_errors=True)
+        raise
     return Checkpoint(target.path, target.filesystem)
 
 
@@ -150,7 +159,7 @@ class SingleProcess:
     world_size = 1
     local_world_size = 1
 
-    def __init__(self, folder: Path, kept: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, kept: CheckpointConfig, run: RunIdentity) -> None:
         import torch
         import torch.distributed as dist
 
@@ -163,6 +172,7 @@ class SingleProcess:
             backend = "nccl" if cuda else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self._folder = folder
+        self._run = run
         self._keeper = CheckpointKeeper(folder, kept)
 
     @contextmanager
@@ -173,7 +183,8 @@ class SingleProcess:
         from ltm_platform.compat.ray_checkpoints import new_folder_name
         from ltm_platform.storage.path import storage_path
 
-        checkpoint = _write(taken, storage_path(self._folder / new_folder_name()))
+        target = storage_path(self._folder / new_folder_name())
+        checkpoint = _write(taken, target, self._run, metrics)
         self._keeper.register(checkpoint, metrics)
 
     def is_preempted(self) -> bool:

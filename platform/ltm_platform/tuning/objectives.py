@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ltm_platform.errors import UserError, nearest
+from ltm.errors import quoted
+from ltm_platform.errors import UserError, nearest, typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,15 +61,15 @@ def read_objectives(texts: Iterable[str]) -> tuple[SweepObjective, ...]:
         metric, colon, direction = text.partition(":")
         if metric not in METRICS:
             raise UserError(
-                f"--objective {text}: {metric!r} is no metric{nearest(metric, METRICS)} "
-                f"(allowed: {', '.join(METRICS)})"
+                f"--objective {typed(text)}: {quoted(metric)} is no metric"
+                f"{nearest(metric, METRICS)} (allowed: {', '.join(METRICS)})"
             )
         if colon and direction not in _DIRECTIONS:
             raise UserError(
-                f"--objective {text}: {direction!r} is no direction: write {metric}:max or "
-                f"{metric}:min"
+                f"--objective {typed(text)}: {quoted(direction)} is no direction: "
+                f"write {metric}:max or {metric}:min"
             )
         if metric in found:
-            raise UserError(f"--objective {text}: {metric} is given twice")
+            raise UserError(f"--objective {typed(text)}: {metric} is given twice")
         found[metric] = SweepObjective(metric, _DIRECTIONS.get(direction, METRICS[metric]))
     return tuple(found.values()) or (SweepObjective("val/top1", "max"),)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ltm_platform.errors import UserError, nearest
+from ltm.errors import named, quoted
+from ltm_platform.errors import UserError, nearest, typed
 from ltm_platform.job import JobSpec
 from ltm_platform.job.yaml_text import parse_yaml
 
@@ -21,6 +22,7 @@ KEEP = "keep_ratio"
 FOLD = "data.fold"
 """Trials that differ in it alone are one: their scores are averaged."""
 EXAMPLE = "recipe.lr=log:1e-5:1e-2"
+_BUDGETS = ("model.compression_ratio", "model.plan", "model.target_gmacs")
 _FORMS = "LOW:HIGH, log:LOW:HIGH, choice:A,B or grid:A,B"
 
 
@@ -102,7 +104,7 @@ def read_params(
     for text in texts:
         for param in _read(text, job, sites):
             if param.field in found:
-                raise UserError(f"--param {text}: {param.field} is given twice")
+                raise UserError(f"--param {typed(text)}: {named(param.field)} is given twice")
             found[param.field] = param
     if not found:
         raise UserError(
@@ -120,6 +122,7 @@ def read_params(
 
 def _read(text: str, job: JobSpec, sites: Callable[[], Sites]) -> list[Param]:
     name, equals, form = (part.strip() for part in text.partition("="))
+    text = typed(text)
     if name == "keep_ratios" or name.startswith(f"{KEEP}."):
         return _read_keep(text, name, form, sites)
     field, default = _field(text, name, job)
@@ -140,7 +143,7 @@ def _read_keep(text: str, name: str, form: str, sites: Callable[[], Sites]) -> l
         site = name.removeprefix(f"{KEEP}.")
         if site not in places:
             raise UserError(
-                f"--param {text}: {site!r} is no site of this network{nearest(site, places)} "
+                f"--param {text}: {quoted(site)} is no site of this network{nearest(site, places)} "
                 f"(allowed: {', '.join(places)})"
             )
         default = [site]
@@ -148,7 +151,7 @@ def _read_keep(text: str, name: str, form: str, sites: Callable[[], Sites]) -> l
     for value in domain.ends:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise UserError(
-                f"--param {text}: a keep ratio is {value!r}, "
+                f"--param {text}: a keep ratio is {quoted(value)}, "
                 f"but must be greater than 0 and at most 1"
             )
     return [Param(f"{KEEP}.{site}", domain) for site in default]
@@ -169,7 +172,7 @@ def _field(text: str, name: str, job: JobSpec) -> tuple[str, str | None]:
         name.rpartition(".")[2], [field.rpartition(".")[2] for field in fields]
     )
     raise UserError(
-        f"--param {text}: {name!r} is nothing that can be tuned{near} "
+        f"--param {text}: {quoted(name)} is nothing that can be tuned{near} "
         f"(known: {', '.join([*KNOWN, 'keep_ratios'])}, or any field such as {EXAMPLE})"
     )
 
@@ -183,13 +186,14 @@ def _domain(text: str, form: str) -> Range | Values:
         return Values(values, grid=kind == "grid")
     numbers = [_scalar(text, word) for word in form.removeprefix("log:").split(":")]
     if len(numbers) != 2 or not all(_is_number(number) for number in numbers):
-        raise UserError(f"--param {text}: {form!r} is no range: write {_FORMS}")
+        raise UserError(f"--param {text}: {quoted(form)} is no range: write {_FORMS}")
     low, high = (number for number in numbers if isinstance(number, int | float))
     log = kind == "log"
     if not low < high:
-        raise UserError(f"--param {text}: a range goes from low to high, not from {low} to {high}")
+        given = f"from {quoted(low)} to {quoted(high)}"
+        raise UserError(f"--param {text}: a range goes from low to high, not {given}")
     if log and low <= 0:
-        raise UserError(f"--param {text}: a log range begins above 0, not at {low}")
+        raise UserError(f"--param {text}: a log range begins above 0, not at {quoted(low)}")
     return Range(low, high, log=log)
 
 
@@ -199,12 +203,12 @@ def _scalar(text: str, word: str) -> Value:
     except UserError as error:
         raise UserError(f"--param {text}: {error}") from None
     if layer.problems or isinstance(value, dict | list) or word.strip() == "":
-        raise UserError(f"--param {text}: {word!r} is not one value: write {_FORMS}")
+        raise UserError(f"--param {text}: {quoted(word)} is not one value: write {_FORMS}")
     scalar: Value = value
     return scalar
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -230,11 +234,12 @@ def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec
     """
     fields = {field: value for field, value in values.items() if not field.startswith(f"{KEEP}.")}
     nested = job.to_dict()
-    if "recipe.lr" in fields and "recipe.min_lr" not in fields:
+    lr = fields.get("recipe.lr")
+    if _is_number(lr) and "recipe.min_lr" not in fields:
         # The rate falls to the same share of where it begins.
-        fields["recipe.min_lr"] = fields["recipe.lr"] * job.recipe.min_lr / job.recipe.lr
-    if fields.get("model.compression_ratio") is not None:
-        fields = {"model.plan": None, "model.target_gmacs": None} | fields
+        fields["recipe.min_lr"] = lr * job.recipe.min_lr / job.recipe.lr
+    if any(fields.get(budget) is not None for budget in _BUDGETS):
+        fields = dict.fromkeys(_BUDGETS) | fields
     for field, value in fields.items():
         *sections, name = field.split(".")
         node = nested

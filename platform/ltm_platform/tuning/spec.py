@@ -6,8 +6,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltm_platform.errors import UserError, nearest
-from ltm_platform.job import JobSpec
+from pydantic import TypeAdapter, ValidationError
+
+from ltm.errors import named, quoted
+from ltm_platform.errors import UserError, nearest, typed
+from ltm_platform.job import JobSpec, completed
 from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.tuning.objectives import SweepObjective, read_objectives
 from ltm_platform.tuning.params import FOLD, Param, Range, Values, grid_size, read_params
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 SEARCHES = ("optuna", "random", "grid")
 SCHEDULERS = ("none", "asha", "median")
 DEFAULT_TRIALS = 8
+MOST_TRIALS = 10_000
+LARGEST_SEED = 2**32 - 1
 PROTOCOLS = ("published",)
 PUBLISHED_SUBSET = 0.1
 PUBLISHED_FOLDS = 5
@@ -78,15 +83,16 @@ class Sweep:
     @classmethod
     def load(cls, folder: Path) -> Sweep:
         """UserError: the folder is no sweep's."""
+        file = folder / SWEEP_FILE
         try:
-            read: dict[str, Any] = json.loads((folder / SWEEP_FILE).read_text())
-            words: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in read.items()
-            }
-            return cls(**words)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{folder / SWEEP_FILE} cannot be read: {error}") from None
+            sweep = TypeAdapter(cls).validate_json(file.read_bytes(), strict=True)
+            return replace(sweep, job=completed(sweep.job))
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"])) or "it"
+            raise UserError(f"{file} is no sweep: {named(field)}: {first['msg']}") from None
 
 
 def named_as_sweep(job: JobSpec) -> JobSpec:
@@ -117,7 +123,7 @@ def _published(sweep: Sweep) -> tuple[Stage, ...]:
     for name, text in given.items():
         if name not in PUBLISHED_GRIDS:
             raise UserError(
-                f"--param {text}: the published protocol tunes "
+                f"--param {typed(text)}: the published protocol tunes "
                 f"{' and '.join(PUBLISHED_GRIDS)} alone"
             )
     data = sweep.job["data"] | {"subset": PUBLISHED_SUBSET, "folds": PUBLISHED_FOLDS}
@@ -148,10 +154,16 @@ def _read_stage(sweep: Sweep) -> Stage:
     _check_objectives(job, objectives, sweep.scheduler)
     if sweep.scheduler != "none" and not 1 <= sweep.grace < job.recipe.epochs:
         raise UserError(
-            f"--grace is {sweep.grace}, but with recipe.epochs {job.recipe.epochs} a trial can be "
-            f"stopped early after 1 to {job.recipe.epochs - 1} epochs"
+            f"--grace is {quoted(sweep.grace)}, but with recipe.epochs {job.recipe.epochs} a trial "
+            f"can be stopped early after 1 to {job.recipe.epochs - 1} epochs"
         )
+    _within("--seed", sweep.seed, 0, LARGEST_SEED)
     search, samples = _search(sweep, params)
+    trials = samples * (_combinations(params) if search == "grid" else grid_size(params))
+    if trials > MOST_TRIALS:
+        raise UserError(
+            f"--param: that makes {trials} trials, but at most {MOST_TRIALS} can be run"
+        )
     return Stage(
         job=job,
         params=params,
@@ -164,10 +176,15 @@ def _read_stage(sweep: Sweep) -> Stage:
     )
 
 
+def _within(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{option} is {quoted(value)}, but must be from {low} to {high}")
+
+
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UserError(
-            f"{option} is {value!r}{nearest(value, allowed)} (allowed: {', '.join(allowed)})"
+            f"{option} is {quoted(value)}{nearest(value, allowed)} (allowed: {', '.join(allowed)})"
         )
 
 
@@ -197,8 +214,8 @@ def _search(
             )
         if sweep.trials is not None:
             raise UserError(
-                f"--trials is {sweep.trials}, but a grid has {_combinations(params)} trials: "
-                f"leave it out, or use --search random"
+                f"--trials is {quoted(sweep.trials)}, but a grid has {_combinations(params)} "
+                f"trials: leave it out, or use --search random"
             )
         return "grid", 1
     if sweep.search == "optuna" and grids:
@@ -207,8 +224,7 @@ def _search(
             f"say choice: instead, or use --search random"
         )
     samples = DEFAULT_TRIALS if sweep.trials is None else sweep.trials
-    if samples < 1:
-        raise UserError(f"--trials is {samples}, but must be at least 1")
+    _within("--trials", samples, 1, MOST_TRIALS)
     return ("random" if grids or sweep.search == "random" else "optuna"), samples
 
 

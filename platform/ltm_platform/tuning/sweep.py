@@ -16,12 +16,16 @@ from ray.tune.search import BasicVariantGenerator
 from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
+from ltm_platform.ray_cluster.failures import ControllerLostError, RayLostError
+from ltm_platform.ray_cluster.services import Services
+from ltm_platform.runs.reservation import free
+from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.permissions import set_umask
+from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
 from ltm_platform.tuning.results import State, TrialResult
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
-from ltm_platform.tuning.workers import free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -74,6 +78,8 @@ class Trial(tune.Trainable):
             raise self._reason
         try:
             report: dict[str, Any] = next(self._training)
+        except ControllerLostError:
+            raise  # another attempt may help
         except (UserError, RunError) as error:
             self._reason = error
             return {GAVE_UP: str(error)}
@@ -88,17 +94,40 @@ class Trial(tune.Trainable):
         self._training.close()
 
 
+class _Lost(BaseException):
+    """Of no kind that Tune handles: it would clean up by asking the Ray that is lost."""
+
+    def __init__(self, error: RayLostError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Board:
     """What is known of every trial; calls the watcher with what is new."""
 
-    def __init__(self, watchers: tuple[Watcher, ...], begins: Begins | None = None) -> None:
+    def __init__(
+        self,
+        watchers: tuple[Watcher, ...],
+        begins: Begins | None = None,
+        services: Services | None = None,
+    ) -> None:
         self._watchers = watchers
+        self._services = services
         self._begins = begins
         self._reasons: dict[str, str] = {}
         self.trials: dict[str, TrialResult] = {}
 
     def begin(self, trials: list[TuneTrial]) -> None:
-        """Report once which trials Tune knows of before it makes more."""
+        """Report once which trials Tune knows of before it makes more.
+
+        Raises:
+            _Lost: Ray has ended; Tune itself would wait for it.
+        """
+        try:
+            if self._services:
+                self._services.check()
+        except RayLostError as error:
+            raise _Lost(error) from None
         if self._begins:
             self._begins({str(trial) for trial in trials})
             self._begins = None
@@ -222,13 +251,15 @@ def run_stage(
 
     Raises:
         KeyboardInterrupt: SIGINT came; running trials are left as they are.
+        UserError: there are trials of the stage, but no record of it.
+        RayLostError: Ray has ended.
     """
     global _board
 
     def begins(known: set[str]) -> None:
         drop_unknown(settings.folder, earlier | known, sweep)
 
-    _board = _Board((_Closer(settings, sweep), watcher), begins)
+    _board = _Board((_Closer(settings, sweep), watcher), begins, Services.here())
     os.environ.update(ENVIRONMENT)
     settings.folder.mkdir(parents=True, exist_ok=True)
     workers = stage.job.cluster.worker_range[1]
@@ -239,6 +270,7 @@ def run_stage(
     if holds_record(record):
         tuner = tune.Tuner.restore(str(record), trainable)
     else:
+        check_not_lost(settings.folder, earlier)
         tuner = tune.Tuner(
             trainable,
             param_space={param.field: _domain(param, stage.search) for param in stage.params},
@@ -263,8 +295,26 @@ def run_stage(
                 verbose=0,
             ),
         )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except _Lost as lost:
+        raise lost.error from None
     return list(_board.trials.values())
+
+
+def check_not_lost(folder: Path, earlier: set[str]) -> None:
+    """See that a stage of which Tune has no record has trained nothing yet.
+
+    Raises:
+        UserError: trials besides the ``earlier`` ones have checkpoints, which would be removed.
+    """
+    trials = [path.name for path in sorted(folder.iterdir()) if path.name not in earlier]
+    trained = [name for name in trials if stored(RunFolder(folder / name))]
+    if trained:
+        raise UserError(
+            f"the sweep {folder.parent.name!r} has lost Tune's record of its trials, but not their "
+            f"checkpoints ({', '.join(trained)}): start another with ltm-platform tune"
+        )
 
 
 def drop_unknown(folder: Path, known: set[str], sweep: TrackedSweep) -> None:

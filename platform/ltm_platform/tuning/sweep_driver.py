@@ -124,7 +124,7 @@ def check_nodes(plan: Plan) -> None:
 def drive_sweep(
     plan: Plan,
     folder: RunFolder,
-    ray: AbstractContextManager[None],
+    ray: AbstractContextManager[Any],
     watcher: Callable[[TrialResult], None],
 ) -> SweepSummary:
     """Run all trials, or those that are left. Ray must be running inside of ``ray``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -17,7 +18,8 @@ from ltm_platform.runs.driver import (
     worker_config,
 )
 from ltm_platform.storage import permissions
-from ltm_platform.storage.checkpoints import best, prepare_to_resume, stored
+from ltm_platform.storage.checkpoints import best, stored
+from ltm_platform.storage.resume_plan import plan_to_resume
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tuning.keep_ratios import with_keep_ratios
 from ltm_platform.tuning.params import with_values
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from ltm_platform.tracking import TrackedRun
 
 Metrics = dict[str, float]
+
+_log = logging.getLogger(__name__)
 
 EPOCH = "epoch"
 """Key of a report: epochs that are done."""
@@ -101,14 +105,19 @@ def train(
             raise
     job = checked.job
     folder.job.write_text(job.to_yaml())
-    prepare_to_resume(folder, None)
+    plan = plan_to_resume(folder, None, run_id)
+    for notice in plan.notices:
+        _log.warning("%s", notice)
+    plan.carry_out()
     yield model_metrics(checked) | {EPOCH: 0}
     alone = checked.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
     with tracked(job) as run:
         workers = Workers()
         events: EventQueue = SimpleQueue() if alone else event_queue()
         steps = (
-            _alone(checked, folder, events) if alone else workers.epochs(checked, folder, events)
+            _alone(checked, folder, run.run_id, events)
+            if alone
+            else workers.epochs(checked, folder, run.run_id, events)
         )
         done = 0
         try:
@@ -134,11 +143,12 @@ def _log_pictures(run: TrackedRun, checked: CheckedJob, folder: RunFolder) -> No
 
 
 def _alone(
-    checked: CheckedJob, folder: RunFolder, events: EventQueue
+    checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue
 ) -> Generator[EpochEnded, None, None]:
     """Train in this process, as the only rank."""
     from ltm_platform.training.worker import train_rank
     from ltm_platform.training.worker_context import SingleProcess
 
-    context = SingleProcess(folder.path, kept_checkpoints(checked.job))
-    yield from train_rank(worker_config(checked, events), context)
+    config = worker_config(checked, folder, run_id, events)
+    context = SingleProcess(folder.path, kept_checkpoints(checked.job), config["run"])
+    yield from train_rank(config, context)

@@ -6,14 +6,15 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any, assert_never
 
-from ltm_platform.compat.ray_core import remove_reservation
 from ltm_platform.compat.ray_train import StopCallback, abort
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
     Decided,
     EpochEnded,
+    Failed,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -24,28 +25,25 @@ from ltm_platform.runs.driver import fit
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from ltm_platform.checks import CheckedJob
     from ltm_platform.events import Event, EventQueue
     from ltm_platform.storage.run_folder import RunFolder
 
-_RESERVED_FILE = "placement_group"
 ABORT_TIMEOUT_S = 30.0
 
 
 class _Reveal(StopCallback):
     """Sends the trial the handle that stops its workers."""
 
-    def __init__(self, events: EventQueue, folder: Path) -> None:
+    def __init__(self, events: EventQueue) -> None:
         self._events = events
-        self._folder = folder
 
     def on_controller(self, handle: Any) -> None:
         self._events.put_nowait([ControllerStarted(handle)])
 
     def on_reservation(self, identity: str) -> None:
-        (self._folder / _RESERVED_FILE).write_text(identity)
+        """`fit` writes it down."""
 
 
 class Workers:
@@ -61,24 +59,23 @@ class Workers:
                 self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
-            case Progress() | Measured() | Started() | Waiting() | Decided():
+            case Progress() | Measured() | Started() | Waiting() | Decided() | ImagesLeftOut():
                 pass
-            case GaveUp() | StoppedOnRequest():
+            case GaveUp() | StoppedOnRequest() | Failed():
                 pass  # `recording` raises for these
             case _:
                 assert_never(event)
 
     def epochs(
-        self, checked: CheckedJob, folder: RunFolder, events: EventQueue
+        self, checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue
     ) -> Generator[EpochEnded, None, None]:
         """Train to the end. Closing the iterator earlier stops the workers at once.
 
         Raises:
             RunError: a rank failed, more often than the job allows.
         """
-        free(folder.path)
         threading.Thread(
-            target=self._fit, args=(checked, folder, events), name="train", daemon=True
+            target=self._fit, args=(checked, folder, run_id, events), name="train", daemon=True
         ).start()
         try:
             while (received := self._received.get()) is not None:
@@ -91,21 +88,10 @@ class Workers:
             abort(self._controller, ABORT_TIMEOUT_S)
             raise
 
-    def _fit(self, checked: CheckedJob, folder: RunFolder, events: EventQueue) -> None:
+    def _fit(self, checked: CheckedJob, folder: RunFolder, run_id: str, events: EventQueue) -> None:
         try:
-            fit(checked, folder, events, [_Reveal(events, folder.path)])
+            fit(checked, folder, run_id, events, [_Reveal(events)])
         except BaseException as error:
             self._received.put(error)
         else:
             self._received.put(None)
-
-
-def free(folder: Path) -> None:
-    """Release what the trial in ``folder`` has reserved, after its process was killed.
-
-    Ray keeps a reservation for as long as the job lives that made it, here the sweep.
-    """
-    reserved = folder / _RESERVED_FILE
-    if reserved.exists():
-        remove_reservation(reserved.read_text())
-        reserved.unlink()

@@ -389,8 +389,8 @@ def test_what_a_family_cannot_offer_is_named(backbone: str, toy: Any, says: str)
 
 
 def test_pooling_that_takes_in_padding_is_refused() -> None:
-    with pytest.raises(FieldError, match="the pooling 'map'"):
-        classy(toys.Varies, 0.5, global_pool="map", class_token=False)
+    with pytest.raises(FieldError, match="the pooling 'prr'"):
+        classy(toys.Varies, 0.5, global_pool="prr")
 
 
 # --- in use

@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 
 import ltm
-from ltm.backbones import find_backbone
+from ltm.backbones import find_backbone, own_size
+from ltm.flops import image_size_of
 
 
 def test_names_of_the_paper_and_short_ones() -> None:
@@ -36,6 +38,13 @@ def test_only_what_can_merge_is_listed() -> None:
         ("mobilevitv2_100", {}, "first version"),
         ("efficientvit_l1", {}, "efficientvit_b0"),
         ("efficientvit_b1", {"drop_path": 0.1}, "only 0"),
+        (
+            "vit_nano_patch4_32.foo",
+            {},
+            "timm has no weights 'foo' of it, allowed is vit_nano_patch4",
+        ),
+        ("vit_base_patch16_224.foo", {}, "'foo' of it, allowed is .*augreg2_in21k_ft_in1k"),
+        ("vit_nano_patch4_32.", {}, "timm has no weights ''"),
         ("vit_base_patch16_xp_224", {}, "plain Block"),
         ("vit_nano_patch4_32", {"method": "tome", "compression_ratio": 0.3}, "0.375 to 1"),
         ("deit_small_distilled_patch16_224", {}, "plain VisionTransformer"),
@@ -46,3 +55,21 @@ def test_only_what_can_merge_is_listed() -> None:
 def test_what_is_not_possible_is_named(backbone: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         ltm.create_model(backbone, **options)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("vit_base_patch16_224", 224),
+        ("vit_base_patch16_224.augreg_in21k", 224),
+        ("vit_s", 224),
+        ("vit_nano_patch4_32", 32),
+        ("ltm_swin_base_patch4_window7_224", 224),
+        ("efficientvit_b1.r288_in1k", 288),
+        ("mobilevit_s", 224),
+    ],
+)
+def test_the_size_that_a_backbone_is_built_for(backbone: str, size: int) -> None:
+    assert own_size(backbone) == size
+    with torch.device("meta"):
+        assert image_size_of(ltm.create_model(backbone, method="none")) == (size, size)

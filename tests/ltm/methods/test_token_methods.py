@@ -38,6 +38,25 @@ def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, 
 
 @methods
 @backbones
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_in_float64_merges_in_float64(backbone: str, method: str, training: bool) -> None:
+    model, x = create(backbone, method)
+    merges: list[Merge] = []
+    model.double().train(training).method.register_forward_hook(
+        lambda _m, _args, merge: merges.append(merge)
+    )
+    logits = model(x.double())
+    assert logits.dtype == torch.float64
+    assert merges
+    for merge in merges:
+        G = merge.weights()
+        assert G is not None
+        assert G.dtype == torch.float64
+    logits.square().sum().backward()
+
+
+@methods
+@backbones
 def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None:
     model, x = create(backbone, method)
     with torch.no_grad():

@@ -82,3 +82,12 @@ def test_a_ready_job_can_be_checked_again() -> None:
     once = checked("data.path=photos")
     again = check(once.job, TWO_CPUS)
     assert (again.job, again.batch, again.notices) == (once.job, once.batch, ())
+
+
+def test_a_bad_image_of_those_that_are_looked_at_is_no_reason_not_to_start() -> None:
+    pictures("photos", a_class=20)
+    for file in Path("photos/cat").iterdir():
+        file.write_bytes(b"no image")
+    line = refusal("data.path=photos", "recipe.global_batch=4")
+    assert "2 of 32 training images, and data.allow_bad of 0.001 allows 0" in line
+    assert checked("data.path=photos", "recipe.global_batch=4", "data.allow_bad=0.3")

@@ -22,7 +22,7 @@ from ltm_platform.training.worker_context import SINGLE_PROCESS
 BATCH = 2
 
 
-def build(stage: int, *, half: bool = False) -> Any:
+def build(stage: int, *, half: bool = False, offload: bool = False, sgd: bool = False) -> Any:
     import deepspeed
 
     torch.manual_seed(0)
@@ -34,7 +34,11 @@ def build(stage: int, *, half: bool = False) -> Any:
     }
     if half:
         config["fp16"] = {"enabled": True, "auto_cast": True, "loss_scale": 0}
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    if offload:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        config["zero_force_ds_cpu_optimizer"] = False
+    kind = torch.optim.SGD if sgd else torch.optim.Adam
+    optimizer = kind(model.parameters(), lr=0.1)
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=config, dist_init_required=False
     )
@@ -114,11 +118,32 @@ def in_half_precision() -> dict[str, Any]:
     return {"first": first, "then": compat.loss_scale(engine)}
 
 
+def moves_without_gradient(stage: int, *, offload: bool, cleared: bool) -> bool:
+    """Whether a step of SGD moves a layer that its loss does not depend on."""
+    engine = build(stage, offload=offload, sgd=True)
+    images = torch.ones(BATCH, 3)
+    step(engine, images)
+    if cleared:
+        compat.clear_gradients(engine)
+    last = engine.module[1].weight
+    before = compat.own_shard(engine, last).clone()
+    engine(images)
+    engine.backward(engine.module[0](images).square().sum())
+    engine.step()
+    return not torch.equal(before, compat.own_shard(engine, last))
+
+
 def main() -> None:
     import_deepspeed()
     os.environ.update(SINGLE_PROCESS)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     seen: dict[Any, Any] = {stage: at_stage(stage) for stage in range(4)}
+    seen["moves"] = {
+        (stage, offload, cleared): moves_without_gradient(stage, offload=offload, cleared=cleared)
+        for stage in (1, 2, 3)
+        for offload in (False, True)
+        for cleared in (False, True)
+    }
     torch.save(seen | {"half": in_half_precision()}, sys.argv[1])
 
 

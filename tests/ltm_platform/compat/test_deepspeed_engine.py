@@ -83,6 +83,17 @@ def test_the_loss_scale_is_that_of_the_precision(seen: Mapping[Any, dict[str, An
     assert isinstance(then["cur_iter"], int)
 
 
+def test_a_layer_without_a_gradient_moves_unless_the_last_one_is_cleared(
+    seen: Mapping[Any, dict[str, Any]],
+) -> None:
+    """Where this fails with the first, DeepSpeed clears gradients itself."""
+    stale = {(stage, offload) for stage in (1, 2, 3) for offload in (False, True)}
+    stale -= {(1, False), (2, False)}
+    moves = seen["moves"]
+    assert {key[:2] for key, moved in moves.items() if moved and not key[2]} == stale
+    assert not any(moved for key, moved in moves.items() if key[2])
+
+
 def test_estimates_fall_with_the_stage_and_with_what_is_offloaded() -> None:
     two = estimated_states(10**6, 10**5, 2, 4, 1, weights=False)
     three = estimated_states(10**6, 10**5, 3, 4, 1, weights=True)

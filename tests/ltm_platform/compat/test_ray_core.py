@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 from ray._common.usage.usage_constants import USAGE_STATS_ENABLED_ENV_VAR
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.accelerators import accelerator
+from ray._private.node import Node
 from ray._private.state import state
 from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RayTaskError
@@ -99,3 +100,8 @@ def test_an_error_of_a_task_is_unwrapped() -> None:
         assert (type(cause), str(cause)) == (ValueError, "too large")
     own = KeyError("x")
     assert ray_core.unwrapped(own) is own
+
+
+def test_the_folder_of_a_ray_is_found() -> None:
+    assert callable(Node.get_session_dir_path)
+    assert "_global_node" in vars(worker)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import threading
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
+import ray
 from ray.train import Checkpoint, CheckpointConfig, Result, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal import constants
@@ -22,6 +24,7 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     SchedulingState,
 )
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, NoopDecision
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.train_fn_utils import (
@@ -32,8 +35,18 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGro
 from ray.train.v2._internal.util import date_str
 
 from ltm_platform.compat import ray_checkpoints, ray_train
-from ltm_platform.compat.ray_train import CheckpointKeeper, PlacementCallback, StopCallback
-from ltm_platform.compat.ray_trainer import LeanTrainer, _NoResourceRequests
+from ltm_platform.compat.ray_train import (
+    CheckpointKeeper,
+    PlacementCallback,
+    StopCallback,
+    checkpoint_record,
+)
+from ltm_platform.compat.ray_trainer import (
+    CausePolicy,
+    LeanTrainer,
+    _NoResourceRequests,
+    awaited,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,18 +88,26 @@ def test_the_record_tells_the_order_in_time(run: Path) -> None:
 
 def test_ray_train_goes_on_from_what_the_record_says(run: Path) -> None:
     record = run / ray_checkpoints.RECORD_FILE
-    before = json.loads(record.read_text())
-    changed = ray_checkpoints.drop_from_record(
-        record.read_bytes(), ["checkpoint_c", "checkpoint_d"], last="checkpoint_b"
-    )
-    assert json.loads(changed)["current_report_index"] == before["current_report_index"]
-    record.write_bytes(changed)
+    found = [("checkpoint_b", {"val/top1": 95.0})]
+    record.write_bytes(checkpoint_record(str(run.parent), run.name, found, "val/top1"))
     keeper = CheckpointKeeper(run, KEPT)
     assert keeper.latest == run / "checkpoint_b"
     (run / "checkpoint_e").mkdir()
     keeper.register(Checkpoint.from_directory(run / "checkpoint_e"), {"val/top1": 1.0})
     names = [one.name for one in ray_checkpoints.read_record(record.read_bytes())]
     assert names == ["checkpoint_b", "checkpoint_e"]
+
+
+def test_a_record_that_is_made_again_is_the_one_that_ray_train_wrote(run: Path) -> None:
+    written = json.loads((run / ray_checkpoints.RECORD_FILE).read_text())
+    found = ray_checkpoints.read_record((run / ray_checkpoints.RECORD_FILE).read_bytes())
+    pairs = [(one.name, one.metrics) for one in found]
+    again = json.loads(checkpoint_record(str(run.parent), run.name, pairs, "val/top1"))
+    # Reports are counted from the oldest that is kept.
+    counted = {"checkpoint_report_indices", "current_report_index"}
+    assert again.keys() == written.keys()
+    assert {key for key in again if again[key] != written[key]} == counted
+    assert again["checkpoint_report_indices"] == [2, 1, 0]
 
 
 def test_names_are_those_that_ray_train_gives(tmp_path: Path) -> None:
@@ -158,7 +179,7 @@ def test_what_stops_a_run_can_be_told() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["_create_default_callbacks", "_initialize_and_run_controller", "_register_sigint_handler"],
+    ["_create_default_callbacks", "_initialize_and_run_controller"],
 )
 def test_the_trainer_has_what_ours_replaces(name: str) -> None:
     own, theirs = (getattr(kind, name) for kind in (LeanTrainer, TorchTrainer))
@@ -170,6 +191,10 @@ def test_the_trainer_has_what_ours_replaces(name: str) -> None:
 def test_the_trainer_hands_over_the_policy_and_the_callbacks_that_ours_changes() -> None:
     fit = inspect.getsource(TorchTrainer.fit)
     assert "scaling_policy=create_scaling_policy(self.scaling_config)" in fit
+    assert "failure_policy=create_failure_policy(self.run_config.failure_config)" in fit
+    run = inspect.getsource(TorchTrainer._initialize_and_run_controller)
+    for part in ("TrainController", "RAY_NODE_ID_KEY", "env_vars", "run.remote", "get_result"):
+        assert part in run
     made = inspect.getsource(TorchTrainer._create_default_callbacks)
     for kind in (DatasetsCallback, PlacementGroupCleanerCallback):
         assert f"{kind.__name__}(" in made
@@ -181,3 +206,33 @@ def test_the_policy_has_the_requests_that_ours_leaves_out() -> None:
         assert (
             inspect.signature(own).parameters.keys() == inspect.signature(theirs).parameters.keys()
         )
+
+
+def test_the_policy_of_failures_has_what_ours_replaces() -> None:
+    for name in ("_is_retryable_error", "make_decision"):
+        own, theirs = (getattr(kind, name) for kind in (CausePolicy, DefaultFailurePolicy))
+        assert own is not theirs
+        assert (
+            inspect.signature(own).parameters.keys() == inspect.signature(theirs).parameters.keys()
+        )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_awaited_may_be_given_up() -> None:
+    @ray.remote
+    def double(number: int) -> int:
+        return 2 * number
+
+    @ray.remote(num_cpus=0)
+    class Silent:
+        def ask(self) -> None:
+            threading.Event().wait()
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    assert awaited(double.remote(3), lambda: None) == 6
+    silent = Silent.remote()
+    with pytest.raises(TimeoutError):
+        awaited(silent.ask.remote(), give_up)
+    ray.kill(silent)

@@ -198,6 +198,17 @@ def test_without_a_validation_part_the_images_are_split(tree: Path, tmp_path: Pa
     assert {data for data, _ in direct.val.read(range(9))} == val.keys()
 
 
+@pytest.mark.parametrize("name", ["unfinished.json", "report.json"])
+@pytest.mark.parametrize("text", ["", "[", "[1]", '"plan"'])
+def test_a_damaged_note_of_an_earlier_import_costs_one_sentence(
+    tree: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} is damaged: remove it and the shards beside it"):
+        import_images(str(tree), str(tmp_path / "out"))
+
+
 def spoil(tree: Path) -> None:
     whole = encoded(0)
     # A header that promises 12,000 x 12,000 pixels.

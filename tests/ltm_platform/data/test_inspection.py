@@ -14,7 +14,7 @@ from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
 from ltm_platform.data.importing import import_images
-from ltm_platform.data.inspection import Checked, check_shards, contact_sheet
+from ltm_platform.data.inspection import Checked, check_data, contact_sheet
 from ltm_platform.data.sources.shards import PLACEHOLDER, Record, sealed, write_shards
 from ltm_platform.data.sources.shards.layout import packed_index
 from ltm_platform.errors import UserError
@@ -42,16 +42,16 @@ def shards(tmp_path: Path) -> Path:
 
 
 def problems(root: Path) -> list[str]:
-    found = check_shards(str(root), decode_all=True).problems
+    found = check_data(str(root), decode_all=True).problems
     return [problem.replace(f"{root}/", "") for problem in found]
 
 
 def test_good_shards_are_in_order(shards: Path) -> None:
-    whole = check_shards(str(shards), decode_all=True)
+    whole = check_data(str(shards), decode_all=True)
     assert (whole.images, whole.decoded, whole.problems) == (100, 100, ())
     assert whole.shards == len(list(shards.rglob("*.parquet"))) > 4
-    assert check_shards(str(shards), decode_all=True, processes=2) == whole
-    sampled = check_shards(str(shards))
+    assert check_data(str(shards), decode_all=True, processes=2) == whole
+    sampled = check_data(str(shards))
     assert (sampled.images, sampled.problems) == (100, ())
     assert sampled.shards <= sampled.decoded < 100
 
@@ -189,7 +189,7 @@ def test_shards_out_of_place_are_named(shards: Path) -> None:
 def test_training_and_validation_exchanged_are_named(shards: Path) -> None:
     exchange(shards / "train", shards / "val")
     found = problems(shards)
-    assert len(found) == check_shards(str(shards)).shards
+    assert len(found) == check_data(str(shards)).shards
     assert all(" was written as " in problem for problem in found)
     with pytest.raises(UserError, match="was written as val/"):
         open_dataset(str(shards), cache=shards, val_fraction=0.1)
@@ -288,7 +288,7 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed(imported: Path, seed: int) -> 
         damaged += [whole[: draw.randrange(len(whole))] for _ in range(4)]
         for content in damaged:
             file.write_bytes(content)
-            found = check_shards(str(imported)).problems
+            found = check_data(str(imported)).problems
             assert found
             assert all(file.name in problem and "\n" not in problem for problem in found), found
             assert str(file) in (refusal(imported, expected) or str(file))
@@ -296,15 +296,32 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed(imported: Path, seed: int) -> 
     assert problems(imported) == []
 
 
-def test_what_holds_no_shards_is_said(tmp_path: Path) -> None:
-    for path, sentence in ((tmp_path, "holds no shards"), (tmp_path / "no", "not found")):
+def test_what_holds_no_images_is_said(tmp_path: Path) -> None:
+    for path, sentence in ((tmp_path, "holds no class folders"), (tmp_path / "no", "not found")):
         with pytest.raises(UserError, match=sentence):
-            check_shards(str(path))
+            check_data(str(path))
+
+
+def test_every_image_of_a_folder_is_decoded(tree: Tree) -> None:
+    tree.add(*(f"{name}/{n}.png" for name in ("ant", "bee") for n in range(70)))
+    assert check_data(str(tree.root)) == Checked(None, 140, 140, ())
+    bad = tree.root / "bee/69.png"
+    bad.write_bytes(bad.read_bytes()[:-30])
+    (tree.root / "ant/7.png").write_bytes(b"text")
+    told: list[tuple[int, int]] = []
+    for processes in (1, 2):
+        found = check_data(
+            str(tree.root), processes=processes, listener=lambda *so_far: told.append(so_far)
+        )
+        one, other = found.problems
+        assert one == f"image 'ant/7.png' of {tree.root}: not a known image format."
+        assert other.startswith(f"image 'bee/69.png' of {tree.root}: cannot be decoded: ")
+    assert told[2] == told[-1] == (140, 140)
 
 
 def test_a_check_tells_how_far_it_is(shards: Path) -> None:
     told: list[tuple[int, int]] = []
-    checked: Checked = check_shards(str(shards), listener=lambda *so_far: told.append(so_far))
+    checked: Checked = check_data(str(shards), listener=lambda *so_far: told.append(so_far))
     assert told == [(n + 1, checked.shards) for n in range(checked.shards)]
 
 

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
+from ltm_platform.data.decode import decode_rgb
 from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.order import Order
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
 from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from conftest import Tree
 
     from ltm_platform.data import ImageSet
+    from ltm_platform.data.transforms import Transform
 
 HALF = (0.5, 0.5, 0.5)
 # Draws from Python's, numpy's and torch's generator.
@@ -147,6 +150,140 @@ def test_an_image_that_cannot_be_decoded_is_named(tree: Tree, workers: int) -> N
             next(iter(train))
         assert str(caught.value).startswith(f"image 'a/2.png' of {tree.root}/train cannot")
         assert "0x" not in str(caught.value)
+
+
+def damaged(tree: Tree, images: int, bad: set[int]) -> ImageSet:
+    """The training images of a tree, of which some are cut short."""
+    tree.add(*(f"train/a/{n:02d}.png" for n in range(images)), "val/a/0.png")
+    for number in bad:
+        noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        file = tree.root / f"train/a/{number:02d}.jpg"
+        Image.fromarray(noise).save(file)
+        file.write_bytes(file.read_bytes()[:-200])
+        file.rename(tree.root / f"train/a/{number:02d}.png")
+    return open_dataset(str(tree.root), cache=tree.root, val_fraction=0.5).train
+
+
+def replacing(
+    source: ImageSet,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    transform: Transform = STRONG,
+) -> Loader:
+    return Loader(
+        source,
+        transform,
+        micro_batch=2,
+        accumulation=4 // world_size,
+        rank=rank,
+        world_size=world_size,
+        seed=5,
+        workers=workers,
+        allow_bad=0.2,
+    )
+
+
+def test_the_next_image_of_the_pass_takes_the_place_of_a_bad_one(tree: Tree) -> None:
+    bad = {4, 11, 12}
+    source = damaged(tree, 20, bad)
+    order = Order(20, 8, 5)
+    for epoch in range(3):
+        expected = []
+        for batch in order.epoch(epoch):
+            for index, number in zip(batch.indices.tolist(), batch.passes.tolist(), strict=True):
+                while index in bad:
+                    index = order.image_after(index, number)
+                expected.append(index)
+        # Every image has a colour of its own, and PLAIN keeps it.
+        with closing(replacing(source, transform=PLAIN)) as train:
+            shown = [image for images, _ in train.epoch(epoch) for image in images]
+        plain = [PLAIN(decode_rgb(source.read([index])[0][0])) for index in expected]
+        assert len(shown) == len(plain)
+        assert all(torch.equal(*pair) for pair in zip(shown, plain, strict=True))
+        assert train.bad.found.keys() == (bad if epoch == 0 else train.bad.found.keys() & bad)
+        assert all("cannot be decoded" in sentence for sentence in train.bad.found.values())
+
+
+def test_a_bad_image_changes_nothing_for_workers_ranks_and_resuming(tree: Tree) -> None:
+    source = damaged(tree, 20, {4, 11, 12})
+
+    def seen(start: int, *, world_size: int = 1, workers: int = 0) -> list[bytes]:
+        found = []
+        for rank in range(world_size):
+            part = replacing(source, rank=rank, world_size=world_size, workers=workers)
+            with closing(part):
+                found += samples(part.epoch(0, start))
+        return sorted(found)
+
+    expected = seen(0)
+    assert len(expected) == 24
+    assert seen(0, world_size=2) == seen(0, world_size=2, workers=1) == seen(0, workers=2)
+    assert seen(0, world_size=2) == expected
+    rest = seen(2)
+    assert len(rest) == 8
+    assert set(rest) <= set(expected)
+
+
+def test_more_bad_images_than_may_be_end_the_run_by_name(tree: Tree) -> None:
+    source = damaged(tree, 20, {3, 4, 5, 6, 7})
+    with (
+        closing(replacing(source)) as train,
+        pytest.raises(UserError, match=r"data\.allow_bad of 0\.2 allows 4") as caught,
+    ):
+        list(train.epoch(0))
+    message = str(caught.value)
+    assert message.startswith(f"image 'a/03.png' of {tree.root}/train cannot be decoded: ")
+    assert message.count("cannot be decoded") == 3
+    assert " and 2 more: that is 5 of 20 training images" in message
+    assert "\n" not in message
+
+
+def test_nothing_but_bad_images_ends_the_run(tree: Tree) -> None:
+    source = damaged(tree, 8, set(range(8)))
+    with (
+        closing(replacing(source)) as train,
+        pytest.raises(UserError, match="8 training images"),
+    ):
+        list(train.epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_validation_does_not_count_a_bad_image(tree: Tree, workers: int) -> None:
+    source = damaged(tree, 10, {0, 9})
+    val = EvalLoader(source, PLAIN, batch=4, rank=0, world_size=1, workers=workers, allow_bad=0.2)
+    with closing(val):
+        valid = torch.cat([valid for *_, valid in val])
+        assert valid.tolist() == [False, *[True] * 8, False, False, False]
+        assert val.bad.found.keys() == {0, 9}
+        assert len(list(val)) == 3, "again, with the same images left out"
+    strict = EvalLoader(source, PLAIN, batch=4, rank=0, world_size=1, workers=0, allow_bad=0.1)
+    with pytest.raises(UserError, match="that is 2 of 10 validation images, and"):
+        list(strict)
+
+
+def test_a_shard_that_changed_is_no_bad_image(digits: Dataset) -> None:
+    source = digits_subset(digits, 16)
+    assert isinstance(source, ShardImages)
+    (file,) = (Path(source.folder.path)).iterdir()
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole.replace(source.read([3])[0][0], b"\0" * len(source.read([3])[0][0])))
+        with closing(replacing(source)) as train, pytest.raises(UserError, match="is damaged"):
+            list(train.epoch(0))
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_now_may_be_read_later(tree: Tree, workers: int) -> None:
+    """Such as of a share that is away: unlike a damaged image it is worth another attempt."""
+    source = damaged(tree, 8, set())
+    (tree.root / "train/a/03.png").unlink()
+    with closing(replacing(source, workers=workers)) as train, pytest.raises(ReadError) as caught:
+        list(train.epoch(0))
+    assert str(caught.value).startswith(f"image 'a/03.png' of {tree.root}/train cannot be read")
 
 
 def test_grey_palette_and_transparent_images_become_rgb(tree: Tree) -> None:

@@ -10,7 +10,7 @@ import torch
 from ltm_platform.data import ImageSet, open_dataset
 from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.importing import import_images
-from ltm_platform.data.inspection import check_shards
+from ltm_platform.data.inspection import check_data
 from ltm_platform.data.loader import Loader
 from ltm_platform.data.transforms import eval_transform
 from ltm_platform.storage.path import storage_path
@@ -40,7 +40,7 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
     import_images(originals, f"{bucket}/shards", **options)
     assert files(f"{bucket}/shards") == files(tmp_path / "shards")
     assert len(files(tmp_path / "shards")) >= 4
-    assert check_shards(f"{bucket}/shards").images == 24
+    assert check_data(f"{bucket}/shards").images == 24
 
     def opened(path: str, copies: ShardCache | None = None) -> ImageSet:
         return open_dataset(path, cache=tmp_path, val_fraction=0.2, copies=copies).train

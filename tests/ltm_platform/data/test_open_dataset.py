@@ -60,7 +60,7 @@ def test_file_names_need_not_be_utf8(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("files", "empty", "sentence"),
     [
-        ([], ["x"], "images holds no image (.jpg, .jpeg, .png, .webp, .bmp) in a class folder"),
+        ([], ["x"], "QOI or SGI) in a class folder; expected train/<class>/*.jpg"),
         ([], ["."], "images holds no class folders with images; expected train/<class>/*.jpg"),
         (["a/1.png"], ["b"], "images/b holds no image"),
         (["train/a/1.png"], [], "images has train/ but no val/ beside it"),

@@ -40,6 +40,8 @@ def check_metadata(metadata: dict[str, str]) -> None:
     assert json.loads(metadata["ltm.image_size"]) == 32
     assert json.loads(metadata["ltm.classes"]) == [str(digit) for digit in range(10)]
     assert json.loads(metadata["ltm.weights"]) == "model_ema.safetensors"
+    assert json.loads(metadata["ltm.exif"]) is True
+    assert json.loads(metadata["ltm.background"]) == "white"
     assert "backbone: vit_nano_patch4_32" in metadata["ltm.job"]
 
 

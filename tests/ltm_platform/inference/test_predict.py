@@ -9,8 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from ltm_platform import api
 from ltm_platform.errors import UserError
-from ltm_platform.inference.predict import draw_heatmaps, predict, read_images, to_input
+from ltm_platform.inference.predict import (
+    Guess,
+    draw_heatmaps,
+    predict,
+    read_images,
+    to_input,
+)
 from ltm_platform.inference.trained_network import StoredNetwork, load_network
 
 if TYPE_CHECKING:
@@ -91,3 +98,49 @@ def test_a_file_that_is_no_image_is_told(files: list[str], tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=says):
             read_images([*files, str(tmp_path / name)])
+
+
+@pytest.fixture
+def phone_picture(tmp_path: Path) -> tuple[str, str]:
+    """A picture upright, and lying on its side with the note how to turn it."""
+    upright = Image.linear_gradient("L").resize((40, 50)).convert("RGB")
+    exif = Image.Exif()
+    exif[274] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    return str(tmp_path / "upright.png"), str(tmp_path / "phone.png")
+
+
+def guesses(checkpoint: Path, *files: str) -> list[list[Guess]]:
+    """Of each file alone: in a batch the last digit of a probability depends on the place."""
+    return [api.predict(checkpoint, [file], top=10).predictions[0].guesses for file in files]
+
+
+def test_a_phone_picture_is_classified_and_drawn_as_the_upright_one(
+    checkpoint: Path, phone_picture: tuple[str, str], tmp_path: Path
+) -> None:
+    upright, phone = guesses(checkpoint, *phone_picture)
+    assert upright == phone
+    drawn = api.predict(checkpoint, phone_picture, heatmaps=tmp_path / "maps").heatmaps
+    first, second = (one.path.read_bytes() for one in drawn)
+    assert first == second
+
+
+def test_a_network_that_learned_pictures_as_they_are_stored_is_shown_them_so(
+    make_checkpoint: MakeCheckpoint, phone_picture: tuple[str, str]
+) -> None:
+    upright, phone = guesses(make_checkpoint("data.exif=false"), *phone_picture)
+    assert upright != phone
+
+
+def test_transparent_pixels_are_shown_by_the_networks_own_rule(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    files = [str(tmp_path / f"{name}.png") for name in ("clear", "white", "red")]
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(files[0])
+    Image.new("RGB", (32, 32), "white").save(files[1])
+    Image.new("RGB", (32, 32), "red").save(files[2])
+    clear, white, red = guesses(make_checkpoint("data.background=white"), *files)
+    assert clear == white != red
+    clear, white, red = guesses(make_checkpoint("data.background=hidden"), *files)
+    assert clear == red != white

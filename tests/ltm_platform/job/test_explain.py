@@ -36,7 +36,7 @@ def ratio(value: str) -> str:
         pytest.param(
             GOOD + "recipe:\n  epochs: ten\n",
             "jobs/x.yaml:6: recipe.epochs is 'ten' (text), "
-            "but must be a whole number of at least 1",
+            "but must be a whole number from 1 to 100000",
             id="string for a number",
         ),
         pytest.param(
@@ -117,8 +117,9 @@ def ratio(value: str) -> str:
         ),
         pytest.param(
             GOOD.replace("data:", "  pretrained: true\n  checkpoint: x.pt\ndata:"),
-            "jobs/x.yaml:4: model.pretrained is true and model.checkpoint is given, "
-            "but a network starts from one of them",
+            "jobs/x.yaml:4: model.checkpoint is 'x.pt', but model.pretrained is true "
+            "(jobs/x.yaml:3), and a job has only one of them: "
+            "--set model.pretrained=false clears the other",
             id="two starts",
         ),
         pytest.param(
@@ -135,8 +136,8 @@ def ratio(value: str) -> str:
         ),
         pytest.param(
             GOOD + "recipe:\n  micro_batch: aut\n",
-            "jobs/x.yaml:6: recipe.micro_batch is 'aut', but must be a whole number of at least 1 "
-            "or 'auto', or null; did you mean 'auto'?",
+            "jobs/x.yaml:6: recipe.micro_batch is 'aut', but must be a whole number from 1 to "
+            "1048576 or 'auto', or null; did you mean 'auto'?",
             id="typo in auto",
         ),
         pytest.param(
@@ -154,29 +155,32 @@ def test_every_error_has_a_line_of_its_own() -> None:
     text = GOOD + "recipe:\n  epochs: ten\n  sede: 1\nengine:\n  zero_stage: 4\n"
     assert sentence(text, "cluster.workers=0", "recipe.lr").splitlines() == [
         "--set recipe.lr: there is no '='; write it as section.key=value, e.g. recipe.epochs=10",
-        "jobs/x.yaml:6: recipe.epochs is 'ten' (text), but must be a whole number of at least 1",
+        "jobs/x.yaml:6: recipe.epochs is 'ten' (text), but must be a whole number from 1 to 100000",
         "jobs/x.yaml:7: recipe.sede is not a field of recipe; did you mean 'seed'? "
         f"(allowed: {RECIPE_FIELDS})",
         "jobs/x.yaml:9: engine.zero_stage is 4, but must be from 0 to 3",
         "--set cluster.workers=0: cluster.workers is 0, "
-        "but must be a whole number of at least 1 or a list of 2 items, "
-        "each a whole number of at least 1 or 'auto'",
+        "but must be a whole number from 1 to 4096 or a list of 2 items, "
+        "each a whole number from 1 to 4096 or 'auto'",
     ]
 
 
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("recipe.epochs='10'", "'10' (text), but must be a whole number of at least 1"),
-        ("recipe.epochs=1.5", "1.5, but must be a whole number of at least 1"),
-        ("recipe.epochs=true", "true, but must be a whole number of at least 1"),
-        ("recipe.epochs=", "empty (null), but must be a whole number of at least 1"),
-        ("recipe.epochs.x=1", "a mapping, but must be a whole number of at least 1"),
-        ("recipe.lr=true", "true, but must be a number greater than 0 and at most 10"),
-        ("recipe.lr=.inf", "inf, but must be a finite number greater than 0 and at most 10"),
-        ("recipe.lr=12:30", "'12:30' (text), but must be a number greater than 0 and at most 10"),
+        ("recipe.epochs='10'", "'10' (text), but must be a whole number from 1 to 100000"),
+        ("recipe.epochs=1.5", "1.5, but must be a whole number from 1 to 100000"),
+        ("recipe.epochs=true", "true, but must be a whole number from 1 to 100000"),
+        ("recipe.epochs=", "empty (null), but must be a whole number from 1 to 100000"),
+        ("recipe.epochs.x=1", "a mapping, but must be a whole number from 1 to 100000"),
+        ("recipe.lr=true", "true, but must be a number from 1e-12 to 10"),
+        ("recipe.lr=.inf", "inf, but must be a finite number from 1e-12 to 10"),
+        ("recipe.lr=12:30", "'12:30' (text), but must be a number from 1e-12 to 10"),
         ("recipe.seed=-1", "-1, but must be from 0 to 4294967295"),
-        ("recipe.clip_grad=.nan", "nan, but must be a finite number greater than 0, or null"),
+        (
+            "recipe.clip_grad=.nan",
+            "nan, but must be a finite number from 1e-06 to 1000000, or null",
+        ),
         ("model.pretrained=yes", "'yes' (text), but must be true or false"),
         ("model.method=5", "5, but must be text; put it in quotes"),
         ("data.path=''", "'', but must be text that is not empty"),
@@ -187,8 +191,8 @@ def test_every_error_has_a_line_of_its_own() -> None:
         ),
         (
             "cluster.workers=atuo",
-            "'atuo', but must be a whole number of at least 1 or a list of 2 items, "
-            "each a whole number of at least 1 or 'auto'; did you mean 'auto'?",
+            "'atuo', but must be a whole number from 1 to 4096 or a list of 2 items, "
+            "each a whole number from 1 to 4096 or 'auto'; did you mean 'auto'?",
         ),
         (
             "recipe.augment.crop_scale=[0.1]",

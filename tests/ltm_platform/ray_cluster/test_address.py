@@ -9,7 +9,7 @@ import pytest
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import address
-from ltm_platform.ray_cluster.address import EMBEDDED, Kind, find_address, kind
+from ltm_platform.ray_cluster.address import HERE, Kind, find_address, kind
 from ltm_platform.ray_cluster.auth_token import token_wanted
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("address", "meant"),
     [
         ("local", Kind.EMBEDDED),
+        ("here", Kind.EMBEDDED),
         ("auto", Kind.JOINED),
         ("10.0.0.1:6379", Kind.JOINED),
         ("http://head:8265", Kind.CLUSTER),
@@ -47,7 +48,7 @@ def test_the_option_comes_before_the_job_before_the_environment(
 ) -> None:
     job = JobSpec.load("quickstart", ["cluster.address=http://job:8265/"])
     plain = JobSpec.load("quickstart")
-    assert find_address(None, plain) == EMBEDDED
+    assert find_address(None, plain) == HERE
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert find_address(None, plain) == "10.0.0.1:6379"
     assert find_address(None, job) == "http://job:8265"

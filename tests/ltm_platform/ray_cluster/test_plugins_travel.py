@@ -65,7 +65,7 @@ def test_a_cluster_gets_the_package_of_a_method_and_finds_it(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_logged_model_brings_the_code_of_its_method_along(tmp_path: Path) -> None:
     network = ltm.create_model("vit_nano_patch4_32", method="halve", num_classes=3).eval()
-    inputs = ImageInput(32, 32, (0.5,) * 3, (0.5,) * 3, ("a", "b", "c"))
+    inputs = ImageInput(32, 32, (0.5,) * 3, (0.5,) * 3, True, "white", ("a", "b", "c"))
     folder = tmp_path / "model"
 
     save_model(network, inputs, folder, run_id="0" * 32, model_id="m-1")
@@ -85,7 +85,7 @@ def test_a_logged_model_brings_the_code_of_its_method_along(tmp_path: Path) -> N
 @pytest.mark.usefixtures("site")
 def test_a_logged_model_of_our_own_brings_no_other_package_along(tmp_path: Path) -> None:
     network = ltm.create_model("vit_nano_patch4_32", method="tome", num_classes=3).eval()
-    inputs = ImageInput(32, 32, (0.5,) * 3, (0.5,) * 3, ("a", "b", "c"))
+    inputs = ImageInput(32, 32, (0.5,) * 3, (0.5,) * 3, True, "white", ("a", "b", "c"))
 
     save_model(network, inputs, tmp_path / "model", run_id="0" * 32, model_id="m-1")
 

@@ -56,10 +56,25 @@ def test_a_name_is_taken_once(job: JobSpec) -> None:
     folder = RunFolder.reserve(job, "mine")
     assert folder.name == "mine"
     folder.job.write_text("kept")
+    folder.belongs_to("its id in MLflow")
     with pytest.raises(UserError, match="a run named 'mine' exists already") as error:
         RunFolder.reserve(job, "mine")
     assert "ltm-platform resume mine" in str(error.value)
     assert folder.job.read_text() == "kept"
+
+
+def test_a_run_that_was_killed_before_it_was_recorded_can_be_submitted_again(
+    job: JobSpec,
+) -> None:
+    folder = RunFolder.reserve(job, "mine")
+    with folder.locked():
+        folder.log.touch()
+        with pytest.raises(UserError, match="a run named 'mine' exists already"):
+            RunFolder.reserve(job, "mine")
+    assert RunFolder.reserve(job, "mine") == folder
+    (folder.path / "somebody's").touch()
+    with pytest.raises(UserError, match="a run named 'mine' exists already"):
+        RunFolder.reserve(job, "mine")
 
 
 def test_one_process_at_a_time_trains_a_run(job: JobSpec) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import ltm
+from ltm_platform.compat.image_loader.classifier import ImageClassifier
+from ltm_platform.compat.image_loader.pixels import PixelRule
+from ltm_platform.data.decode import decode_rgb
 from ltm_platform.data.transforms import eval_resize, eval_transform
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import ImageInput, tracked_run
@@ -39,7 +43,9 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def inputs() -> ImageInput:
-    return ImageInput(32, eval_resize(32), MEAN, STD, CLASSES)
+    return ImageInput(
+        32, eval_resize(32), MEAN, STD, exif=True, background="white", classes=CLASSES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +126,30 @@ def test_pyfunc_takes_images_as_validation_does(
 
 
 def test_a_large_image_is_cropped_as_in_validation(model: Any) -> None:
-    from ltm_platform.compat.image_loader import ImageClassifier
-
     size = 128
-    spec = {"size": size, "resize": eval_resize(size), "mean": MEAN, "std": STD}
-    classifier = ImageClassifier(model, spec | {"classes": CLASSES}, "cpu")
+    spec = ImageInput(size, eval_resize(size), MEAN, STD, True, "white", CLASSES)
+    classifier = ImageClassifier(model, asdict(spec), "cpu")
     image = photo(200, 170)
     torch.testing.assert_close(
         classifier._prepare(image), eval_transform(size, MEAN, STD)(image), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("rule", [PixelRule(), PixelRule(exif=False, background="hidden")])
+def test_pyfunc_shows_pictures_as_the_run_did(model: Any, rule: PixelRule) -> None:
+    spec = ImageInput(32, eval_resize(32), MEAN, STD, rule.exif, rule.background, CLASSES)
+    classifier = ImageClassifier(model, asdict(spec), "cpu")
+    picture = photo(40, 50).convert("RGBA")
+    picture.putalpha(photo(40, 50).convert("L"))
+    exif = Image.Exif()
+    exif[274] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    with torch.inference_mode():
+        x = eval_transform(32, MEAN, STD)(decode_rgb(buffer.getvalue(), rule))
+        expected = model(x[None]).softmax(1).numpy()
+    answer = classifier.predict(buffer.getvalue()).to_numpy()
+    np.testing.assert_allclose(answer, expected, rtol=1e-5)
 
 
 ELSEWHERE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ltm_platform.errors import UserError
-from ltm_platform.events import EpochEnded, Measured, Progress, Started
+from ltm_platform.events import EpochEnded, ImagesLeftOut, Measured, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
     RunRecord,
@@ -62,6 +63,20 @@ def test_a_store_that_cannot_be_opened_is_told_by_the_run_alone(
         tracked_run(unreachable, "digits-1", FOLDER),
     ):
         pass
+
+
+def test_images_that_are_left_out_are_named_also_after_the_run_was_resumed(
+    tmp_path: Path, job: JobSpec, client: MlflowClient
+) -> None:
+    with tracked_run(job, "digits-1", tmp_path) as run:
+        run(ImagesLeftOut({"training": ["image 'b'"], "validation": ["image 'v'"]}))
+    with tracked_run(job, "digits-1", tmp_path, run_id=run.run_id) as run:
+        run(ImagesLeftOut({"training": ["image 'ü'", "image 'a'"], "validation": []}))
+    path = client.download_artifacts(run.run_id, "bad_images.json", str(tmp_path))
+    assert json.loads(Path(path).read_text()) == {
+        "training": ["image 'a'", "image 'b'", "image 'ü'"],
+        "validation": ["image 'v'"],
+    }
 
 
 # --- the status at the end

@@ -43,7 +43,8 @@ def train_plainly(job: JobSpec) -> dict[str, Any]:
         Augmentation(**recipe.augment.model_dump()), pixels.size, pixels.mean, pixels.std
     )
     batch = {"micro_batch": recipe.global_batch, "accumulation": 1, "rank": 0, "world_size": 1}
-    loader = Loader(dataset.train, transform, **batch, seed=recipe.seed, workers=0)
+    more = {"seed": recipe.seed, "workers": 0, "allow_bad": job.data.allow_bad}
+    loader = Loader(dataset.train, transform, **batch, **more)
     optimizer = build_optimizer(model, recipe)
     schedule = build_schedule(optimizer, recipe, loader.steps(recipe.epochs))
     objective, bottleneck = build_objective(job, model, classes, torch.device("cpu"))

@@ -12,12 +12,21 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 
+from ltm_platform.events import ImagesLeftOut
 from ltm_platform.models import create_model
 from ltm_platform.training.engine.weights import gather_weights, shards, weights_are_finite
 from ltm_platform.training.measurement.evaluation import evaluate
 
 from .reference import score_plainly, train_plainly
-from .small_run import CLASSES, MODEL, FolderContext, SmallRun, after_each, small_job
+from .small_run import (
+    CLASSES,
+    MODEL,
+    FolderContext,
+    SmallRun,
+    after_each,
+    damaged_digits,
+    small_job,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +61,12 @@ def plain_job(stage: int = 0, **changes: Any) -> JobSpec:
     """What most scenarios train."""
     values = {"model": MODEL, "recipe": RECIPE, "engine": {"zero_stage": stage}}
     return small_job(values, **changes)
+
+
+def damaged_job() -> JobSpec:
+    """Three of 48 training images and one of 21 validation images cannot be decoded."""
+    bad = {"data__path": damaged_digits(), "data__allow_bad": 0.07}
+    return plain_job(1, recipe__ib__weight=0.0, **bad)
 
 
 def sync_bn_job() -> JobSpec:
@@ -206,6 +221,31 @@ def structured(method: str, stage: int) -> Seen:
         seen = finish(run)
         weights = gather_weights(run.components.engine)
         return seen | {"kept": kept, "weights": weights, "plan": run.model.plan}
+
+
+def plain_damaged() -> Seen:
+    return train_plainly(damaged_job())
+
+
+def damaged() -> Seen:
+    """Losses and scores, and what was sent of images that cannot be decoded."""
+    with ready(damaged_job()) as run:
+        top1 = [ended.metrics["val/top1"] for ended in run.train()]
+        told = [event.images for event in run.events if isinstance(event, ImagesLeftOut)]
+        return {"losses": run.losses, "told": told, "top1": top1}
+
+
+def elastic(stage: int, seed: int, offload: str = "none") -> Seen:
+    """A ratio that changes: which steps merge, and the weights of the whole network at the end."""
+    model = {"backbone": "swin_nano_patch2_window4_32", "elastic": (0.75, 1.0), "image_size": 32}
+    recipe = RECIPE | {"seed": seed, "lr": 0.01, "weight_decay": 0.1}
+    engine = {"zero_stage": stage, "offload": offload}
+    with ready(small_job({"model": model, "recipe": recipe, "engine": engine})) as run:
+        merged: list[bool] = []
+        after_each(run.components.bottleneck, "share", lambda: merged.append(bool(run.model.plan)))
+        seen = finish(run)
+        weights = gather_weights(run.components.engine)
+        return seen | {"merged": merged, "weights": weights}
 
 
 def validated(stage: int) -> Seen:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltm_platform.data.sources.digits import Digits
-from ltm_platform.data.sources.shards import Record, write_shards
+from ltm_platform.data.sources.shards import Record, Shards, write_shards
 from ltm_platform.events import EpochEnded, Event, Progress
 from ltm_platform.job import JobSpec
 from ltm_platform.storage import locations
 from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE
+from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.run_folder import RunIdentity
 from ltm_platform.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ MODEL: dict[str, Any] = {
     "compression_ratio": 0.7,
     "image_size": 32,
 }
+RUN = RunIdentity("small", "f00d")
 CLASSES = 10
 TRAIN_IMAGES = 48
 VAL_IMAGES = 21
@@ -47,6 +50,26 @@ def small_digits() -> str:
             images = enumerate(source.read(range(count)))
             records = (Record(data, label, f"{split}/{index}") for index, (data, label) in images)
             write_shards(folder, split, records, source.classes)
+    return str(folder)
+
+
+BAD = {"train": (3, 17, 18), "val": (5,)}
+"""Images of `damaged_digits` that cannot be decoded."""
+
+
+def damaged_digits() -> str:
+    """As `small_digits`, but that some images are cut short."""
+    folder = locations.cache() / "damaged-digits"
+    for split, images in zip(
+        ("train", "val"), Shards(small_digits(), folder).open(val_fraction=0.5), strict=True
+    ):
+        if not (folder / split).is_dir():
+            read = images.read(range(len(images)))
+            records = [
+                Record(data[:-30] if index in BAD[split] else data, label, f"{split}/{index}")
+                for index, (data, label) in enumerate(read)
+            ]
+            write_shards(folder, split, records, images.classes)
     return str(folder)
 
 
@@ -99,8 +122,7 @@ class FolderContext:
 
     def keep(self, taken: Snapshot, metrics: dict[str, float]) -> None:
         folder = self._folder / f"{len(self.kept):03d}-step-{taken.steps_done}"
-        folder.mkdir(parents=True, exist_ok=True)
-        taken.write(folder)
+        taken.write(storage_path(folder), RUN, metrics)
         self.kept.append(Kept(taken, folder, metrics))
 
     def is_preempted(self) -> bool:

@@ -12,6 +12,7 @@ from ltm_platform.models import with_weights
 
 from . import scenarios
 from .scenarios import CLIP_GRAD
+from .small_run import BAD
 
 if TYPE_CHECKING:
     from .rank_pool import RankPool
@@ -80,6 +81,29 @@ def test_frozen_parts_keep_their_weights_and_no_others(ranks: RankPool) -> None:
 def test_a_compiled_network_has_the_same_losses(ranks: RankPool) -> None:
     (plain,), (compiled,) = ranks.run(1, scenarios.plain), ranks.run(1, scenarios.compiled)
     torch.testing.assert_close(losses_of(compiled), losses_of(plain), rtol=1e-4, atol=1e-5)
+
+
+# --- images that cannot be decoded
+
+
+def test_bad_images_are_replaced_alike_on_one_and_two_ranks_and_named_by_all(
+    ranks: RankPool,
+) -> None:
+    (plain,) = ranks.run(1, scenarios.plain_damaged)
+    (alone,) = ranks.run(1, scenarios.damaged)
+    both = ranks.run(2, scenarios.damaged)
+    torch.testing.assert_close(losses_of(alone), losses_of(plain), rtol=1e-4, atol=1e-5)
+    for seen in both:
+        torch.testing.assert_close(losses_of(seen), losses_of(alone), rtol=1e-4, atol=1e-5)
+        assert seen["told"] == alone["told"], "whatever rank met them"
+        assert seen["top1"] == pytest.approx(alone["top1"])
+    # 20 of 21 images are scored.
+    assert all(score / 5 == pytest.approx(round(score / 5)) for score in alone["top1"])
+    (told,) = alone["told"]
+    assert {part: len(named) for part, named in told.items()} == {
+        part: len(BAD[split]) for part, split in (("training", "train"), ("validation", "val"))
+    }
+    assert "image 'train/17' of " in told["training"][0]
 
 
 # --- methods that remove structure

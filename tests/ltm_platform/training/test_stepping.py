@@ -242,3 +242,19 @@ def test_an_average_changes_nothing_of_the_training(start_run: StartRun, tmp_pat
         losses.append(run.losses)
         assert bool(run.context.kept[-1].average) == (decay is not None)
     assert losses[0] == losses[1]
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_from_the_first_step_on(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    model = {"backbone": "efficientvit_b0", "method": "none", "image_size": 32}
+    job = small_job(JOB | {"model": model}, recipe__epochs=2, recipe__freeze=["stem"])
+    run = start_run(job, context)
+    stem = {name: buffer.clone() for name, buffer in run.model.named_buffers() if "stem" in name}
+    assert any(name.endswith("running_mean") for name in stem)
+    others = run.model.stages[0].blocks[0].main.inverted_conv.norm.running_mean.clone()
+    run.train()
+    for name, buffer in stem.items():
+        assert torch.equal(dict(run.model.named_buffers())[name], buffer), name
+    changed = run.model.stages[0].blocks[0].main.inverted_conv.norm.running_mean
+    assert not torch.equal(changed, others)

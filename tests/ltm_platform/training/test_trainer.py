@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ltm_platform.errors import UserError
 from ltm_platform.events import (
     Decided,
     EpochEnded,
@@ -23,7 +24,15 @@ from ltm_platform.training.step_metrics import Diverged
 from ltm_platform.training.trainer import Stopped
 from ltm_platform.training.worker import train_rank
 
-from .small_run import CLASSES, MODEL, VAL_IMAGES, FolderContext, after_each, small_job
+from .small_run import (
+    CLASSES,
+    MODEL,
+    VAL_IMAGES,
+    FolderContext,
+    after_each,
+    damaged_digits,
+    small_job,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +171,21 @@ def test_a_gradient_that_is_not_finite_ends_training_at_its_step(
         run.train()
     assert torch.equal(run.model.head.weight, before["head"])
     assert list(run.steps) == [1, 2, 3]
+    assert context.kept == []
+
+
+def test_what_the_optimizer_remembers_of_an_infinite_gradient_is_not_stored(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    """Lion steps by the sign: weights and loss stay finite, its momentum is infinite for good."""
+    job = small_job(JOB, recipe__optimizer="lion", recipe__lr=1e-4, engine__zero_stage=0)
+    run = start_run(job, context)
+    scale = {"value": 1.0}
+    run.model.head.weight.register_hook(lambda gradient: gradient.sign() * scale["value"])
+    after_step(run, 2, lambda: scale.update(value=float("inf")))
+    after_step(run, 3, lambda: scale.update(value=1.0))
+    with pytest.raises(Diverged, match="the optimizer's state is not finite after step 12"):
+        run.train()
     assert context.kept == []
 
 
@@ -308,3 +332,24 @@ def test_closing_a_worker_between_epochs_ends_it(context: FolderContext) -> None
     assert next(rank).epoch == 0
     rank.close()
     assert context.kept_steps == [12]
+
+
+# --- images that cannot be decoded
+
+
+def test_more_images_that_cannot_be_decoded_than_may_be_end_training_by_name(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    run = start_run(small_job(JOB, data__path=damaged_digits(), data__allow_bad=0.05), context)
+    with pytest.raises(UserError, match=r"3 of 48 training images, and .* 0\.05 allows 2") as error:
+        run.train()
+    assert "image 'train/3' of " in str(error.value)
+
+
+def test_an_image_that_cannot_be_decoded_is_none_of_a_job_that_allows_none(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    run = start_run(small_job(JOB, data__path=damaged_digits()), context)
+    with pytest.raises(UserError, match=r"1 of 48 training images, and .* allows 0"):
+        run.train()
+    assert not context.kept

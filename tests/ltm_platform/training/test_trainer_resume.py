@@ -11,7 +11,7 @@ import torch
 from ltm_platform.events import EpochEnded, Progress, Started
 from ltm_platform.training.trainer import Stopped
 
-from .small_run import MODEL, FolderContext, small_job
+from .small_run import MODEL, FolderContext, damaged_digits, small_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +87,19 @@ def test_training_goes_on_to_the_bit(start_run: StartRun, tmp_path: Path, method
             assert_same(mine, its)
         after = start.taken.steps_done
         assert untimed(resumed.events, after) == untimed(undisturbed.events, after)
+
+
+def test_training_goes_on_to_the_bit_beside_images_that_cannot_be_decoded(
+    start_run: StartRun, tmp_path: Path
+) -> None:
+    job = small_job(JOB, data__path=damaged_digits(), data__allow_bad=0.07)
+    undisturbed = start_run(job, FolderContext(tmp_path / "whole"))
+    undisturbed.train()
+    kept = undisturbed.context.kept
+    context = FolderContext(tmp_path / "resumed", start=kept[0].folder)
+    start_run(job, context).train()
+    for mine, its in zip(context.kept, kept[1:], strict=True):
+        assert_same(mine, its)
 
 
 def test_a_run_that_goes_on_says_where_and_repeats_what_may_be_lost(

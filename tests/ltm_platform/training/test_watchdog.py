@@ -24,6 +24,19 @@ print("went on")
 """
 
 
+NEVER_BUILT = """
+import threading
+from ltm_platform.job import JobSpec
+from ltm_platform.training.trainer import Trainer
+job = JobSpec.load("quickstart", ["cluster.hang_timeout_s=1"])
+try:
+    Trainer(job, None, cache=None, send=print)  # which is no folder
+except TypeError:
+    threading.Event().wait(1.5)
+    print("went on")
+"""
+
+
 def run(program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -38,3 +51,7 @@ def test_who_hangs_ends_and_shows_where() -> None:
 
 def test_who_has_ended_its_work_is_left_alone() -> None:
     assert run(CLOSED).stdout == "went on\n"
+
+
+def test_a_trainer_that_cannot_be_built_does_not_end_the_process_later() -> None:
+    assert run(NEVER_BUILT).stdout == "went on\n"

@@ -23,6 +23,13 @@ def test_a_sweep_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert Sweep.load(tmp_path) == sweep
 
 
+def test_a_sweep_of_an_earlier_version_keeps_its_pixels(tmp_path: Path) -> None:
+    data = {key: SWEEP.job["data"][key] for key in ("path", "val_fraction")}
+    replace(SWEEP, job=SWEEP.job | {"data": data}).save(tmp_path)
+    job = JobSpec.from_dict(Sweep.load(tmp_path).job)
+    assert (job.data.exif, job.data.background) == (False, "hidden")
+
+
 @pytest.mark.parametrize(
     ("params", "search", "trials", "expected"),
     [
@@ -48,7 +55,24 @@ def test_which_search_and_how_many_trials(
         ({"search": "grid"}, "list them, as --param recipe.lr=grid:"),
         ({"search": "optuna", "params": ("lr=grid:1e-3,1e-4",)}, "say choice: instead"),
         ({"params": ("lr=grid:1e-3,1e-4",), "trials": 4}, "a grid has 2 trials"),
-        ({"trials": 0}, "must be at least 1"),
+        ({"trials": 0}, "must be from 1 to 10000"),
+        ({"trials": 10**30}, "must be from 1 to 10000"),
+        ({"seed": -1}, "--seed is -1, but must be from 0 to 4294967295"),
+        (
+            {
+                "params": (
+                    "lr=grid:" + ",".join(f"1e-{n}" for n in range(1, 12)),
+                    *tuple(
+                        f"{name}=grid:" + ",".join(f"0.{n}" for n in range(1, 10))
+                        for name in ("ib_warmup", "drop_path", "weight_decay", "ib_weight")
+                    ),
+                )
+            },
+            "at most 10000 can be run",
+        ),
+        ({"search": "x" * 5000}, "..."),
+        ({"params": ("x" * 5000,)}, "is nothing that can be tuned"),
+        ({"objectives": ("\x1b[2J",)}, "is no metric"),
         ({"scheduler": "pbt"}, "use asha or median"),
         ({"scheduler": "ash"}, "did you mean 'asha'"),
         ({"scheduler": "asha", "grace": 16}, "after 1 to 15 epochs"),
@@ -62,6 +86,27 @@ def test_what_does_not_go_together(changes: dict[str, Any], sentence: str) -> No
     with pytest.raises(UserError) as error:
         read_stages(replace(SWEEP, **changes))
     assert sentence in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1300
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"name": 1}',
+        '{"name": "s", "job": {}, "params": [1]}',
+        "\ud800",
+        "[" * 9999,
+    ],
+)
+def test_a_file_that_is_no_sweep_is_told_in_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match="is no sweep") as error:
+        Sweep.load(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_the_published_protocol_is_two_stages_of_five_folds_on_a_tenth() -> None:

@@ -12,8 +12,10 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.tracking import STOPPED_TAG, find_run, list_runs, tracked_run, tracked_sweep
-from ltm_platform.tuning.sweep import drop_unknown
+from ltm_platform.tuning.sweep import check_not_lost, drop_unknown
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
+
+from ..storage.sealing import seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +115,20 @@ def test_what_tune_never_knew_is_removed(job: JobSpec, store: str, tmp_path: Pat
         drop_unknown(trials, {"known"}, sweep)
     assert [folder.name for folder in trials.iterdir()] == ["known"]
     assert {run.name for run in list_runs(store)} == {"s", "known"}
+
+
+def test_trials_are_not_removed_when_tunes_record_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "s" / "trials"
+    for name in ("s-001", "s-002", "s-003"):
+        (folder / name).mkdir(parents=True)
+    check_not_lost(folder, set())
+    for name in ("s-001", "s-002"):
+        path = folder / name / "checkpoint_1"
+        path.mkdir()
+        seal(path, [])
+    check_not_lost(folder, {"s-001", "s-002"})
+    with pytest.raises(UserError, match=r"'s' has lost Tune's record .* \(s-002\)"):
+        check_not_lost(folder, {"s-001"})
 
 
 def test_a_trial_that_was_cut_off_is_ended_as_the_sweep_says(

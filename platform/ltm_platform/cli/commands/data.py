@@ -82,27 +82,36 @@ def import_(
     if made.skipped:
         what = "image was" if made.skipped == 1 else "images were"
         click.echo(f"{made.skipped:,} {what} left out, see {made.report}")
+    for notice in made.notices:
+        click.echo(notice)
 
 
 @command.command("check")
 @click.argument("path")
-@click.option("--decode-all", is_flag=True, help="Decode every image instead of one in 20.")
+@click.option("--decode-all", is_flag=True, help="Of shards decode every image, not one in 20.")
 @_processes
 def check(path: str, decode_all: bool, processes: int | None) -> None:
-    """Verify the shards in PATH: checksums, counts, schema, and that images can be decoded.
+    """Verify the shards in PATH: seals, checksums, places, and that images can be decoded.
+
+    PATH may be a folder of images, too: then every image is decoded.
 
     \b
     Example:
       ltm-platform data check /data/imagenet-shards
     """
-    from ltm_platform.data.inspection import check_shards
+    from ltm_platform.data.inspection import check_data
 
-    with _progress("shards") as listener:
-        checked = check_shards(
+    with _progress("checked") as listener:
+        checked = check_data(
             path, decode_all=decode_all, processes=processes or _cpus(), listener=listener
         )
     if checked.problems:
         raise UserError("\n".join(checked.problems))
+    if checked.shards is None:
+        click.echo(f"{path}: {checked.images:,} images are in order, all of them were decoded")
+        for notice in checked.notices:
+            click.echo(notice)
+        return
     click.echo(
         f"{path}: {checked.images:,} images in {checked.shards:,} shards are in order; "
         f"{checked.decoded:,} of them were decoded"
@@ -140,7 +149,8 @@ def show(path: str, sheet: str | None, every: bool) -> None:
     console.print(table)
     if len(dataset.classes) > shown:
         console.print(f"and {len(dataset.classes) - shown:,} more; --all lists them")
-    console.print(dataset.describe(), soft_wrap=True)
+    for sentence in (dataset.describe(), *dataset.notices):
+        console.print(sentence, soft_wrap=True)
     if sheet:
         from ltm_platform.data.inspection import contact_sheet
 

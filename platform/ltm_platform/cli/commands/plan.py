@@ -62,6 +62,7 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     """The page, line by line."""
     from ltm_platform import tracking
     from ltm_platform.storage import locations
+    from ltm_platform.storage.room import shown_bytes
 
     checked, job = plan.checked, plan.checked.job
     batch = checked.batch
@@ -84,6 +85,9 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     )
     yield _row("data", f"{checked.dataset.describe()}; samples of both can be decoded")
     yield _row("storage", f"{locations.shown(plan.storage)}, probed in {plan.storage_s:.2f} s")
+    free = "" if plan.free_bytes is None else f", {shown_bytes(plan.free_bytes)} are free"
+    count = job.checkpoint.keep + 1
+    yield _row("", f"{count} checkpoints take {shown_bytes(plan.needed_bytes)}{free}")
     yield _row("tracking", locations.shown(tracking.tracking_uri(job.tracking.uri)))
     yield _row("training", f"{plan.images:,} images in {job.recipe.epochs} epochs{_work(plan)}")
     if images_per_s:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import click
 
 from ltm_platform.cli import options
@@ -22,7 +20,7 @@ def command(run: str, now: bool, address: str | None, tracking_uri: str | None) 
       ltm-platform stop quickstart-1
     """
     from ltm_platform import api
-    from ltm_platform.cli.program import program
+    from ltm_platform.cli.program import way_on
 
     stopped = api.stop(run, now=now, address=address, tracking_uri=tracking_uri)
     if stopped.status is None:
@@ -30,6 +28,4 @@ def command(run: str, now: bool, address: str | None, tracking_uri: str | None) 
         return
     click.echo(f"{run} has ended as {stopped.status}")
     if stopped.status != "FINISHED":
-        click.echo(
-            f"go on from its last checkpoint with: {shlex.join([*program(), 'resume', run])}"
-        )
+        click.echo(way_on(run, has_checkpoint=stopped.resumable))

@@ -42,7 +42,7 @@ def command(
     """
     from ltm_platform import api
     from ltm_platform.cli.program import program, typed
-    from ltm_platform.cli.screen.console import dimmed, uncaptured
+    from ltm_platform.cli.screen.console import dimmed, long_searches, uncaptured
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
 
@@ -71,7 +71,7 @@ def command(
         )
     from ltm_platform.cli.screen.run import Screen
 
-    with uncaptured() as console:
+    with uncaptured() as console, long_searches(console):
         screen = Screen(console)
         with screen:
             result = api.submit(

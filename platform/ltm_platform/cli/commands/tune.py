@@ -75,7 +75,7 @@ def command(
       ltm-platform tune --param model.method=grid:none,ltm,tome --set recipe.epochs=4
     """
     from ltm_platform import api
-    from ltm_platform.cli.screen.console import dimmed, uncaptured
+    from ltm_platform.cli.screen.console import dimmed, long_searches, uncaptured
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
 
@@ -101,7 +101,7 @@ def command(
         raise UserError("--detach is for a cluster, but this runs here")
     from ltm_platform.cli.screen.sweep import SweepListener
 
-    with uncaptured() as console:
+    with uncaptured() as console, long_searches(console):
         trials_shown = SweepListener(console)
         with trials_shown:
             summary = api.tune(

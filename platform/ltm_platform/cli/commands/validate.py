@@ -10,13 +10,20 @@ from ltm_platform.cli import options
 @click.command("validate")
 @options.job
 @options.overrides
-def command(job: str, overrides: tuple[str, ...]) -> None:
+@options.address
+def command(job: str, overrides: tuple[str, ...], address: str | None) -> None:
     """Check JOB and print it with every default filled in. Nothing is started.
+
+    All that 'submit' checks and that costs nothing is checked; what is not is said in a comment.
 
     \b
     Example:
-      ltm-platform validate jobs/ltm_vit_b.yaml --set recipe.epochs=10
+      ltm-platform validate jobs/quickstart.yaml --set recipe.epochs=10
     """
     from ltm_platform import api
 
-    click.echo(api.validate(job, overrides=overrides).to_yaml(), nl=False)
+    notes: list[str] = []
+    spec = api.validate(job, overrides=overrides, address=address, note=notes.append)
+    click.echo(spec.to_yaml(), nl=False)
+    for note in notes:
+        click.echo(f"# {note}")

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def follow_run(sent: SentCommand, *, detach: bool) -> None:
     """Say where the run is, and unless ``detach`` show what it prints; exit as it does."""
     click.echo(f"{sent.run} is on {sent.address}")
+    _note(sent)
     if detach:
         _how_to_follow(sent.run)
         return
     try:
-        follow(sent)
+        _show(sent)
     except KeyboardInterrupt:
         click.echo(f"\ndetached: {sent.run} goes on")
         _how_to_follow(sent.run)
@@ -29,6 +30,16 @@ def follow_run(sent: SentCommand, *, detach: bool) -> None:
 
 def follow(sent: SentCommand) -> None:
     """Show what a command prints; exit as it does."""
+    _note(sent)
+    _show(sent)
+
+
+def _note(sent: SentCommand) -> None:
+    for notice in sent.notices:
+        click.echo(f"  note      {notice}")
+
+
+def _show(sent: SentCommand) -> None:
     for text in sent.follow():
         click.echo(text, nl=False)
     ending = sent.ending()

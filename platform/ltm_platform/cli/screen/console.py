@@ -49,9 +49,18 @@ def dimmed(console: Console, *, verbose: bool) -> Callable[[str], None] | None:
 
 @contextmanager
 def printing(*, verbose: bool) -> Iterator[Callable[[str], None] | None]:
-    """`dimmed`, on standard output."""
-    with uncaptured() as console:
+    """`dimmed`, on standard output; and what takes long says so."""
+    with uncaptured() as console, long_searches(console):
         yield dimmed(console, verbose=verbose)
+
+
+@contextmanager
+def long_searches(console: Console) -> Iterator[None]:
+    """A search for images in the block that takes long says how far it is."""
+    from ltm_platform.storage.search import telling
+
+    with telling(lambda sentence: console.print(sentence, style="dim")):
+        yield
 
 
 class Doubled:

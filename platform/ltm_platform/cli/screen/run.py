@@ -13,14 +13,16 @@ from rich.text import Text
 
 from ltm_platform import tracking
 from ltm_platform.api import RunBegins
-from ltm_platform.cli.program import program
+from ltm_platform.cli.program import program, way_on
 from ltm_platform.cli.screen.console import Doubled
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
     Decided,
     EpochEnded,
+    Failed,
     GaveUp,
+    ImagesLeftOut,
     Measured,
     Progress,
     Started,
@@ -28,6 +30,7 @@ from ltm_platform.events import (
     Waiting,
 )
 from ltm_platform.storage import locations
+from ltm_platform.storage.checkpoints import holds_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +121,7 @@ class Screen:
                 self._start(event)
             case Waiting():
                 self._note(f"it waits for {event.missing}")
-            case Decided():
+            case Decided() | ImagesLeftOut():
                 self._note(event.sentence)
             case EpochEnded():
                 self._latest.update(event.metrics)
@@ -130,6 +133,8 @@ class Screen:
             case Progress():
                 self._latest.update(event.metrics)
                 self._update(event.step, event.epoch)
+            case Failed():
+                self._note(f"{event.reason}; it is tried again")
             case GaveUp() | StoppedOnRequest():
                 pass  # reported at the end of the run
             case ControllerStarted():
@@ -216,8 +221,7 @@ class Screen:
         self._kept(folder)
 
     def _kept(self, folder: RunFolder) -> None:
-        command = shlex.join([*program(), "resume", folder.name])
-        text = f"go on from the last checkpoint with: {command}"
+        text = way_on(folder.name, has_checkpoint=holds_checkpoint(folder))
         self._console.print(text, soft_wrap=True)
 
 

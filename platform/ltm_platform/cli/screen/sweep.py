@@ -15,6 +15,7 @@ from ltm_platform import tracking
 from ltm_platform.api import SweepBegins, TrialResult
 from ltm_platform.cli.program import program
 from ltm_platform.cli.screen.console import WIDTH_OF_FILES, Doubled
+from ltm_platform.events import Waiting
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import BEST_FILE, PICTURE_FILE
 
@@ -49,6 +50,8 @@ class SweepListener:
 
     def __call__(self, event: SweepEvent) -> None:
         match event:
+            case Waiting():
+                self.screen.waits(event)
             case SweepBegins():
                 self._folder = event.folder
                 self._screen = SweepScreen(self._console, event.plan, event.folder.log)
@@ -113,6 +116,9 @@ class SweepScreen:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+    def waits(self, event: Waiting) -> None:
+        self._console.print(f"it waits for {event.missing}")
 
     def head(self, folder: RunFolder) -> None:
         """The sweep in a few lines."""

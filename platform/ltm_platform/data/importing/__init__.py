@@ -2,7 +2,7 @@
 
 Which image goes into which shard is planned from the listing alone, so every shard is written by
 one process, whichever that is. ``unfinished.json`` is in the destination until all are there, and
-``report.json`` then: counts, and what was left out and why.
+``report.json`` then: counts, and by name all that was left out and why.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ltm_platform.data.importing.originals import Entry, Originals, with_validation
 from ltm_platform.data.importing.table import open_table, parquet_files
@@ -33,11 +35,14 @@ from ltm_platform.data.sources.shards import (
     sealed,
     shard_name,
 )
+from ltm_platform.data.tree import summary
 from ltm_platform.errors import UserError
 from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
 
 __all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
 
@@ -50,12 +55,17 @@ def _ignore(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made: images of each split, classes, and where the report is."""
+    """What an import made: images of each split, classes, and where the report is.
+
+    skipped: images that cannot be used.
+    notices: what else a user should know, in sentences: what was left out that is no image.
+    """
 
     images: dict[str, int]
     classes: tuple[str, ...]
     skipped: int
     report: StoragePath
+    notices: tuple[str, ...] = ()
 
 
 def import_images(
@@ -117,11 +127,13 @@ def import_images(
                 listener(done, total)
                 if skipped > limit:
                     break
-        report = _report(tasks, originals, plan)
+        report, per_class = _report(tasks, originals, plan)
         text = json.dumps(report | {"seal": PLACEHOLDER}, indent=1, ensure_ascii=False)
         (target / REPORT).write(sealed(text.encode()))
         if skipped > limit:
-            raise _too_many(skipped, done, total, allow_bad, target, report)
+            unusable = report["skipped"][len(originals.left_out) :]
+            raise _too_many(skipped, done, total, allow_bad, target, unusable[0])
+        _check_classes(per_class, originals, report, target)
         (target / UNFINISHED).delete()
     except BrokenProcessPool as error:
         raise UserError(
@@ -134,7 +146,9 @@ def import_images(
             f"{destination} cannot be written: {why}. What is finished is kept: the same command "
             "goes on from there."
         ) from error
-    return Imported(report["images"], originals.classes, skipped, target / REPORT)
+    left_out = summary(originals.left_out)
+    notices = (*originals.notices, *([left_out] if left_out else []))
+    return Imported(report["images"], originals.classes, skipped, target / REPORT, notices)
 
 
 def open_originals(source: str) -> Originals:
@@ -211,29 +225,57 @@ def _plan_in(file: StoragePath) -> object:
     return values.get("plan")
 
 
-def _report(tasks: list[Task], originals: Originals, plan: str) -> dict[str, Any]:
-    skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.refused)]
+def _report(
+    tasks: list[Task], originals: Originals, plan: str
+) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    """The report, and the training images of each class."""
+    skipped = [{"image": key, "reason": reason} for key, reason in sorted(originals.left_out)]
     images = dict.fromkeys(originals.splits, 0)
+    per_class = np.zeros(len(originals.classes), dtype=np.int64)
     shards: dict[str, str] = {}
     for task in tasks:
         if task.file.exists():
             footer = read_footer(task.file)
             images[task.place.split] += footer.images
+            if task.place.split == "train":
+                per_class += np.array(footer.counts)
             shards[task.place.name] = footer.digest
             skipped += [{"image": key, "reason": reason} for key, reason in footer.skipped]
-    return {
+    report = {
         "plan": plan,
         "shards": shards,
         "images": images,
         "classes": len(originals.classes),
         "skipped": skipped,
     }
+    return report, per_class
+
+
+def _check_classes(
+    per_class: npt.NDArray[np.int64],
+    originals: Originals,
+    report: dict[str, Any],
+    target: StoragePath,
+) -> None:
+    """A class that had training images must still have some."""
+    entries = originals.splits["train"]
+    had = np.bincount([entry.label for entry in entries], minlength=len(per_class))
+    gone = np.flatnonzero((had > 0) & (per_class == 0))
+    if not len(gone):
+        return
+    reasons = {one["image"]: one["reason"] for one in report["skipped"]}
+    first = next(entry.key for entry in entries if entry.label == gone[0])
+    more = f", and {len(gone) - 1:,} more classes none either" if len(gone) > 1 else ""
+    raise UserError(
+        f"class {originals.classes[gone[0]]!r} has no training image that can be used{more}, such "
+        f"as {first} ({reasons[first]}): mend its images or remove it; {target / REPORT} lists "
+        "them."
+    )
 
 
 def _too_many(
-    skipped: int, done: int, total: int, allowed: float, target: StoragePath, report: dict[str, Any]
+    skipped: int, done: int, total: int, allowed: float, target: StoragePath, first: dict[str, Any]
 ) -> UserError:
-    first = next(s for s in report["skipped"])
     return UserError(
         f"{skipped:,} of the first {done:,} images (of {total:,}) cannot be used, such as "
         f"{first['image']} ({first['reason']}), but at most {allowed:.2%} may be bad: "

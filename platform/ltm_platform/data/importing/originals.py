@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
+    from ltm_platform.data.tree import LeftOut
+
 LARGEST_BYTES = 64 << 20
 
 
@@ -40,12 +41,17 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Originals:
-    """A data set as it was found. ``refused`` are members that are no images of it, and why."""
+    """A data set as it was found.
+
+    left_out: what is no image of it, and why.
+    notices: what a user should know of it, in sentences.
+    """
 
     reader: Reader
     classes: tuple[str, ...]
     splits: dict[str, list[Entry]]
-    refused: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def with_validation(originals: Originals, val_fraction: float) -> Originals:
@@ -62,4 +68,4 @@ def with_validation(originals: Originals, val_fraction: float) -> Originals:
     splits = {
         name: [entries[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)
     }
-    return Originals(originals.reader, originals.classes, splits, originals.refused)
+    return replace(originals, splits=splits)

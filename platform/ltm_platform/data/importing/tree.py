@@ -5,35 +5,44 @@ from __future__ import annotations
 import os
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltm_platform.data.importing.originals import (
-    EXPECTED,
     LARGEST_BYTES,
     BadImageError,
     Entry,
     Originals,
 )
-from ltm_platform.data.sources.folder import EXTENSIONS
+from ltm_platform.data.tree import (
+    NO_FILE,
+    TRAIN,
+    VALIDATION,
+    File,
+    LeftOut,
+    Listing,
+    arrange,
+    is_image,
+    list_folder,
+)
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
+    from ltm_platform.data.importing.originals import Reader
     from ltm_platform.storage.path import StoragePath
-
-SPLITS = {"train": "train", "val": "val", "validation": "val"}
-File = tuple[str, int, Any]
-"""Path with forward slashes, bytes, and where its bytes lie."""
 
 
 def open_folder(root: StoragePath) -> Originals:
     """The images below ``root``, here or in a store. UserError if they are in no class folders."""
-    found = _walk(root.path) if root.is_local else root.files(recursive=True)
-    files = sorted((_printable(path), size, path) for path, size in found)
-    return Originals(_FolderReader(root), *arrange(files, str(root)))
+    if root.is_local:
+        listing = list_folder(root.path, sizes=True)
+    else:
+        files = [File(path, size, path) for path, size in root.files(recursive=True)]
+        listing = Listing(files)
+    return _originals(_FolderReader(root), listing, str(root))
 
 
 def open_archive(file: StoragePath) -> Originals:
@@ -42,79 +51,42 @@ def open_archive(file: StoragePath) -> Originals:
     Raises:
         UserError: no tar, compressed, damaged, or its images are in no class folders.
     """
-    files: list[File] = []
-    refused: list[tuple[str, str]] = []
+    listing = Listing()
     try:
         with (
             file.filesystem.open_input_file(file.path) as stream,
             tarfile.open(fileobj=stream, mode="r:") as archive,
         ):
             for member in archive:
-                reason = _objection(member)
-                if reason:
-                    refused.append((_printable(member.name), reason))
-                elif member.isreg():
+                if reason := _objection(member):
+                    listing.left_out.append(LeftOut(member.name, reason))
+                elif member.isdir():
+                    listing.folders.append(_clean(member.name))
+                else:
                     where = (member.offset_data, member.size)
-                    files.append((_printable(member.name), member.size, where))
+                    listing.files.append(File(_clean(member.name), member.size, where))
     except tarfile.TarError as error:
         raise UserError(
             f"{file} cannot be read as a tar: {error}. A compressed one must be decompressed "
             "first, since images are read from it at random."
         ) from error
-    files = sorted(_without_common_folder([_clean(f) for f in files]))
-    return Originals(_ArchiveReader(file), *arrange(files, str(file)), tuple(refused))
+    return _originals(_ArchiveReader(file), _without_common_folder(listing), str(file))
 
 
-def arrange(files: Iterable[File], source: str) -> tuple[tuple[str, ...], dict[str, list[Entry]]]:
-    """Class names and the entries of each split, in the order of ``files``.
-
-    Hidden files and what has not the ending of an image are left alone, as are images that lie
-    in no class folder.
-    """
-    images = [
-        (path.split("/"), size, where)
-        for path, size, where in files
-        if path.lower().endswith(EXTENSIONS) and not any(p.startswith(".") for p in path.split("/"))
-    ]
-    has_splits = any(parts[0] == "train" for parts, _, _ in images)
-    found: dict[str, list[tuple[str, Entry]]] = {}
-    for parts, size, where in images:
-        split = SPLITS.get(parts[0]) if has_splits else "train"
-        below = parts[1:] if has_splits else parts
-        if split and len(below) > 1:
-            entry = Entry("/".join(parts), -1, size, where)
-            found.setdefault(split, []).append((below[0], entry))
-    if "train" not in found:
-        raise UserError(
-            f"{source} holds no image ({', '.join(EXTENSIONS)}) in a class folder; "
-            f"expected {EXPECTED}."
-        )
-    classes = tuple(sorted({name for name, _ in found["train"]}))
-    labels = {name: label for label, name in enumerate(classes)}
-    extra = sorted({name for name, _ in found.get("val", [])} - set(classes))
-    if extra:
-        raise UserError(
-            f"the validation part of {source} has the class {extra[0]!r}, which the training part "
-            "lacks."
-        )
-    return classes, {
-        split: [entry._replace(label=labels[name]) for name, entry in entries]
-        for split, entries in found.items()
+def _originals(reader: Reader, listing: Listing, source: str) -> Originals:
+    """Names as they can be printed and stored: those of files need not be UTF-8."""
+    listing = Listing(
+        [file._replace(path=_printable(file.path)) for file in listing.files],
+        [_printable(path) for path in listing.folders],
+        [one._replace(path=_printable(one.path)) for one in listing.left_out],
+        listing.notices,
+    )
+    tree = arrange(listing, source)
+    splits = {
+        split: sorted(Entry(file.path, label, file.size, file.where) for label, file in images)
+        for split, images in tree.splits.items()
     }
-
-
-def _walk(root: str) -> Iterator[tuple[str, int]]:
-    # pyarrow refuses names that are not UTF-8, which a local tree may have.
-    for folder, inner, names in os.walk(root, followlinks=True, onerror=_raise):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                yield os.path.relpath(path, root).replace(os.sep, "/"), os.path.getsize(path)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    return Originals(reader, tree.classes, splits, tree.left_out, tree.notices)
 
 
 def _printable(path: str) -> str:
@@ -126,23 +98,29 @@ def _objection(member: tarfile.TarInfo) -> str | None:
         return "its name leads out of the archive"
     if member.issym() or member.islnk():
         return "a link"
-    if member.issparse() or member.isdev():
-        return "not a plain file"
+    if member.issparse() or member.isdev() or not (member.isreg() or member.isdir()):
+        return NO_FILE
     return None
 
 
-def _clean(file: File) -> File:
-    path, size, where = file
-    return "/".join(part for part in path.split("/") if part not in ("", ".")), size, where
+def _clean(path: str) -> str:
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
-def _without_common_folder(files: list[File]) -> list[File]:
+def _without_common_folder(listing: Listing) -> Listing:
     """Take off the folder that ``tar cf images.tar images`` puts above everything."""
-    tops = {path.split("/")[0] for path, _, _ in files}
-    deep = all(path.count("/") > 1 for path, _, _ in files)
-    if len(tops) != 1 or tops & set(SPLITS) or not deep:
-        return files
-    return [(path.split("/", 1)[1], size, where) for path, size, where in files]
+    images = [file.path for file in listing.files if is_image(file.path)]
+    tops = {path.split("/")[0] for path in images}
+    top = f"{min(tops, default='')}/"
+    inner = {path.split("/")[1] for path in images if path.count("/") > 1}
+    deep = TRAIN in inner or len(inner) > 1 or all(path.count("/") > 1 for path in images)
+    if len(tops) != 1 or tops & {TRAIN, *VALIDATION} or not deep:
+        return listing
+    return Listing(
+        [file._replace(path=file.path.removeprefix(top)) for file in listing.files],
+        [path.removeprefix(top) for path in listing.folders if f"{path}/" != top],
+        listing.left_out,
+    )
 
 
 def _check_size(size: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.data.importing.originals import LARGEST_BYTES, BadImageError
 from ltm_platform.data.sources.shards import Place, Record, ShardWriter
 
@@ -70,7 +71,7 @@ def check_image(data: bytes) -> None:
             # Odd metadata is no reason to complain, but a picture that fills the memory is.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.open(io.BytesIO(data)).convert("RGB")
+            PixelRule().rgb(Image.open(io.BytesIO(data)))
     except UnidentifiedImageError:
         raise BadImageError("not a known image format") from None
     except Exception as error:  # Pillow raises whatever a damaged file makes it trip over

@@ -17,6 +17,7 @@ from ltm_platform.data.sources.shards import (
     write_shards,
 )
 from ltm_platform.data.split import stratified_split
+from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,10 @@ class Digits(DataSource):
         folder = self.cache / f"digits-{FORMAT_VERSION}"
         if not all((folder / split).is_dir() for split in ("train", "val")):
             _write(folder)
-        return ShardImages(folder / "train"), ShardImages(folder / "val")
+        try:
+            return ShardImages(folder / "train"), ShardImages(folder / "val")
+        except UserError as error:
+            raise UserError(f"{error} Remove {folder}, and it is written anew.") from None
 
     def class_names(self) -> tuple[str, ...]:
         """0 to 9."""

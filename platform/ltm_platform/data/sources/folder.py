@@ -12,17 +12,24 @@ import pyarrow as pa
 
 from ltm_platform.data.source import DataSource
 from ltm_platform.data.split import stratified_split
-from ltm_platform.errors import UserError
+from ltm_platform.data.tree import (
+    EXPECTED,
+    TRAIN,
+    Tree,
+    arrange,
+    class_folders,
+    list_folder,
+    summary,
+)
+from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
+from ltm_platform.storage.search import check_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ltm_platform.data.cache import ShardCache
     from ltm_platform.data.image_set import Indices
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
 
 
 class FolderImages:
@@ -53,6 +60,10 @@ class FolderImages:
         """The image in words, by its path."""
         return f"image {self._path(index)!r} of {self.root}"
 
+    def paths(self) -> Iterator[str]:
+        """Of all images, below ``root``."""
+        return map(self._path, range(len(self)))
+
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index].as_py())
 
@@ -60,7 +71,7 @@ class FolderImages:
         try:
             return (self.root / self._path(index)).read_bytes()
         except OSError as error:
-            raise UserError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
+            raise ReadError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
 
 class Folder(DataSource):
@@ -78,12 +89,15 @@ class Folder(DataSource):
         copies: ShardCache | None = None,  # noqa: ARG002 - files are read where they are
     ) -> tuple[FolderImages, FolderImages]:
         """Training and validation part, see `open_folder`."""
-        return open_folder(self._root(), val_fraction)
+        train, val, tree = open_folder(self._root(), val_fraction)
+        left_out = summary(tree.left_out)
+        self.notices = (*tree.notices, *([left_out] if left_out else []))
+        return train, val
 
     def class_names(self) -> tuple[str, ...]:
         """The class folders, sorted by name."""
         root = self._root()
-        return class_folders(root / "train" if (root / "train").is_dir() else root)
+        return class_folders(str(root / TRAIN if (root / TRAIN).is_dir() else root))
 
     def _root(self) -> Path:
         folder = storage_path(self.path)
@@ -92,79 +106,42 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        return Path(folder.path)
+        root = Path(folder.path)
+        check_filesystem(root)
+        return root
 
 
-def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages]:
+def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
     """Training and validation part of ``train/<class>/...`` with ``val/`` (or ``validation/``).
 
     A tree of ``<class>/...`` alone is split instead, see `stratified_split`. Classes and files
-    are sorted by name; images may lie deeper below their class; hidden files are left alone.
+    are sorted by name; images may lie deeper below their class. The tree says what is left out.
 
     Raises:
         UserError: no images, a class without any, a part missing, or classes that differ.
     """
-    train = root / "train"
-    val = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
-    if val is None and not train.is_dir():
-        return _split(_scan(root), val_fraction)
-    if val is None:
-        raise UserError(f"{root} has train/ but no val/ beside it; expected {_EXPECTED}.")
-    if not train.is_dir():
-        raise UserError(f"{root} has {val.name}/ but no train/ beside it; expected {_EXPECTED}.")
-    parts = _scan(train), _scan(val)
-    _same_classes(*parts)
-    return parts
+    tree = arrange(list_folder(str(root)), str(root))
+    if not tree.folders:
+        return *_split(_part(root, tree, TRAIN), val_fraction), tree
+    if tree.folders.keys() == {TRAIN}:
+        raise UserError(f"{root} has train/ but no val/ beside it; expected {EXPECTED}.")
+    return _part(root, tree, TRAIN), _part(root, tree, "val"), tree
 
 
-def class_folders(root: Path) -> tuple[str, ...]:
-    """Names of the folders in ``root``, sorted. UserError when there are none."""
-    entries = root.iterdir() if root.is_dir() else ()
-    classes = sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
-    if not classes:
-        raise UserError(f"{root} holds no class folders with images; expected {_EXPECTED}.")
-    return tuple(classes)
-
-
-def _scan(root: Path) -> FolderImages:
-    classes = class_folders(root)
-    files = {name: _images(root, name) for name in classes}
-    if not any(files.values()):
-        raise UserError(
-            f"{root} holds no image ({', '.join(EXTENSIONS)}) in a class folder; "
-            f"expected {_EXPECTED}."
-        )
-    for name in classes:
-        if not files[name]:
-            raise UserError(
-                f"{root / name} holds no image ({', '.join(EXTENSIONS)}): "
-                "add some to this class or remove the folder."
-            )
-    labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
-    paths = [path for name in classes for path in files[name]]
-    return FolderImages(root, paths, labels, classes)
-
-
-def _images(root: Path, name: str) -> list[str]:
-    """Sorted paths, relative to ``root``, of the images of class ``name``."""
-    found = []
-    for folder, inner, files in os.walk(root / name, followlinks=True):
-        inner[:] = [entry for entry in inner if not _hidden(entry)]
-        relative = os.path.relpath(folder, root)
-        found += [
-            f"{relative}/{file}"
-            for file in files
-            if file.lower().endswith(EXTENSIONS) and not _hidden(file)
-        ]
-    return sorted(found)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
+def _part(root: Path, tree: Tree, split: str) -> FolderImages:
+    folder = tree.folders.get(split)
+    images = tree.splits[split]
+    cut = len(f"{folder}/") if folder else 0
+    return FolderImages(
+        root / folder if folder else root,
+        [file.path[cut:] for _, file in images],
+        np.array([label for label, _ in images], dtype=np.int64),
+        tree.classes,
+    )
 
 
 def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, FolderImages]:
-    paths = [whole._path(index) for index in range(len(whole))]
+    paths = list(whole.paths())
     parts = stratified_split(whole.labels, paths, val_fraction)
     if not len(parts[1]):
         raise UserError(
@@ -176,14 +153,3 @@ def _split(whole: FolderImages, val_fraction: float) -> tuple[FolderImages, Fold
         for part in parts
     )
     return train, val
-
-
-def _same_classes(train: FolderImages, val: FolderImages) -> None:
-    for here, there in ((train, val), (val, train)):
-        extra = sorted(set(here.classes) - set(there.classes))
-        if extra:
-            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-            raise UserError(
-                f"{here.root} has the class {extra[0]!r}{more} that {there.root} lacks; "
-                "both need the same class folders."
-            )

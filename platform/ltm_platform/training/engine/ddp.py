@@ -96,12 +96,6 @@ class DdpEngine:
     def get_lr(self) -> list[float]:
         return [group["lr"] for group in self.optimizer.param_groups]
 
-    def train(self, mode: bool = True) -> None:
-        self.module.train(mode)
-
-    def eval(self) -> None:
-        self.module.eval()
-
     def zero_optimization_stage(self) -> int:
         return 0
 

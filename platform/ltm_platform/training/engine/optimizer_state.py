@@ -84,6 +84,27 @@ def gather_optimizer_state(engine: Engine) -> tuple[dict[str, Tensor], Scalars]:
 
 
 @torch.no_grad()
+def optimizer_is_finite(engine: Engine) -> bool:
+    """Whether no rank holds a state that is NaN or infinite. Collective.
+
+    Some optimizers bound their steps: after an infinite gradient their weights stay finite, but
+    what they remember of it never leaves.
+    """
+    optimizer = wrapped_optimizer(engine)
+    broken = torch.zeros((), device=engine.device)
+    for _, parameter in trained_parameters(engine):
+        fragment = own_fragment(engine, parameter)
+        if fragment is None:
+            continue
+        for value in optimizer.state[fragment.flat].values():
+            if isinstance(value, Tensor) and value.shape == fragment.flat.shape:
+                bad = ~torch.isfinite(value.view(-1)[fragment.inside]).all()
+                broken += bad.to(broken.device)
+    dist.all_reduce(broken)
+    return not broken.item()
+
+
+@torch.no_grad()
 def load_optimizer_state(
     engine: Engine,
     weights: dict[str, Tensor],

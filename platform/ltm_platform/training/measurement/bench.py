@@ -8,6 +8,8 @@ import time
 import torch
 from torch import nn
 
+from ltm.modes import evaluating
+
 BATCH = 16
 BUDGET_S = 1.0
 
@@ -29,9 +31,9 @@ def _seconds_per_batch(model: nn.Module, images: torch.Tensor) -> float:
 @torch.inference_mode()
 def inference_speed(model: nn.Module, image_size: int, device: torch.device) -> dict[str, float]:
     """``latency_ms`` of one image and ``images_per_s`` at batch 16, with the rank's own threads."""
-    model = model.to(device).eval()
     images = torch.randn(BATCH, 3, image_size, image_size, device=device)
-    return {
-        "latency_ms": 1000 * _seconds_per_batch(model, images[:1]),
-        "images_per_s": BATCH / _seconds_per_batch(model, images),
-    }
+    with evaluating(model.to(device)):
+        return {
+            "latency_ms": 1000 * _seconds_per_batch(model, images[:1]),
+            "images_per_s": BATCH / _seconds_per_batch(model, images),
+        }

@@ -8,23 +8,46 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from ltm.modes import evaluating
+from ltm_platform.data.decode import pixel_rule
+from ltm_platform.data.loader import EvalLoader
+from ltm_platform.data.transforms import eval_transform
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
+    from ltm_platform.data import ImageSet
+    from ltm_platform.job import Data
+    from ltm_platform.models import Pixels
     from ltm_platform.training.engine.interface import Engine
 
     Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def validation_loader(
+    data: Data, source: ImageSet, pixels: Pixels, *, batch: int, rank: int, world_size: int
+) -> EvalLoader:
+    """The images of ``source`` as the networks of a job with ``data`` are shown them."""
+    return EvalLoader(
+        source,
+        eval_transform(pixels.size, pixels.mean, pixels.std),
+        batch=batch,
+        rank=rank,
+        world_size=world_size,
+        workers=data.loader_workers,
+        allow_bad=data.allow_bad,
+        rule=pixel_rule(data),
+    )
 
 
 def evaluate(
     engine: Engine, batches: Iterable[Batch], confusion: Tensor | None = None
 ) -> dict[str, float]:
     """`score` of the network that an engine trains, in evaluation mode. Collective."""
-    engine.eval()
-    scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
-    engine.train()
+    with evaluating(engine.module):
+        scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
     return {key: value for key, value in scores.items() if key != "images"}
 
 

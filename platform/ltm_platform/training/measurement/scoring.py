@@ -29,10 +29,8 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     import torch
 
     from ltm_platform.data import open_data
-    from ltm_platform.data.loader import EvalLoader
-    from ltm_platform.data.transforms import eval_transform
     from ltm_platform.models import create_model, input_pixels, load_weights
-    from ltm_platform.training.measurement.evaluation import score
+    from ltm_platform.training.measurement.evaluation import score, validation_loader
     from ltm_platform.training.recipe.network import PRECISION
 
     job = JobSpec.from_dict(config["job"])
@@ -40,14 +38,13 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     cache = Path(config["cache"])
     dataset = open_data(job.data, cache=cache, copying=True)
     model = create_model(job, len(dataset.classes)).eval().to(device)
-    pixels = input_pixels(model)
-    loader = EvalLoader(
+    loader = validation_loader(
+        job.data,
         dataset.val,
-        eval_transform(pixels.size, pixels.mean, pixels.std),
+        input_pixels(model),
         batch=BATCH,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        workers=job.data.loader_workers,
     )
     precision = PRECISION[job.engine.precision]
 

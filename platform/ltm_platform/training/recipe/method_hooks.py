@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
+from ltm.modes import evaluating
 from ltm_platform.models import method_of
 
 if TYPE_CHECKING:
@@ -27,18 +28,16 @@ def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> No
     if not method.scoring_images:
         return
     dtype = next(network.parameters()).dtype
-    was_training = network.training
-    network.eval()
-    method.before_scoring(network.model)
-    for images, labels in batches:
-        images, labels = images.to(engine.device, dtype), labels.to(engine.device)
-        logits, _ = network(images)
-        method.score(network.model, F.cross_entropy(logits.float(), labels))
-        seen += len(images) * engine.world_size
-        if seen >= method.scoring_images:
-            break
-    method.after_scoring(network.model)
-    network.train(was_training)
+    with evaluating(network):
+        method.before_scoring(network.model)
+        for images, labels in batches:
+            images, labels = images.to(engine.device, dtype), labels.to(engine.device)
+            logits, _ = network(images)
+            method.score(network.model, F.cross_entropy(logits.float(), labels))
+            seen += len(images) * engine.world_size
+            if seen >= method.scoring_images:
+                break
+        method.after_scoring(network.model)
 
 
 def before_training(engine: Engine) -> None:

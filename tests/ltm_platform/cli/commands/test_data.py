@@ -54,6 +54,28 @@ def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     assert "1 image was left out" in allowed.out
 
 
+def test_a_folder_of_images_is_checked(run: Run, pets: Path) -> None:
+    whole = run("check", "pets", "--processes", "1")
+    assert whole == (0, "pets: 10 images are in order, all of them were decoded\n", "")
+    (pets / "cat/bad.jpg").write_bytes(b"text")
+    refused = run("check", "pets", "--processes", "1")
+    assert refused.code == 2
+    assert f"image 'cat/bad.jpg' of {pets}: not a known image format." in refused.err
+
+
+def test_files_that_are_no_images_are_counted_by_import_and_show(run: Run, pets: Path) -> None:
+    (pets / "cat/notes.txt").write_text("purrs")
+    (pets / "dog/._1.png").write_bytes(b"junk")
+    counted = (
+        "2 left out that are no images of a class: 1 not an image by their ending, .txt (such as "
+        "cat/notes.txt); 1 hidden (such as dog/._1.png)\n"
+    )
+    made = run("import", "pets", "shards", "--processes", "1")
+    assert made.out.endswith(counted)
+    assert run("show", "pets").out.endswith(counted)
+    assert run("check", "pets").out.endswith(counted)
+
+
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(
     ("args", "words"),
@@ -65,7 +87,7 @@ def test_left_out_images_are_told(run: Run, pets: Path) -> None:
         (["import", "foo://pets", "shards"], ["foo://pets", "s3://"]),
         (["import", "pets", "shards", "--allow-bad", "2"], ["--allow-bad", "0<=x<=1"]),
         (["import", "pets", "/proc/shards"], ["/proc/shards", "Cannot create directory"]),
-        (["check", "pets"], ["holds no shards"]),
+        (["check", "pets/cat"], ["holds no image"]),
         (["show", "pts"], ["pts not found"]),
         (["show", "pets", "--sheet", "nowhere/sheet.png"], ["--sheet nowhere/sheet.png"]),
         (["show", "pets", "--sheet", "sheet.xyz"], ["--sheet sheet.xyz", "xyz"]),

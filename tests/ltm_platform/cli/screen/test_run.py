@@ -13,10 +13,20 @@ from ltm_platform.api import Checkpoint, RunBegins, RunResult
 from ltm_platform.checks import CheckedJob, check
 from ltm_platform.cli.screen.run import Screen
 from ltm_platform.errors import RunError
-from ltm_platform.events import EpochEnded, Event, Measured, Progress, Started
+from ltm_platform.events import (
+    EpochEnded,
+    Event,
+    Failed,
+    ImagesLeftOut,
+    Measured,
+    Progress,
+    Started,
+)
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.storage.run_folder import RunFolder
+
+from ...storage.conftest import write_run
 
 JOB = """\
 model:
@@ -147,7 +157,7 @@ def test_a_run_that_ends_early_says_so_and_gives_the_exit_code(
         raise error
     assert end.value.exit_code == code
     assert words in plain.lines
-    assert f"ltm-platform resume {tmp_path.name}" in plain.lines[-1]
+    assert "begin again with: ltm-platform resume" in plain.lines[-1]
 
 
 def test_what_breaks_before_a_run_begins_is_for_others_to_tell() -> None:
@@ -157,17 +167,44 @@ def test_what_breaks_before_a_run_begins_is_for_others_to_tell() -> None:
     assert plain.lines == []
 
 
-def test_the_end_of_a_broken_run_says_why_and_how_to_go_on() -> None:
+def test_the_end_of_a_broken_run_says_why_and_how_to_go_on(tmp_path: Path) -> None:
     plain = Plain()
-    folder = RunFolder(Path("/runs/x-1"))
+    folder = RunFolder(tmp_path / "x-1")
+    write_run(folder.path)
     plain.screen.failed(folder, RunError("rank 1: KeyError: '[bold]'"))
     text = "\n".join(plain.lines)
     assert "rank 1: KeyError: '[bold]'" in text
     assert str(folder.log) in text
-    assert "ltm-platform resume x-1" in text
+    assert "go on from the last checkpoint with: ltm-platform resume x-1" in text
 
 
-def test_the_end_of_a_stopped_run_says_how_to_go_on() -> None:
+def test_images_that_are_left_out_are_told() -> None:
     plain = Plain()
-    plain.screen.stopped(RunFolder(Path("/runs/x-1")))
+    plain.screen(ImagesLeftOut({"training": ["image 'a'", "image 'b'"], "validation": []}))
+    assert plain.lines == [
+        "  note      images that cannot be decoded are left out (2 training): the artifact "
+        "bad_images.json names them"
+    ]
+
+
+def test_the_end_of_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
+    plain = Plain()
+    folder = RunFolder(tmp_path / "x-1")
+    write_run(folder.path)
+    plain.screen.stopped(folder)
     assert "ltm-platform resume x-1" in "\n".join(plain.lines)
+
+
+def test_a_checkpoint_is_spoken_of_only_where_there_is_one(tmp_path: Path) -> None:
+    plain = Plain()
+    plain.screen.stopped(RunFolder(tmp_path / "x-1"))
+    assert plain.lines[1:] == ["begin again with: ltm-platform resume x-1"]
+
+
+def test_a_part_that_failed_is_said_once_and_that_it_is_tried_again(
+    checked: CheckedJob, tmp_path: Path
+) -> None:
+    plain = Plain()
+    plain.screen(RunBegins(checked, RunFolder(tmp_path)))
+    plain.screen(Failed("rank 1: MemoryError"))
+    assert plain.lines[-1].strip() == "note      rank 1: MemoryError; it is tried again"

@@ -5,10 +5,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from ltm_platform.data.sources.digits import Digits
+from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,3 +49,17 @@ def test_a_part_lost_from_the_cache_is_written_again(tmp_path: Path) -> None:
     _, val = Digits("digits", tmp_path).open()
     shutil.rmtree(val.folder.path)
     assert Digits("digits", tmp_path).open()[1].checksum == val.checksum
+
+
+def test_a_damaged_copy_of_the_digits_is_told_with_what_to_do(tmp_path: Path) -> None:
+    digits = Digits("digits", tmp_path)
+    digits.open()
+    (file,) = tmp_path.rglob("val/*.parquet")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError) as caught:
+        digits.open()
+    folder = file.parents[1]
+    assert str(caught.value) == (
+        f"{file} is damaged: it does not end as a Parquet file does. "
+        f"Remove {folder}, and it is written anew."
+    )

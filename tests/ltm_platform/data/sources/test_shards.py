@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltm_platform.data.importing import import_images
-from ltm_platform.data.inspection import check_shards
+from ltm_platform.data.inspection import check_data
 from ltm_platform.data.sources.shards import Record, ShardImages, Shards, write_shards
 from ltm_platform.errors import UserError
 
@@ -191,7 +191,7 @@ def test_shards_of_version_0_1_are_read_with_a_warning_and_written_anew(
     assert (len(train), len(val)) == (24, 12)
     (warning,) = caplog.messages
     assert f"'ltm-platform data import {old} FOLDER' writes them anew" in warning
-    assert check_shards(str(old), decode_all=True).problems == ()
+    assert check_data(str(old), decode_all=True).problems == ()
 
     import_images(str(old), str(tmp_path / "new"))
     caplog.clear()

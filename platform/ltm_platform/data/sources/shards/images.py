@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ltm_platform.data.sources.shards.layout import Footer, complete_shards, read_footer
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
@@ -131,14 +131,14 @@ class ShardImages:
             its = self._copied[number]
             return self._cache.copy(file, its.name, self._bytes[number], its.check)
         except OSError as error:
-            raise UserError(f"{file} cannot be read: {error}.") from error
+            raise ReadError(f"{file} cannot be read: {error}.") from error
 
     def _read(self, index: int) -> bytes:
         number, size = self._file_of(index), int(self._sizes[index])
         try:
             image = self._open(number).read_at(size, int(self._offsets[index]))
         except OSError as error:
-            raise UserError(f"{self._files[number]} cannot be read: {error}.") from error
+            raise ReadError(f"{self._files[number]} cannot be read: {error}.") from error
         if len(image) != size:
             raise UserError(f"{self._where(number)} is damaged: it ends before its images do.")
         if self._crcs is not None and zlib.crc32(image) != self._crcs[index]:

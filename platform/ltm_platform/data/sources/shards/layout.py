@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ltm_platform.data.sources.shards.seal import seal_of
-from ltm_platform.errors import UserError
+from ltm_platform.errors import ReadError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,9 +195,15 @@ def read_footer(file: StoragePath) -> Footer:
 
     Raises:
         UserError: it is no shard, or its footer is damaged.
+        ReadError: the store does not give it.
     """
     try:
         size, raw = _read_tail(file)
+    except OSError as error:
+        raise ReadError(f"{file} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise _damaged(file, str(error)) from None
+    try:
         seal = seal_of(raw)
         footer = pq.read_metadata(pa.BufferReader(raw))
         about = (footer.metadata or {}).get(METADATA_KEY)

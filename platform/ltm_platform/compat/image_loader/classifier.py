@@ -1,8 +1,4 @@
-"""The pyfunc side of a logged model: images in, class probabilities out.
-
-This file is copied into every logged model, beside the package ``ltm``: it must not import
-anything else of the platform.
-"""
+"""The pyfunc side of a logged model: images in, class probabilities out."""
 
 from __future__ import annotations
 
@@ -21,6 +17,8 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from .pixels import PixelRule
+
 BATCH = 64
 
 
@@ -28,12 +26,14 @@ class ImageClassifier:
     """A network with the way from an image to its input.
 
     network: normalised images [N, 3, size, size] -> logits [N, classes].
-    inputs: ``size`` and ``resize`` in pixels, ``mean`` and ``std`` of the channels, ``classes``.
+    inputs: ``size`` and ``resize`` in pixels, ``mean`` and ``std`` of the channels, ``classes``,
+        and of the `PixelRule` ``exif`` and ``background``.
     """
 
     def __init__(self, network: torch.nn.Module, inputs: dict[str, Any], device: str) -> None:
         self._network = network.eval().to(device)
         self._inputs = inputs
+        self._rule = PixelRule(inputs["exif"], inputs["background"])
         self._device = device
 
     @torch.inference_mode()
@@ -55,9 +55,9 @@ class ImageClassifier:
         return pd.DataFrame(torch.cat(rows).numpy(), columns=self._inputs["classes"])
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
-        """As in validation: the shorter side resized, the centre cut out, normalised."""
+        """As in validation: in RGB, the shorter side resized, the centre cut out, normalised."""
         size, resize = self._inputs["size"], self._inputs["resize"]
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(self._rule.rgb(image))).permute(2, 0, 1)
         pixels = F.resize(pixels, [resize], interpolation=InterpolationMode.BICUBIC)
         values = F.center_crop(pixels, [size, size]).float().div(255)
         mean, std = (torch.tensor(self._inputs[key])[:, None, None] for key in ("mean", "std"))

@@ -1,0 +1,1 @@
+"""Damage and kills, many of them, and what must hold after each; see `benchmarks/campaign.py`."""

@@ -1,0 +1,151 @@
+"""A run whose disk is full, whose folder cannot be written to or whose store is locked; after that
+it is resumed to its end and compared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Literal
+
+from . import record
+from .cases import Hit
+from .kills import Run, compare, last_line, left_behind
+from .material import VARIANTS
+from .report import Outcome
+
+if TYPE_CHECKING:
+    import random
+    from pathlib import Path
+
+    from .cases import Case, Stage
+    from .kills import References
+    from .material import Material
+
+Trouble = Literal["full disk", "read-only run", "locked store"]
+
+DISK_BYTES = 24 << 20
+LEFT_BYTES = 200_000
+"""At most, on a disk that is called full."""
+LONGEST_LOCK_S = 10.0
+STAGES: tuple[Stage, ...] = ("start", "training", "checkpoint", "evaluation", "end")
+
+
+def can_mount() -> bool:
+    """Whether this process may put a small disk somewhere."""
+    return os.geteuid() == 0 and shutil.which("mount") is not None
+
+
+def carry_out(case: Case, material: Material, references: References) -> Outcome:
+    """Train a run that meets with a trouble, then resume it without."""
+    draw, outcome = case.draw(), Outcome(size=1)
+    kinds: tuple[Trouble, ...] = ("full disk", "read-only run", "locked store")
+    kind = draw.choice(kinds if can_mount() else kinds[2:])
+    variant = draw.choice([one for one in VARIANTS if not one.decoders])
+    reference = references.of(variant)
+    hit = Hit(
+        signal.SIGCONT, draw.choice(STAGES), draw.choice([1, 1, 2]), None, draw.uniform(0, 0.2)
+    )
+    with ExitStack() as stack:
+        disk = _mount if kind == "full disk" else None
+        run = Run(material, variant, str(case), disk)
+        if disk:
+            stack.callback(_unmount, run.home)
+        trouble = _Trouble(kind, run, draw)
+        with closing(trouble):
+            ended = run.command("submit", hit, trouble.begin)
+        outcome.story.append(f"{kind} in {ended.stage or 'nothing'}: exit code {ended.code}")
+        if ended.stage:
+            outcome.counts[kind] += 1
+        outcome.story += ended.output.splitlines()[-6:]
+        outcome.faults += _judged(kind, ended.code, ended.output, run.status)
+        outcome.faults += left_behind(run.home)
+        if run.status == "RUNNING":
+            run.command("reconcile")
+        for _ in range(2):
+            if run.status == "FINISHED" or outcome.faults:
+                break
+            again = run.command("resume" if run.status else "submit")
+            outcome.story.append(f"again: exit code {again.code}")
+            if again.code:
+                outcome.faults.append(f"it cannot go on after a {kind}: {last_line(again)}")
+        if not outcome.faults:
+            outcome.faults += compare(run.home, reference)
+    if not outcome.faults:
+        shutil.rmtree(run.home)
+        run.output.unlink()
+    return outcome
+
+
+def _judged(kind: Trouble, code: int, output: str, status: str | None) -> list[str]:
+    tail = " / ".join(line.strip() for line in output.splitlines()[-3:])[-300:]
+    if "Traceback (most recent call last)" in output:
+        return [f"a traceback after a {kind}: {tail}"]
+    if code not in (0, 1, 2):
+        return [f"the exit code is {code} after a {kind}: {tail}"]
+    if kind == "locked store" and code:
+        return [f"a lock of {LONGEST_LOCK_S:g} s is not waited for: {tail}"]
+    wanted = {0: "FINISHED", 1: "FAILED"}.get(code)
+    # On a full disk the store cannot note the end.
+    if wanted and status not in (wanted, None) and kind != "full disk":
+        return [f"the exit code is {code} after a {kind}, but the run is {status}."]
+    return []
+
+
+class _Trouble:
+    """One that begins when it is called for and ends when it is closed."""
+
+    def __init__(self, kind: Trouble, run: Run, draw: random.Random) -> None:
+        self._kind, self._run = kind, run
+        self._left = draw.randrange(LEFT_BYTES)
+        self._locked_s = draw.uniform(0.1, LONGEST_LOCK_S)
+        self._after = ExitStack()
+
+    def begin(self) -> None:
+        if self._kind == "full disk":
+            self._fill()
+        elif self._kind == "read-only run":
+            self._forbid(self._run.home / "runs")
+        else:
+            thread = threading.Thread(target=self._lock)
+            thread.start()
+            self._after.callback(thread.join)
+
+    def close(self) -> None:
+        self._after.close()
+
+    def _fill(self) -> None:
+        file = self._run.home / "ballast"
+        size = shutil.disk_usage(self._run.home).free - self._left
+        with file.open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, max(size, 1))
+        self._after.callback(file.unlink)
+
+    def _forbid(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        self._after.callback(_unmount, folder)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+
+    def _lock(self) -> None:
+        database = self._run.home / "mlflow.db"
+        with closing(sqlite3.connect(database, isolation_level=None, timeout=60)) as store:
+            store.execute("BEGIN EXCLUSIVE")
+            time.sleep(self._locked_s)
+            store.execute("ROLLBACK")
+
+
+def _mount(folder: Path) -> None:
+    options = ["-o", f"size={DISK_BYTES}"]
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", folder], check=True)
+
+
+def _unmount(folder: Path) -> None:
+    for process in record.processes(folder):
+        process.kill()
+    subprocess.run(["umount", "--lazy", folder], check=True)

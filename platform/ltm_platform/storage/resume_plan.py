@@ -1,0 +1,157 @@
+"""What is done to a run's storage before the run goes on: decided first, then said, then done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltm_platform.compat.ray_checkpoints import RECORD_FILE
+from ltm_platform.errors import UserError, nearest
+from ltm_platform.storage import locations, manifest, permissions
+from ltm_platform.storage.checkpoints import BEST_METRIC, MISSING, survey_of
+from ltm_platform.storage.path import is_address, storage_path
+from ltm_platform.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_platform.storage.checkpoints import StoredCheckpoint, Survey
+
+
+def restored_folder(name: str, address: str, run_id: str | None = None) -> RunFolder | None:
+    """A new folder for a run whose own is lost, from what is in an object store.
+
+    None: nothing of the run, which has ``run_id`` in MLflow, is there.
+
+    Raises:
+        UserError: all that is there is damaged.
+    """
+    if not is_address(address):
+        return None
+    folder = RunFolder(locations.runs() / name)
+    survey = survey_of(storage_path(address) / name, folder.path, run_id)
+    if not survey.whole:
+        for error in survey.damaged.values():
+            raise error
+        return None
+    last = survey.whole[-1].source
+    job = manifest.read_file(last, manifest.JOB_FILE, manifest.read_manifest(last))
+    permissions.make_folder(folder.path)
+    folder.store_at(address)
+    folder.job.write_bytes(job)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePlan:
+    """What is done to a run's storage before it goes on, and the sentences that say so first."""
+
+    notices: tuple[str, ...]
+    kept: tuple[StoredCheckpoint, ...]
+    """What Ray Train will know, the oldest first; it goes on from the last."""
+    removed: tuple[str, ...]
+    """Names of folders, the newest first."""
+    folder: RunFolder
+
+    def carry_out(self) -> None:
+        """Remove what is to go, and write Ray Train's record of the rest."""
+        for where in (storage_path(self.folder.path), self.folder.storage):
+            for name in self.removed:
+                (where / name).delete_folder()
+        record = self.folder.storage / RECORD_FILE
+        if not self.kept:
+            record.delete()
+            return
+        from ltm_platform.compat.ray_train import checkpoint_record
+
+        found = [(one.path.name, one.metrics) for one in self.kept]
+        root, name = self.folder.storage_root, self.folder.name
+        record.write(checkpoint_record(root, name, found, BEST_METRIC))
+
+
+def plan_to_resume(folder: RunFolder, start: str | None, run_id: str | None) -> ResumePlan:
+    """See that the checkpoint to resume from is whole, and what else there is. Changes nothing.
+
+    Args:
+        start: names an earlier one; what came after it is to be removed. So is what a killed run
+            left half-written, and nothing else.
+        run_id: of the run in MLflow.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged; the one before it is offered.
+    """
+    survey = survey_of(folder.storage, folder.path, run_id)
+    whole, names = survey.whole, [one.path.name for one in survey.whole]
+    if start in survey.damaged:
+        before = [one for one in whole if one.path.name < start]
+        raise _refused(survey.damaged[start], folder, before, run_id)
+    if start is not None and start not in names:
+        raise UserError(
+            f"the run {folder.name!r} has no checkpoint {start!r}{nearest(start, names)}"
+            f" (it has {', '.join(names) or 'none'})"
+        )
+    if start is None and (newest := survey.damaged_newest):
+        raise _refused(newest, folder, whole, run_id)
+    if survey.gone and not whole:
+        raise UserError(
+            f"the run {folder.name!r} has lost its checkpoints ({', '.join(survey.gone)}): "
+            "start again with ltm-platform submit"
+        )
+    count = names.index(start) + 1 if start else len(names)
+    kept, later = whole[:count], names[count:]
+    if kept:
+        try:
+            kept[-1].checked(run_id)
+        except UserError as error:
+            raise _refused(error, folder, kept[:-1], run_id) from None
+    if start:
+        later += [
+            name
+            for name, error in survey.damaged.items()
+            if name > start and isinstance(error, manifest.DamagedCheckpoint)
+        ]
+    left = {name: error for name, error in survey.damaged.items() if name not in later}
+    return ResumePlan(
+        notices=tuple(_notices(survey, kept, later, left)),
+        kept=tuple(kept),
+        removed=tuple(sorted([*later, *survey.unfinished], reverse=True)),
+        folder=folder,
+    )
+
+
+def _notices(
+    survey: Survey,
+    kept: Sequence[StoredCheckpoint],
+    later: Sequence[str],
+    left: dict[str, UserError],
+) -> list[str]:
+    notices = []
+    if survey.problem and (kept or survey.problem != MISSING):
+        found = f"{len(kept) + len(later)} checkpoints" if kept else "no checkpoint"
+        last = f", the last of step {survey.whole[-1].steps_done}" if kept else ""
+        notices.append(
+            f"Ray's record of the checkpoints, {RECORD_FILE}, {survey.problem}: it is made again "
+            f"from the manifests of {found}{last}"
+        )
+    if survey.gone:
+        notices.append(f"not there any more: {', '.join(survey.gone)}")
+    notices += [f"{error}; it is left as it is, and not used" for error in left.values()]
+    if later:
+        notices.append(f"--from {kept[-1].path.name}: removes what came after: {', '.join(later)}")
+    if kept and not isinstance(manifest.read_manifest(kept[-1].source), manifest.Sealed):
+        notices.append(manifest.unsealed_notice(kept[-1].source))
+    return notices
+
+
+def _refused(
+    error: UserError, folder: RunFolder, before: Sequence[StoredCheckpoint], run_id: str | None
+) -> UserError:
+    """The error with the way out: the last of those before that is whole."""
+    for one in reversed(before):
+        try:
+            one.checked(run_id)
+        except UserError:
+            continue
+        way = f"ltm-platform resume {folder.name} --from {one.path.name}"
+        return UserError(f"{error}; go on from the one before it: {way}")
+    return UserError(f"{error}; there is none before it: start again with ltm-platform submit")

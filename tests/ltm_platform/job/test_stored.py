@@ -1,0 +1,54 @@
+"""Jobs that an earlier version stored do what that version did."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform.job import JobSpec, changes
+from ltm_platform.storage.manifest import JOB_FILE, job_of
+
+from ...version_0_1 import ARCHIVE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MEMBER = "home/runs/stopped/job.yaml"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A job that version 0.1 stored."""
+    with tarfile.open(ARCHIVE) as archive:
+        file = archive.extractfile(MEMBER)
+        assert file
+        (tmp_path / JOB_FILE).write_bytes(file.read())
+    return tmp_path / JOB_FILE
+
+
+def shown(job: JobSpec) -> tuple[bool, str]:
+    return job.data.exif, job.data.background
+
+
+def test_a_run_of_version_0_1_keeps_the_pixels_that_it_was_trained_with(old: Path) -> None:
+    assert "exif" not in old.read_text()
+    before = JobSpec.load_stored(old)
+    resumed = JobSpec.load_stored(old, ["recipe.epochs=9"])
+    assert shown(before) == shown(resumed) == shown(job_of(old.parent)) == (False, "hidden")
+    assert list(changes(before, resumed)) == ["recipe.epochs"]
+    # and what it stores from here on says so
+    old.write_text(resumed.to_yaml())
+    assert shown(JobSpec.load(old)) == (False, "hidden")
+
+
+def test_a_new_run_of_an_old_job_file_has_the_new_defaults(old: Path) -> None:
+    assert shown(JobSpec.load(old)) == (True, "white")
+
+
+def test_fields_that_a_stored_job_has_are_kept(tmp_path: Path) -> None:
+    job = JobSpec.load("quickstart", ["data.background=black"])
+    (tmp_path / JOB_FILE).write_text(job.to_yaml())
+    assert shown(job_of(tmp_path)) == (True, "black")
+    assert JobSpec.load_stored(tmp_path / JOB_FILE) == job
