@@ -116,6 +116,10 @@ def test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it(
     waiting.expect(r"epoch +1/2  loss .*top-1 .*images/s")
     assert ended(waiting) == 0
     check_stored(store, "queued", "FINISHED", storage)
+    printed = call("logs", "queued").stdout
+    assert "epoch 2/2" in printed
+    for line_of_ray in ("TrainingReport(", "Connecting to existing Ray", "training worker group"):
+        assert line_of_ray not in printed
 
 
 def check_stored(store: str, name: str, status: str, storage: str) -> None:

@@ -16,7 +16,7 @@ from ltm_platform.errors import RunError, UserError
 from ltm_platform.ray_cluster.address import EMBEDDED
 from ltm_platform.ray_cluster.session import session
 from ltm_platform.runs.checkpoint_lookup import find_checkpoint, original_name, run_of
-from ltm_platform.storage import locations
+from ltm_platform.storage import locations, permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,7 +141,7 @@ def _scored(
 
     with session(EMBEDDED) as ray:
         evaluation = prepared(ray.resources)
-        locations.home().mkdir(parents=True, exist_ok=True)
+        permissions.make_folder(locations.home())
         log = locations.home() / log_name
         try:
             with captured_output(log, printed), ray.ray():

@@ -22,6 +22,7 @@ from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
+from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import CLUSTER_TAG
 from ltm_platform.tuning.spec import Sweep, named_as_sweep, read_stages
@@ -239,6 +240,7 @@ def resume_sweep(
         raise UserError(NOT_SENT.format(option="wait=False"))
     sweep = Sweep.load(folder.path)
     with ExitStack() as stack:
+        stack.enter_context(private_files(sweep.job.get("cluster", {}).get("group")))
         stack.enter_context(folder.locked())
         plan, ray, early_output = _checked(sweep, where, stack, printed)
         return _run(plan, folder, early_output, ray, listener, printed)
@@ -261,6 +263,7 @@ def _start(
         job = job.replace("tracking.uri", store)
     sweep = replace(sweep, job=job.to_dict())
     with ExitStack() as stack:
+        stack.enter_context(private_files(job.cluster.group))
         plan, ray, early_output = _checked(sweep, address, stack, printed)
         plan = replace(plan, checked=replace(plan.checked, notices=notices + plan.checked.notices))
         folder = RunFolder.reserve(named_as_sweep(job), sweep.name or None)

@@ -25,6 +25,7 @@ from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import addresses
 from ltm_platform.storage.checkpoints import BEST_METRIC
+from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
@@ -130,6 +131,7 @@ def submit(
     if not wait or variables:
         raise UserError(NOT_SENT.format(option="variables" if wait else "wait=False"))
     with ExitStack() as stack:
+        stack.enter_context(private_files(spec.cluster.group))
         checked, ray, early_output = _checked(spec, where, stack, force=force, printed=printed)
         folder = RunFolder.reserve(checked.job, name)
         stack.enter_context(folder.locked())
@@ -215,6 +217,7 @@ def resume(
     job = JobSpec.load_stored(folder.job, overrides)
     changed = changes(before, job)
     with ExitStack() as stack:
+        stack.enter_context(private_files(job.cluster.group))
         stack.enter_context(folder.locked())
         folder.belongs_to(record.run_id)
         plan = plan_to_resume(folder, start, record.run_id)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ltm_platform import tracking
 from ltm_platform.checks import compiler_here
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import locations, permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,11 +119,14 @@ def mlflow() -> Iterator[Finding]:
 
 def storage() -> Iterator[Finding]:
     root = locations.home()
-    root.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(root)
     free = shutil.disk_usage(root).free
     found = f"{locations.shown(root)}, {free / 1024**3:.1f} GiB free"
     remedy = f"{locations.HOME_VARIABLE}=FOLDER moves runs, store and cache"
     yield Finding("storage", free >= NEEDED_BYTES, found, remedy)
+    others = bool(root.stat().st_mode & 0o007)
+    found = f"{'all users of this machine' if others else 'no other user'} can read it"
+    yield Finding("privacy", not others, found, f"chmod 700 {root}")
     memory = shutil.disk_usage("/dev/shm").free
     enough = memory >= NEEDED_BYTES // 10
     found = f"{memory / 1024**3:.1f} GiB free in /dev/shm"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -42,6 +45,10 @@ COMMANDS = (
 )
 
 
+_NOT_TO_BE_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
 class _Commands(Group):
     """Loads a command's module when it is used."""
 
@@ -71,18 +78,33 @@ def main(args: Sequence[str] | None = None) -> None:
     Exit codes: 2 for what the user can correct, 1 for a run that broke, 130 for one that was
     stopped; a command that has itself printed what happened ends with `click.exceptions.Exit`.
     """
+    _bypass_proxy()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
     except (UserError, PluginError) as error:
         _fail(readable(str(error)), 2)
     except RunError as error:
         _fail(_failure(error), 1)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_WRITTEN or not error.filename:
+            raise
+        _fail(f"{error.filename} cannot be read or written: {error.strerror}", 2)
     except click.ClickException as error:
         _fail(readable(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     if code:
         sys.exit(code)
+
+
+def _bypass_proxy() -> None:
+    """What runs on this machine is asked directly, by this process and those that it starts."""
+    for name in ("no_proxy", "NO_PROXY"):
+        given = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*given, *_THIS_MACHINE]))
 
 
 def _failure(error: RunError) -> str:

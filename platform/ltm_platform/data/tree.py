@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltm_platform.errors import UserError
-from ltm_platform.storage.search import Search
+from ltm_platform.storage.search import Search, check_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -95,6 +96,7 @@ def list_folder(root: str, *, sizes: bool = False) -> Listing:
     Raises:
         UserError: a folder cannot be read.
     """
+    check_filesystem(Path(root))
     walk = _Walk(root, sizes)
     try:
         walk.go_on("")
@@ -247,6 +249,7 @@ def class_folders(root: str) -> tuple[str, ...]:
     Raises:
         UserError: there are none, or it cannot be read.
     """
+    check_filesystem(Path(root))
     try:
         with os.scandir(root) as entries:
             names = sorted(e.name for e in entries if e.is_dir() and not _junk(e.name))

@@ -205,6 +205,9 @@ class Cluster(Section):
     """CPUs reserved for each worker, its image decoding processes included."""
     storage: Text | None = None
     """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
+    group: Text | None = None
+    """Group of the system that may read and resume the run; null is $LTM_PLATFORM_GROUP, else
+    nobody but the user may."""
     max_failures: Retries = 2
     """How often a run that broke (a worker died, hung or raised an error) continues from its last
     checkpoint before it ends as FAILED."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -45,7 +46,11 @@ def join(address: str) -> None:
     try:
         with on_loopback() if here else nullcontext():
             # Ray takes no subclass of str.
-            ray.init(address=str(found), runtime_env={"env_vars": passed_on})
+            ray.init(
+                address=str(found),
+                runtime_env={"env_vars": passed_on},
+                logging_level=logging.WARNING,  # else the first lines of a log are Ray's own
+            )
     except AuthenticationError:
         raise token_wanted(address) from None
     except (ConnectionError, ValueError) as error:

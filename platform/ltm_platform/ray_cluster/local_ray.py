@@ -27,7 +27,7 @@ from ltm_platform.compat.ray_jobs import VERSION_PATH
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.auth_token import ensure_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT
-from ltm_platform.storage import locations
+from ltm_platform.storage import locations, permissions
 
 if TYPE_CHECKING:
     from ltm_platform.ray_cluster.resources import Resources
@@ -85,7 +85,7 @@ def start(resources: Resources) -> LocalRay:
     Raises:
         UserError: one is up already, or it does not start; the sentence names its log.
     """
-    locations.home().mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(locations.home())
     with FileLock(locations.home() / "ray.lock"):
         if there := running():
             raise UserError(f"Ray is up already on {there.address}")

@@ -271,6 +271,8 @@ def fit(
             failure_config=failure_config,
             checkpoint_config=kept_checkpoints(job),
             callbacks=[*callbacks, waiting, RecordReservation(folder.path)],
+            # What it says of every report and every start, our own lines do.
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
         check=services.check,
         policy=RetryPolicy(failure_config, events),

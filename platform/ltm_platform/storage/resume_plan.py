@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.storage import locations, manifest
+from ltm_platform.storage import locations, manifest, permissions
 from ltm_platform.storage.checkpoints import BEST_METRIC, MISSING, survey_of
 from ltm_platform.storage.path import is_address, storage_path
 from ltm_platform.storage.run_folder import RunFolder
@@ -36,7 +36,7 @@ def restored_folder(name: str, address: str, run_id: str | None = None) -> RunFo
         return None
     last = survey.whole[-1].source
     job = manifest.read_file(last, manifest.JOB_FILE, manifest.read_manifest(last))
-    folder.path.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(folder.path)
     folder.store_at(address)
     folder.job.write_bytes(job)
     return folder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import locations, permissions
 from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE
 from ltm_platform.storage.path import is_address, storage_path
 
@@ -73,7 +73,7 @@ class RunFolder:
         storage = job.cluster.storage
         address = storage if storage and is_address(storage) else None
         root = Path(storage) if storage and not address else locations.runs()
-        root.mkdir(parents=True, exist_ok=True)
+        permissions.make_folder(root)
         names: Iterable[str] = [name] if name else (f"{job.name}-{n}" for n in count(1))
         for candidate in names:
             if address and (storage_path(address) / candidate).exists():
@@ -85,6 +85,7 @@ class RunFolder:
                 if name is None or cls(root / candidate).has_begun:
                     continue
             folder = cls(root / candidate)
+            permissions.share(folder.path)
             if address:
                 folder.store_at(address)
             return folder

@@ -21,7 +21,7 @@ from ltm_platform.compat.mlflow import (
     revisions,
 )
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import locations, permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def ensure(database: Path) -> None:
 
 
 def _make(database: Path) -> None:
-    database.parent.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(database.parent)
     with FileLock(f"{database}.lock"):
         if database.exists():
             return
@@ -69,6 +69,7 @@ def _make(database: Path) -> None:
         part = database.with_name(f".{database.name}.{os.getpid()}.part")
         try:
             make_tables(part)
+            permissions.share(part)
             _publish(part, database)
         finally:
             part.unlink(missing_ok=True)

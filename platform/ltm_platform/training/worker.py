@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from ltm_platform.events import Event, GaveUp, Sender, StoppedOnRequest
 from ltm_platform.job import JobSpec
+from ltm_platform.storage import permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,8 @@ def train_worker(config: WorkerConfig) -> None:
     """Started by Ray Train: train the job to the end."""
     from ltm_platform.training.worker_context import RayWorker
 
+    # On a cluster Ray's own is inherited.
+    permissions.set_umask(JobSpec.from_dict(config["job"]).cluster.group)
     for _ in train_rank(config, RayWorker(config["run"])):
         pass
 

@@ -20,6 +20,7 @@ from ltm_platform.ray_cluster.failures import ControllerLostError, RayLostError
 from ltm_platform.ray_cluster.services import Services
 from ltm_platform.runs.reservation import free
 from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.permissions import set_umask
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import ERROR_TAG, STOPPED_TAG
 from ltm_platform.tuning.params import Param, Range
@@ -63,6 +64,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], settings: TrialSettings) -> None:
         self._settings = settings
+        set_umask(settings.job.cluster.group)  # on a cluster Ray's own is inherited
         self._begin(config)
 
     def _begin(self, values: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ltm_platform.runs.driver import (
     recording,
     worker_config,
 )
+from ltm_platform.storage import permissions
 from ltm_platform.storage.checkpoints import best, stored
 from ltm_platform.storage.resume_plan import plan_to_resume
 from ltm_platform.storage.run_folder import RunFolder
@@ -80,7 +81,7 @@ def train(
         RunError: training gave up.
     """
     folder = RunFolder(settings.folder / name)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(folder.path)
     experiment = settings.job.tracking.experiment
     uri = tracking.tracking_uri(settings.job.tracking.uri)
     run_id = tracking.run_of_folder(uri, experiment, folder.path)

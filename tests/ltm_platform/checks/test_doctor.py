@@ -119,7 +119,7 @@ def test_a_full_disk_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 0)
     assert all(finding.fine for finding in doctor.storage())
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 2**60)
-    disk, memory = doctor.storage()
+    disk, _, memory = doctor.storage()
     assert not disk.fine
     assert disk.found.startswith(f"{home}, ")
     assert disk.remedy == "LTM_PLATFORM_HOME=FOLDER moves runs, store and cache"

@@ -19,13 +19,13 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
       ltm-platform ui --port 5001
     """
     from ltm_platform import tracking
-    from ltm_platform.storage import locations
+    from ltm_platform.storage import locations, permissions
 
     uri = tracking.tracking_uri(tracking_uri)
     if uri.startswith("http"):
         click.echo(f"The runs are on a server already: open {locations.shown(uri)}")
         return
-    locations.home().mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(locations.home())
     tracking.connect_meanwhile(uri)
     with tracking.serving_ui(uri, host, port, locations.home() / "ui.log") as server:
         address = f"http://{host}:{port}"

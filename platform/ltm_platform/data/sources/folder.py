@@ -23,7 +23,6 @@ from ltm_platform.data.tree import (
 )
 from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
-from ltm_platform.storage.search import check_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -106,9 +105,7 @@ class Folder(DataSource):
                 f"{self.path} holds no shards: image files are trained on from a local folder "
                 f"alone; 'ltm-platform data import {self.path} FOLDER' makes shards of them."
             )
-        root = Path(folder.path)
-        check_filesystem(root)
-        return root
+        return Path(folder.path)
 
 
 def open_folder(root: Path, val_fraction: float) -> tuple[FolderImages, FolderImages, Tree]:
