@@ -75,31 +75,43 @@ _REFUSED = re.compile(
 _AWAY = re.compile(
     r"NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|status 50\d\b|(?i:curl|connect|resolve)"
 )
-_DETAILS = re.compile(r"; Details: .*| error_info=.*|google::cloud::Status\(", re.DOTALL)
+_DETAILS = re.compile(
+    r"; Details: .*| error_info=.*|google::cloud::Status\("
+    r"|The request was not sent.*underlying error message was: ",
+    re.DOTALL,
+)
 """In which clients say the same again."""
 
 
-def reach(address: str) -> None:
+def reach(address: str, field: str = "") -> None:
     """See that the store of an address answers, lets us in and has its bucket.
 
-    What is no address of a store that is far away is left to others. Another process asks, since
-    no limit of pyarrow holds for a server that takes a connection and then says nothing.
+    field: the field or the argument that has the address, where no caller adds it.
 
     Raises:
         ReadError: it does not, within `CONTACT_S`; the sentence says who was asked and what to do.
     """
+    reason = problem_of(address)
+    if reason:
+        named = f"{field}: " if field else ""
+        raise ReadError(f"{named}{shown(address)} cannot be reached: {reason}")
+
+
+def problem_of(address: str) -> str | None:
+    """Why `reach` refuses an address, with what to do; None where it does not.
+
+    What is no address of a store that is far away is left to others. Another process asks, since
+    no limit of pyarrow holds for a server that takes a connection and then says nothing.
+    """
     scheme, mark, rest = address.partition("://")
     store = _STORES.get(scheme.lower()) if mark else None
     if store is None:
-        return
+        return None
     query = parse_qs(rest.partition("?")[2])
     problem = _ask(_limited(address) if store is _GOOGLE else address)
     if problem is None or (problem == "NoSuchBucket" and "allow_bucket_creation" in query):
-        return
-    asked = _endpoint(store, query)
-    raise ReadError(
-        f"{shown(address)} cannot be reached: {_reason(problem, address, store, asked)}"
-    )
+        return None
+    return _reason(problem, address, store, _endpoint(store, query))
 
 
 def _limited(address: str) -> str:
