@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
+from ltm_platform.storage import contact
 from ltm_platform.storage.files import SWEEP_FILE
+from ltm_platform.storage.resume_plan import restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
@@ -122,6 +126,23 @@ def test_a_storage_that_cannot_be_written_to_cannot_stop_a_run(tmp_path: Path) -
     run = RunFolder(tmp_path / "file" / "run")
     with pytest.raises(UserError, match=r"cannot be asked to stop.*'stop --now' ends it"):
         run.request_stop()
+
+
+def test_a_store_that_is_away_cannot_stop_a_run(
+    job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact, "CONTACT_S", 0.3)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        run = RunFolder.reserve(job)
+        run.store_at("s3://bucket/runs")
+        sentence = r"s3://bucket/runs cannot be written to: .* gave no answer .*'stop --now' ends"
+        with pytest.raises(UserError, match=sentence):
+            run.request_stop()
+        with pytest.raises(
+            UserError, match=r"^cluster\.storage: s3://bucket/runs cannot be reached"
+        ):
+            restored_folder("lost", "s3://bucket/runs")
 
 
 @pytest.mark.parametrize(
