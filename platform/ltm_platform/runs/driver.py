@@ -44,7 +44,7 @@ from ltm_platform.ray_cluster.failures import (
     as_run_error,
 )
 from ltm_platform.ray_cluster.jobs_api import Request
-from ltm_platform.ray_cluster.services import Services, WatchedQueue
+from ltm_platform.ray_cluster.machine.services import Services, WatchedQueue
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
 from ltm_platform.runs.network_artifacts import (
     CheckpointedModel,
