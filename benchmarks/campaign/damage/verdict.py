@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST, MOST_LINES = 600, 20
-"""Letters of a line of a refusal, in which paths are long, and lines: a job may have many faults."""
+"""Letters of a line of a refusal, in which paths are long, and lines: jobs have many faults."""
 
 
 def judge(read: Callable[[], T], outcome: Outcome, what: str) -> T | None:
