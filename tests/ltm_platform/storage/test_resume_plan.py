@@ -109,6 +109,8 @@ DAMAGED_RECORDS = {
     "wrong types": written(lambda text: text.replace(b'"checkpoint_a"', b"7")),
     "another metric": written(lambda text: text.replace(b"95.0", b"15.0")),
     "another name": written(lambda text: text.replace(b"checkpoint_c", b"checkpoint_g")),
+    "a name with a NUL": written(lambda text: text.replace(b"checkpoint_c", rb"\u0000")),
+    "a name with a path": written(lambda text: text.replace(b"checkpoint_c", b"checkpoint_/../c")),
     "another order": written(lambda text: text.replace(b"[2,0,1]", b"[2,1,0]")),
     "an index less": written(lambda text: text.replace(b"[2,0,1]", b"[2,0]")),
 }
