@@ -23,6 +23,7 @@ from ltm_platform.checks.model import (
 )
 from ltm_platform.checks.resources import check_compiler, check_workers, workers_now
 from ltm_platform.checks.stores import (
+    check_local,
     check_no_keys,
     check_room,
     check_storage,
@@ -84,6 +85,7 @@ def check_job(job: JobSpec) -> tuple[str, ...]:
         UserError: the job cannot run anywhere.
     """
     check_no_keys(job)
+    check_local(job)
     check_names(job)
     notices = check_size(job)
     check_recipe(job)

@@ -16,8 +16,10 @@ SAMPLED_IMAGES = 4  # of each split, from first to last
 
 def check_data(job: JobSpec) -> Dataset:
     from ltm_platform.data import open_data
+    from ltm_platform.data.sources import reach_store
 
     try:
+        reach_store(job.data.path)
         return open_data(job.data, cache=locations.cache())
     except UserError as error:
         raise job.error("data.path", f"data.path: {error}") from None

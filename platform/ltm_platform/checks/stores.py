@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
-from ltm_platform.storage import addresses, locations
+from ltm_platform.storage import addresses, contact, locations
 from ltm_platform.storage.room import free_bytes, shown_bytes
 from ltm_platform.storage.run_folder import storage_root
 
@@ -50,6 +50,28 @@ def check_no_keys(job: JobSpec) -> None:
             )
 
 
+def check_local(job: JobSpec) -> None:
+    """Check that no address stands where only what is on a machine's own disk is read.
+
+    Raises:
+        UserError: one does.
+    """
+    weights = "a file or a checkpoint's folder that all nodes reach as a path"
+    wanted = {
+        "data.cache": (job.data.cache, "a folder on each node's own disk"),
+        "model.checkpoint": (job.model.checkpoint, weights),
+        "recipe.distill.checkpoint": (job.recipe.distill.checkpoint, weights),
+        "recipe.distill.teacher": (
+            job.recipe.distill.teacher,
+            f"the name of a network, or {weights}",
+        ),
+    }
+    for key, (value, what) in wanted.items():
+        if value and "://" in value:
+            shown = locations.shown(value)
+            raise job.error(key, f"{key} is {shown!r}, but must be {what}: no address")
+
+
 def check_tracking(job: JobSpec) -> None:
     """Check that the tracking server answers; of a database, that it is one that can be used.
 
@@ -71,7 +93,10 @@ def check_storage(job: JobSpec) -> None:
     Raises:
         UserError: they cannot.
     """
-    key = "cluster.storage"
+    key, address = "cluster.storage", job.cluster.storage or ""
+    if problem := contact.problem_of(address):
+        shown = locations.shown(address)
+        raise job.error(key, f"{key} is {shown!r}, which cannot be written to: {problem}")
     try:
         root = storage_root(job)
     except UserError as error:

@@ -14,6 +14,9 @@ from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.image_set import ImageSet
 from ltm_platform.data.sources import find_source
 from ltm_platform.data.subset import fold, subset
+from ltm_platform.errors import ReadError
+from ltm_platform.storage.addresses import shown
+from ltm_platform.storage.path import is_address, reason
 
 if TYPE_CHECKING:
     from ltm_platform.job import Data
@@ -72,6 +75,11 @@ def open_dataset(
     Raises:
         UserError: nothing there, or not what it should be; the sentence says how to correct it.
     """
-    source = find_source(path, cache)
-    train, val = source.open(val_fraction=val_fraction, copies=copies)
+    try:
+        source = find_source(path, cache)
+        train, val = source.open(val_fraction=val_fraction, copies=copies)
+    except OSError as error:
+        if not is_address(path):
+            raise
+        raise ReadError(f"{shown(path)} cannot be read{reason(error, path)}.") from error
     return Dataset(path, train, val, train.classes, source.notices)

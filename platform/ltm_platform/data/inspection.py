@@ -30,6 +30,8 @@ from ltm_platform.data.sources.shards import (
     warn_unsealed,
 )
 from ltm_platform.errors import UserError
+from ltm_platform.storage import contact
+from ltm_platform.storage.addresses import shown
 from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
@@ -80,9 +82,10 @@ def check_data(
     Raises:
         UserError: there are neither shards nor images.
     """
+    contact.reach(path, "PATH")
     root = storage_path(path)
     if not root.exists():
-        raise UserError(f"{path} not found: there is no such folder.")
+        raise UserError(f"{shown(path)} not found: there is no such folder.")
     if not holds_shards(root):
         return _check_folder(Folder(path, Path()), processes, listener)
     splits = {split: list_split(root / split) for split in ("train", "val")}

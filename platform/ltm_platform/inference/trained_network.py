@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 import ltm
-from ltm_platform.data.sources import find_source
+from ltm_platform.data.sources import find_source, reach_store
 from ltm_platform.errors import UserError
 from ltm_platform.models import Pixels, create_model, input_pixels, load_weights
 from ltm_platform.storage import locations
@@ -95,6 +95,7 @@ def _names(checkpoint: Path, job: JobSpec, count: int) -> tuple[str, ...]:
     if (checkpoint / CLASSES_FILE).is_file():
         return tuple(json.loads((checkpoint / CLASSES_FILE).read_text()))
     try:
+        reach_store(job.data.path)
         names = find_source(job.data.path, locations.cache()).class_names()
     except (UserError, OSError):
         names = ()

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations
+from ltm_platform.storage import contact, locations
 from ltm_platform.storage.checkpoints import choose
 from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 from ltm_platform.storage.run_folder import RunFolder
@@ -63,10 +63,14 @@ def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:
     """In the run's storage; None if there is none of that kind or the storage cannot be reached."""
     if not record.folder:
         return None
+    folder = RunFolder(Path(record.folder))
+    # An object store that does not answer is no fault: MLflow has the weights, too.
+    if contact.problem_of(folder.storage_root):
+        return None
     try:
-        chosen = choose(RunFolder(Path(record.folder)), last=last, run_id=record.run_id)
+        chosen = choose(folder, last=last, run_id=record.run_id)
         return chosen.checked(record.run_id) if chosen else None
-    except OSError:  # an object store that does not answer: MLflow has the weights, too
+    except OSError:
         return None
 
 

@@ -128,7 +128,7 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
-def _reason(error: Exception, address: str) -> str:
+def reason(error: Exception, address: str) -> str:
     """What pyarrow says, unless it may repeat a key."""
     return "" if has_secret(address) else f": {error}"
 
@@ -148,9 +148,9 @@ def storage_path(where: str | Path) -> StoragePath:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, ValueError) as error:
         raise UserError(
-            f"{shown(text)} cannot be read as an address{_reason(error, text)} (allowed: a "
+            f"{shown(text)} cannot be read as an address{reason(error, text)} (allowed: a "
             "path, or what pyarrow opens, such as s3://bucket/folder, gs://bucket/folder or file:///folder)."
         ) from error
     except (OSError, ImportError) as error:
-        raise UserError(f"{shown(text)} cannot be reached{_reason(error, text)}.") from error
+        raise UserError(f"{shown(text)} cannot be reached{reason(error, text)}.") from error
     return StoragePath(filesystem, path, text)

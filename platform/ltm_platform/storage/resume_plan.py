@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.errors import UserError, nearest
-from ltm_platform.storage import locations, manifest, permissions
+from ltm_platform.storage import contact, locations, manifest, permissions
 from ltm_platform.storage.checkpoints import BEST_METRIC, MISSING, survey_of
 from ltm_platform.storage.path import is_address, storage_path
 from ltm_platform.storage.run_folder import RunFolder
@@ -24,10 +24,11 @@ def restored_folder(name: str, address: str, run_id: str | None = None) -> RunFo
     None: nothing of the run, which has ``run_id`` in MLflow, is there.
 
     Raises:
-        UserError: all that is there is damaged.
+        UserError: all that is there is damaged, or the store does not answer.
     """
     if not is_address(address):
         return None
+    contact.reach(address, "cluster.storage")
     folder = RunFolder(locations.runs() / name)
     survey = survey_of(storage_path(address) / name, folder.path, run_id)
     if not survey.whole:

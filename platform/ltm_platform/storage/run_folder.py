@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ltm_platform.errors import UserError
-from ltm_platform.storage import locations, permissions
+from ltm_platform.storage import contact, locations, permissions
 from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE, written_whole
 from ltm_platform.storage.path import is_address, storage_path
 
@@ -160,14 +160,18 @@ class RunFolder:
         Raises:
             UserError: its storage cannot be written to.
         """
+        problem = contact.problem_of(self.storage_root)
         try:
-            self._stop_request.write(b"")
+            if problem is None:
+                self._stop_request.write(b"")
         except OSError as error:
+            problem = str(error.strerror or error)
+        if problem:
             raise UserError(
                 f"the run {self.name!r} cannot be asked to stop, since its storage "
-                f"{locations.shown(str(self.storage))} cannot be written to: "
-                f"{error.strerror or error}; 'stop --now' ends it without a last checkpoint"
-            ) from None
+                f"{locations.shown(self.storage_root)} cannot be written to: {problem}; "
+                f"'stop --now' ends it without a last checkpoint"
+            )
 
     @property
     def _stop_request(self) -> StoragePath:

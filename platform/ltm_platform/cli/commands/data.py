@@ -134,8 +134,10 @@ def show(path: str, sheet: str | None, every: bool) -> None:
 
     from ltm_platform.cli.screen.console import plain_table
     from ltm_platform.data import open_dataset
+    from ltm_platform.data.sources import reach_store
     from ltm_platform.storage import locations
 
+    reach_store(path, "PATH")
     dataset = open_dataset(path, cache=locations.cache(), val_fraction=0.2)
     counts = [
         np.bincount(part.labels, minlength=len(dataset.classes))

@@ -37,6 +37,8 @@ from ltm_platform.data.sources.shards import (
 )
 from ltm_platform.data.tree import summary
 from ltm_platform.errors import UserError
+from ltm_platform.storage import contact
+from ltm_platform.storage.addresses import shown
 from ltm_platform.storage.path import StoragePath, storage_path
 
 if TYPE_CHECKING:
@@ -95,9 +97,13 @@ def import_images(
     Raises:
         UserError: nothing to import, nowhere to write, or too much that cannot be used.
     """
+    contact.reach(source, "SOURCE")
+    contact.reach(destination, "DEST")
     target = storage_path(destination)
     if f"{target.path}/".startswith(f"{storage_path(source).path.rstrip('/')}/"):
-        raise UserError(f"{destination} lies in {source}, which is read: choose another folder.")
+        raise UserError(
+            f"{shown(destination)} lies in {shown(source)}, which is read: choose another folder."
+        )
     try:
         originals = with_validation(open_originals(source), val_fraction)
         plan = _fingerprint(originals, shard_bytes)
@@ -105,7 +111,9 @@ def import_images(
         _claim(target, plan, source)
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"{source} cannot be imported into {destination}: {why}.") from error
+        raise UserError(
+            f"{shown(source)} cannot be imported into {shown(destination)}: {why}."
+        ) from error
     total = sum(len(task.entries) for task in tasks)
     limit = math.floor(allow_bad * total)
     done = skipped = 0

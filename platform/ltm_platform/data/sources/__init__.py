@@ -14,6 +14,8 @@ from ltm_platform.data.sources.digits import Digits
 from ltm_platform.data.sources.folder import Folder
 from ltm_platform.data.sources.shards import Shards
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.storage import contact
+from ltm_platform.storage.addresses import shown
 from ltm_platform.storage.path import is_address
 
 ENTRY_POINTS = "ltm_platform.sources"
@@ -40,6 +42,18 @@ def find_source(path: str, cache: Path) -> DataSource:
     raise UserError(_missing(path))
 
 
+def reach_store(path: str, field: str = "") -> None:
+    """First contact with the store of an address, unless a source of another package knows it.
+
+    field: the field or the argument that has it, where no caller adds it.
+
+    Raises:
+        ReadError: it does not answer in time, or refuses; see `contact.reach`.
+    """
+    if is_address(path) and not any(source.claims(path) for source in _installed()):
+        contact.reach(path, field)
+
+
 def _installed() -> list[type[DataSource]]:
     try:
         found = {name: plugins.load(ENTRY_POINTS, name) for name in plugins.names(ENTRY_POINTS)}
@@ -54,7 +68,7 @@ def _installed() -> list[type[DataSource]]:
 
 def _missing(path: str) -> str:
     if is_address(path):
-        return f"{path} not found: there is no such folder in that store."
+        return f"{shown(path)} not found: there is no such folder in that store."
     given = Path(path).expanduser()
     where = "" if given.is_absolute() else f" in {Path.cwd()}"
     what = f"{path}{where} is not a folder" if given.exists() else f"{path} not found{where}"

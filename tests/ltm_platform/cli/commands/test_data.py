@@ -104,6 +104,28 @@ def test_mistakes_cost_one_sentence(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["import", "{}", "shards"], "SOURCE"),
+        (["import", "pets", "{}"], "DEST"),
+        (["check", "{}"], "PATH"),
+        (["show", "{}"], "PATH"),
+    ],
+)
+def test_an_address_without_its_bucket_costs_one_sentence(
+    run: Run, tmp_path: Path, bucket: str, args: list[str], name: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    answer = run(*(arg.format(f"{bucket}-else/x") for arg in args))
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert line.startswith(f"{name}: {bucket}-else/x cannot be reached: http://127.0.0.1:")
+    assert f"has no bucket '{bucket.removeprefix('s3://')}-else'" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", ["import", "check", "show"])
 def test_every_help_has_an_example(run: Run, command: str) -> None:
     answer = run(command, "--help")
