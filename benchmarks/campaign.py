@@ -31,6 +31,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, default=Path("campaign-report.json"))
     parser.add_argument("--only", metavar="CASE", help="repeat this case, and tell its story")
+    parser.add_argument(
+        "--merge",
+        metavar="REPORT",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="add the reports of starts with other seeds, which may go on at the same time",
+    )
     parser.add_argument("--work", type=Path, help="folder for runs; on a RAM disk it is fastest")
     return parser.parse_args()
 

@@ -34,6 +34,10 @@ def main(options: argparse.Namespace) -> int:
         if options.only:
             return _repeat(Case.parse(options.only), workers)
         report = Report.load(options.report)
+        if options.merge:
+            for path in options.merge:
+                report.merge(Report.load(path))
+            report.save(options.report)
         before = {kind: report.done(kind) for kind in KINDS}
         ray = round(options.kills * options.ray)
         wanted = dict(

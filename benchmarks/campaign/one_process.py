@@ -240,6 +240,13 @@ def _without_ray(moments: _Moments) -> Iterator[None]:
             moments.enter("evaluation")
             return super().__call__()
 
+    class NoServices:
+        """There is no Ray whose processes could end."""
+
+        @staticmethod
+        def here(_: Callable[[], None]) -> None:
+            return None
+
     @contextmanager
     def session(_: str) -> Iterator[Session]:
         yield Session(Resources(cpus=2, gpus=0), joined=False, stays=True)
@@ -257,6 +264,8 @@ def _without_ray(moments: _Moments) -> Iterator[None]:
         (training, "session", session),
         (driver, "event_queue", SimpleQueue),
         (driver, "fit", fit),
+        (driver, "Services", NoServices),
+        (driver, "WatchedQueue", lambda queue, _: queue),
         (trainer, "Validation", Validation),
         (bench, "BUDGET_S", 0.0),  # what it measures is of no use here
     ):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ltm_platform.data.decode import Decoder
+from ltm_platform.data.decode import Decoder, Failure
 from ltm_platform.data.order import Batch
 from ltm_platform.errors import UserError
 
@@ -198,9 +198,11 @@ def _read(data: bytes) -> Pixels:
     """As the loader does."""
     decoder = Decoder(_One(data), _as_tensor, seed=0)
     decoded = decoder[Batch(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))]
-    if not isinstance(decoded, tuple):
-        raise UserError(decoded.message)
-    return decoded[0][0].numpy()
+    if isinstance(decoded, Failure):
+        raise decoded.error
+    if decoded.bad:
+        raise UserError(decoded.bad[0].sentence)
+    return decoded.images[0].numpy()
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm_platform.data import open_dataset
 from ltm_platform.data.importing import import_images
-from ltm_platform.data.inspection import check_shards
+from ltm_platform.data.inspection import check_data
 from ltm_platform.errors import UserError
 
 from .changes import any_of, change, change_json, linked, replace, swap
@@ -39,7 +39,7 @@ class ShardFiles:
         self._content = _read(
             open_dataset(str(self._bases[0]), cache=self._cache, val_fraction=0.2)
         )
-        assert not check_shards(str(self._bases[0])).problems
+        assert not check_data(str(self._bases[0])).problems
 
     def carry_out(self, draw: random.Random, outcome: Outcome) -> None:
         """Damage a copy, and read it."""
@@ -51,7 +51,7 @@ class ShardFiles:
         outcome.counts[f"shards: {done.split()[0]}"] += 1
 
         def checked() -> None:
-            problems = check_shards(str(copy)).problems
+            problems = check_data(str(copy)).problems
             if problems:
                 raise UserError(problems[0])
 

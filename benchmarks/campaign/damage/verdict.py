@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONGEST = 600
-"""Letters of a refusal; paths in it are long."""
+LONGEST, MOST_LINES = 600, 20
+"""Letters of a line of a refusal, in which paths are long, and lines: jobs have many faults."""
 
 
 def judge(read: Callable[[], T], outcome: Outcome, what: str) -> T | None:
@@ -42,11 +42,12 @@ def judge(read: Callable[[], T], outcome: Outcome, what: str) -> T | None:
 
 def _wrong(sentence: str) -> list[str]:
     """What is not as it should be in a refusal."""
-    if len(sentence) > LONGEST:
-        return [f"a refusal has {len(sentence)} letters: {sentence[:100]}"]
+    longest = max(map(len, sentence.split("\n")))
+    if longest > LONGEST:
+        return [f"a refusal has {longest} letters: {sentence[:100]}"]
     if any(not letter.isprintable() and letter != "\n" for letter in sentence):
         return [f"a refusal has control characters: {sentence[:100]!r}"]
-    if sentence.count("\n") > 2:
+    if sentence.count("\n") >= MOST_LINES:
         return [f"a refusal has {sentence.count(chr(10))} lines: {sentence[:100]!r}"]
     if not sentence.strip():
         return ["a refusal says nothing"]

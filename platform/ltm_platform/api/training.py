@@ -26,7 +26,7 @@ from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
 from ltm_platform.storage import addresses
 from ltm_platform.storage.checkpoints import BEST_METRIC
 from ltm_platform.storage.permissions import private_files
-from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
+from ltm_platform.storage.resume_plan import plan_to_resume, repaired_job, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ def resume(
     store = tracking.tracking_uri(tracking_uri)
     record = tracking.find_run(store, name)
     folder = _stopped(record)
+    repaired = repaired_job(folder, record.run_id)
     before = JobSpec.load_stored(folder.job)
     checks.check_storage(before)
     job = JobSpec.load_stored(folder.job, overrides)
@@ -229,7 +230,7 @@ def resume(
         checked, ray, early_output = _checked(
             job, where, stack, force=force, printed=printed, stored=there
         )
-        checked = checks.with_notices(checked, plan.notices)
+        checked = checks.with_notices(checked, (*([repaired] if repaired else []), *plan.notices))
         again = Resume(record.run_id, changed, rewound=start is not None)
         return _run(checked, folder, early_output, ray, listener, printed, again, plan)
 
@@ -249,6 +250,8 @@ def _stopped(record: RunRecord) -> RunFolder:
     if record.folder and folder.job.exists():
         return folder
     again = restored_folder(name, record.params.get("cluster.storage", ""), record.run_id)
+    if again is None and record.folder and folder.path.is_dir():
+        return folder
     if again is None:
         raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
     return again
@@ -291,7 +294,7 @@ def _run(
     plan: ResumePlan | None = None,
 ) -> RunResult:
     """One run from its start to its result; what is printed meanwhile goes to the run's log."""
-    folder.job.write_text(checked.job.to_yaml())
+    folder.write_job(checked.job.to_yaml())
     with folder.log.open("ab") as log:
         log.write(early_output)
     store = tracking.tracking_uri(checked.job.tracking.uri)

@@ -38,6 +38,19 @@ STORE_LOGGER = "mlflow.store.db.utils"
 """Prints a traceback for every error of a database, which it raises, too."""
 
 
+def remove_unfinished_uploads(artifacts: str) -> None:
+    """Remove what a killed process left of files that it was copying to a run's artifacts.
+
+    ``artifacts``: their address; of a folder here, since a server receives them whole.
+    """
+    from mlflow.store.artifact.local_artifact_repo import _TEMP_ARTIFACT_PREFIX
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    if artifacts.startswith(("file:", "/")):
+        for left in Path(local_file_uri_to_path(artifacts)).rglob(f"{_TEMP_ARTIFACT_PREFIX}*"):
+            left.unlink(missing_ok=True)
+
+
 def make_tables(database: Path) -> None:
     """Write a new sqlite database with MLflow's tables, as it does when it opens an empty one.
 

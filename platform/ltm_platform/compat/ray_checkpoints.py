@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 RECORD_FILE = "checkpoint_manager_snapshot.json"
 FOLDER_PREFIX = "checkpoint_"
@@ -29,7 +30,7 @@ class Recorded:
 class _Result(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    checkpoint_dir_name: str
+    checkpoint_dir_name: Annotated[str, StringConstraints(pattern=rf"^{FOLDER_PREFIX}[\w.-]+$")]
     metrics: dict[str, float]
 
 

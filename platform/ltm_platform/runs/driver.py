@@ -44,7 +44,7 @@ from ltm_platform.ray_cluster.failures import (
     as_run_error,
 )
 from ltm_platform.ray_cluster.jobs_api import Request
-from ltm_platform.ray_cluster.services import Services, WatchedQueue
+from ltm_platform.ray_cluster.machine.services import Services, WatchedQueue
 from ltm_platform.ray_cluster.wait_callback import WaitCallback
 from ltm_platform.runs.network_artifacts import (
     CheckpointedModel,
@@ -55,6 +55,7 @@ from ltm_platform.runs.reservation import RecordReservation, forget, free
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import BEST_METRIC, StoredCheckpoint, best, stored
 from ltm_platform.storage.resume_plan import plan_to_resume
+from ltm_platform.storage.room import full_disk_ends_run
 from ltm_platform.storage.run_folder import RunIdentity
 from ltm_platform.tracking import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import CLUSTER_TAG, HOST_TAG, RUN_FOLDER_TAG, SUBMISSION_TAG
@@ -111,6 +112,7 @@ def drive(
             run_id=resume.run_id if resume else None,
             repeats=not (resume and resume.alters_training),
         ) as run,
+        full_disk_ends_run(folder.path),
     ):
         where = location_tags() | {RUN_FOLDER_TAG: str(folder.path)}
         for key, value in where.items():

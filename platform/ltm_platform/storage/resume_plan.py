@@ -39,8 +39,37 @@ def restored_folder(name: str, address: str, run_id: str | None = None) -> RunFo
     job = manifest.read_file(last, manifest.JOB_FILE, manifest.read_manifest(last))
     permissions.make_folder(folder.path)
     folder.store_at(address)
-    folder.job.write_bytes(job)
+    folder.write_job(job.decode())
     return folder
+
+
+def repaired_job(folder: RunFolder, run_id: str) -> str | None:
+    """See that the run's job is the one that was written, or take that of its newest checkpoint.
+
+    Returns a notice if it had to be taken from there.
+
+    Raises:
+        UserError: it is damaged, and there is no whole checkpoint.
+    """
+    if folder.job_is_whole:
+        return None
+    what = "damaged" if folder.job.exists() else "missing"
+    for one in reversed(survey_of(folder.storage, folder.path, run_id).whole):
+        try:
+            job = manifest.read_file(
+                one.source, manifest.JOB_FILE, manifest.read_manifest(one.source)
+            )
+        except UserError:
+            continue
+        folder.write_job(job.decode())
+        return (
+            f"{folder.job} is {what}: the job of the checkpoint {one.path.name} takes its place; "
+            "what was changed by resuming after it is lost"
+        )
+    raise UserError(
+        f"{folder.job} is {what}, and there is no checkpoint that has the job, too: start again "
+        "with ltm-platform submit"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ltm_platform.errors import UserError
+from ltm_platform.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,4 +70,25 @@ def written_or_explained(folder: Path, needed: int) -> Iterator[None]:
             f"there is no room in {folder}: {shown_bytes(needed)} are needed and "
             f"{shown_bytes(free_bytes(folder))} are free ({reason}); make room, or keep runs "
             f"elsewhere with cluster.storage"
+        ) from error
+
+
+@contextmanager
+def full_disk_ends_run(folder: Path) -> Iterator[None]:
+    """A block that writes what is recorded of the run in ``folder``.
+
+    Raises:
+        RunError: it cannot be written, and never will be.
+    """
+    try:
+        yield
+    except (RunError, UserError):
+        raise
+    except Exception as error:
+        number = lasting_errno(error)
+        if number is None:
+            raise
+        raise RunError(
+            f"what is recorded of the run cannot be written: {os.strerror(number)}; "
+            f"{shown_bytes(free_bytes(folder))} are free in {folder}"
         ) from error

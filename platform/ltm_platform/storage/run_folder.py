@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ltm_platform.errors import UserError
 from ltm_platform.storage import contact, locations, permissions
-from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE
+from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE, written_whole
 from ltm_platform.storage.path import is_address, storage_path
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ltm_platform.storage.path import StoragePath
 
 
+_SEAL = b"# sha256 of what follows: "
 LOCK_TIMEOUT_S = 0.3
 """For a lock that another command holds for a moment to see whether it is free."""
 
@@ -130,6 +132,7 @@ class RunFolder:
     def has_begun(self) -> bool:
         """Whether it holds more than a run that was killed before it was recorded."""
         begun = {self._elsewhere, self.log, self.job, self._pid, self.path / ".lock"}
+        begun |= set(self.path.glob(f".{self.job.stem}.*"))  # a job that was being written
         return not begun.issuperset(self.path.iterdir()) or self.is_locked()
 
     @property
@@ -216,8 +219,29 @@ class RunFolder:
 
     @property
     def job(self) -> Path:
-        """The resolved job, as it was started."""
+        """The resolved job, as it was started, with a seal in its first line."""
         return self.path / "job.yaml"
+
+    def write_job(self, text: str) -> None:
+        """Keep the resolved job, in YAML, sealed."""
+        content = text.encode()
+        with written_whole(self.job) as part:
+            part.write_bytes(_job_seal(content) + b"\n" + content)
+
+    @property
+    def job_is_whole(self) -> bool:
+        """Whether the job is there and as it was written. That of a run of version 0.1, which is
+        not sealed, is taken for whole."""
+        try:
+            content = self.job.read_bytes()
+        except FileNotFoundError:
+            return False
+        seal, _, text = content.partition(b"\n")
+        return seal == _job_seal(text) or (self.run_id is None and not seal.startswith(_SEAL))
+
+
+def _job_seal(text: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(text).hexdigest().encode()
 
 
 def storage_root(job: JobSpec) -> StoragePath:

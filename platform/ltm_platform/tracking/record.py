@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from ltm_platform.compat.mlflow import DELETED, IMAGES_FOLDER, is_image, is_unavailable
+from ltm_platform.compat.mlflow import (
+    DELETED,
+    IMAGES_FOLDER,
+    is_image,
+    is_unavailable,
+    remove_unfinished_uploads,
+)
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
     ControllerStarted,
@@ -218,6 +224,7 @@ class TrackedRun:
         self.flush()
         unsent_metrics.remove(self._folder)
         run = self._client.get_run(self.run_id)
+        remove_unfinished_uploads(run.info.artifact_uri)
         self.metrics.update(run.data.metrics)
         steps = {row.key: row.step for row in last_rows(run)}
         self._alters_from_start = not repeats

@@ -146,6 +146,8 @@ def _asked(database: Path, query: str, *values: str) -> list[tuple[object, ...]]
     try:
         with closing(sqlite3.connect(address, uri=True, timeout=LOCKED_S)) as connection:
             return connection.execute(query, values).fetchall()
+    except UnicodeDecodeError:  # what sqlite quotes of the file in its own error
+        raise UserError(_broken(locations.shown(database), "is damaged")) from None
     except sqlite3.Error as error:
         if told := refusal(error, database):
             raise told from None

@@ -17,7 +17,7 @@ from ltm_platform.compat.ray_core import unwrapped
 from ltm_platform.compat.ray_tune import error_of, give_up, holds_record
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.ray_cluster.failures import ControllerLostError, RayLostError
-from ltm_platform.ray_cluster.services import Services
+from ltm_platform.ray_cluster.machine.services import Services
 from ltm_platform.runs.reservation import free
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.permissions import set_umask

@@ -104,7 +104,7 @@ def train(
         with tracked(job):
             raise
     job = checked.job
-    folder.job.write_text(job.to_yaml())
+    folder.write_job(job.to_yaml())
     plan = plan_to_resume(folder, None, run_id)
     for notice in plan.notices:
         _log.warning("%s", notice)

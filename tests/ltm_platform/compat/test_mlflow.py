@@ -194,3 +194,26 @@ def test_the_logger_of_the_store_has_that_name() -> None:
 
     assert utils.__name__ == compat.STORE_LOGGER
     assert utils._logger.name == compat.STORE_LOGGER
+
+
+def test_what_a_killed_upload_has_left_is_removed(
+    client: MlflowClient, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """In the place of SIGKILL, which would end the test, too."""
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    (tmp_path / "file").write_text("content")
+    client.log_artifact(run_id, str(tmp_path / "file"), "folder")
+    (folder,) = (tmp_path / "e").rglob("folder")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", kill)
+        patch.setattr("os.unlink", kill)
+        patch.setattr("os.remove", kill)
+        with pytest.raises(Killed):
+            client.log_artifact(run_id, str(tmp_path / "file"), "folder")
+    assert len(list(folder.iterdir())) == 2
+    compat.remove_unfinished_uploads(client.get_run(run_id).info.artifact_uri)
+    assert [file.name for file in folder.iterdir()] == ["file"]

@@ -13,7 +13,8 @@ from ltm_platform.compat.ray_train import CheckpointKeeper
 from ltm_platform.errors import UserError
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.path import storage_path
-from ltm_platform.storage.resume_plan import plan_to_resume, restored_folder
+from ltm_platform.storage.resume_plan import plan_to_resume, repaired_job, restored_folder
+from ltm_platform.storage.run_folder import RunFolder
 
 from .conftest import TOP1, write_run
 from .sealing import RUN_ID, seal
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ltm_platform.storage.run_folder import RunFolder
 
 here = pytest.mark.parametrize("folder", ["here"], indirect=True)
 
@@ -109,6 +109,8 @@ DAMAGED_RECORDS = {
     "wrong types": written(lambda text: text.replace(b'"checkpoint_a"', b"7")),
     "another metric": written(lambda text: text.replace(b"95.0", b"15.0")),
     "another name": written(lambda text: text.replace(b"checkpoint_c", b"checkpoint_g")),
+    "a name with a NUL": written(lambda text: text.replace(b"checkpoint_c", rb"\u0000")),
+    "a name with a path": written(lambda text: text.replace(b"checkpoint_c", b"checkpoint_/../c")),
     "another order": written(lambda text: text.replace(b"[2,0,1]", b"[2,1,0]")),
     "an index less": written(lambda text: text.replace(b"[2,0,1]", b"[2,0]")),
 }
@@ -282,5 +284,41 @@ def test_what_lies_in_a_store_outlives_the_machine(
     again = restored_folder("run", address)
     assert again
     assert again.path == tmp_path / "home" / "runs" / "run"
-    assert again.job.read_text() == "model: x"
+    assert again.job.read_text().endswith("\nmodel: x")
     assert names(again) == list(TOP1)
+
+
+@pytest.mark.parametrize("harm", ["cut off", "a flipped bit", "without its seal", "missing"])
+def test_a_damaged_job_is_taken_from_the_newest_checkpoint(folder: RunFolder, harm: str) -> None:
+    folder.write_job("model: x\nrecipe: {epochs: 90}\n")
+    assert repaired_job(folder, RUN_ID) is None
+    content = folder.job.read_bytes()
+    match harm:
+        case "cut off":
+            folder.job.write_bytes(content[:-14])
+        case "a flipped bit":
+            folder.job.write_bytes(content.replace(b"90", b"10"))
+        case "without its seal":
+            folder.job.write_bytes(content.partition(b"\n")[2])
+        case _:
+            folder.job.unlink()
+    notice = repaired_job(folder, RUN_ID)
+    assert notice
+    assert "the job of the checkpoint checkpoint_c takes its place" in notice
+    assert folder.job.read_text().endswith("\nmodel: x")
+    assert repaired_job(folder, RUN_ID) is None
+
+
+def test_a_damaged_job_without_any_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.write_job("model: x")
+    folder.belongs_to(RUN_ID)
+    folder.job.write_text("model: y")
+    with pytest.raises(UserError, match="is damaged, and there is no checkpoint"):
+        repaired_job(folder, RUN_ID)
+
+
+def test_the_job_of_version_0_1_has_no_seal(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: x")
+    assert repaired_job(RunFolder(tmp_path), RUN_ID) is None

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltm_platform.errors import UserError
+from ltm_platform.errors import RunError, UserError
 from ltm_platform.storage.room import (
     free_bytes,
+    full_disk_ends_run,
     lasting_errno,
     shown_bytes,
     written_or_explained,
@@ -48,6 +49,18 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, number: int
         written_or_explained(tmp_path, 1),
     ):
         raise OSError(number, "a reason")
+
+
+def test_a_disk_that_is_full_for_mlflows_files_ends_the_run_in_a_sentence(
+    tmp_path: Path, small_files: int
+) -> None:
+    with (
+        pytest.raises(RunError, match=f"cannot be written: .* are free in {tmp_path}"),
+        full_disk_ends_run(tmp_path),
+    ):
+        (tmp_path / "artifact").write_bytes(bytes(2 * small_files))
+    with pytest.raises(UserError, match="its own"), full_disk_ends_run(tmp_path):
+        raise UserError("its own") from OSError(errno.ENOSPC, "full")
 
 
 def test_a_failure_that_may_pass_is_left_as_it_is(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_run_that_was_killed_before_it_was_recorded_can_be_submitted_again(
     job: JobSpec,
 ) -> None:
     folder = RunFolder.reserve(job, "mine")
+    (folder.path / ".job.4711.part.yaml").touch()
     with folder.locked():
         folder.log.touch()
         with pytest.raises(UserError, match="a run named 'mine' exists already"):

@@ -43,6 +43,14 @@ def overwrite(database: Path) -> None:
         file.write(b"\xff" * (size - 4096))
 
 
+def flip_in_schema(database: Path) -> None:
+    """A bit of a table's definition, which sqlite then quotes as it is."""
+    data = database.read_bytes()
+    database.write_bytes(
+        data.replace(b"CREATE TABLE alembic_version", b"CREATE TABLE\xc5alembic_version")
+    )
+
+
 def execute(statement: str) -> Callable[[Path], None]:
     def run(database: Path) -> None:
         with closing(sqlite3.connect(database)) as connection, connection:
@@ -62,6 +70,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "is cut off in its header": (lambda database: os.truncate(database, 50), "is cut off after"),
     "is empty": (lambda database: os.truncate(database, 0), "is empty"),
     "is overwritten": (overwrite, "is damaged"),
+    "has a flipped bit in its schema": (flip_in_schema, "is damaged"),
     "is a folder": (make_folder, "Is a directory"),
     "is half-made": (execute("DELETE FROM alembic_version"), "half-made"),
     "is another program's": (execute("DROP TABLE alembic_version"), "is no store of MLflow"),

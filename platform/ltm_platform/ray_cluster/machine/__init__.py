@@ -1,1 +1,1 @@
-"""What Rays of this machine share: its CPUs and GPUs, and the folder of their logs."""
+"""What runs of this machine share, and whether the Ray that they need is still there."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.ray_cluster import services
 from ltm_platform.ray_cluster.failures import RayLostError
-from ltm_platform.ray_cluster.services import Service, Services, WatchedQueue
+from ltm_platform.ray_cluster.machine import services
+from ltm_platform.ray_cluster.machine.services import Service, Services, WatchedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
