@@ -77,7 +77,7 @@ _AWAY = re.compile(
 )
 _DETAILS = re.compile(
     r"; Details: .*| error_info=.*|google::cloud::Status\("
-    r"|The request was not sent.*underlying error message was: ",
+    r"|The request was not sent.*?underlying error message was: ",
     re.DOTALL,
 )
 """In which clients say the same again."""
