@@ -5,12 +5,14 @@ Its public callback, `ray.train.UserCallback`, is called for reports and excepti
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
+from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.controller.state import InitializingState, ReschedulingState
@@ -32,6 +34,12 @@ def run_storage() -> tuple[FileSystem, str]:
     """
     stored = ray.train.get_context().get_storage()
     return stored.storage_filesystem, stored.experiment_fs_path
+
+
+def report_quietly() -> None:
+    """On a worker: have Ray Train log no report. Its logger for that is named after a file, where
+    no `ray.train.LoggingConfig` reaches it."""
+    context.logger.setLevel(logging.WARNING)
 
 
 class CheckpointKeeper:

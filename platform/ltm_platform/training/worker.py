@@ -31,8 +31,10 @@ def _silent(_: Event) -> None:
 
 def train_worker(config: WorkerConfig) -> None:
     """Started by Ray Train: train the job to the end."""
+    from ltm_platform.compat.ray_train import report_quietly
     from ltm_platform.training.worker_context import RayWorker
 
+    report_quietly()
     # On a cluster Ray's own is inherited.
     permissions.set_umask(JobSpec.from_dict(config["job"]).cluster.group)
     for _ in train_rank(config, RayWorker(config["run"])):

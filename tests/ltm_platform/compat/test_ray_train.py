@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import threading
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import set_train_context
 from ray.train.v2._internal.execution.controller import TrainController
@@ -236,3 +238,16 @@ def test_what_is_awaited_may_be_given_up() -> None:
     with pytest.raises(TimeoutError):
         awaited(silent.ask.remote(), give_up)
     ray.kill(silent)
+
+
+def test_reports_are_logged_by_a_logger_that_no_config_reaches() -> None:
+    logger = logging.getLogger(context.__file__)
+    assert "Reporting training result" in inspect.getsource(context)
+    assert context.logger is logger
+    before = logger.level
+    try:
+        ray_train.report_quietly()
+        assert not logger.isEnabledFor(logging.INFO)
+        assert logger.isEnabledFor(logging.WARNING)
+    finally:
+        logger.setLevel(before)
