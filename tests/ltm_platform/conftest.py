@@ -28,7 +28,11 @@ Run = Callable[..., Answer]
 
 
 @pytest.fixture
-def call_here(capfd: pytest.CaptureFixture[str]) -> Run:
+def call_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls the command line in this process, as one that has joined no Ray, whichever tests were
+    before."""
+    monkeypatch.setattr("ltm_platform.ray_cluster.attach.is_joined", lambda: False)
+
     def call(*args: str) -> Answer:
         capfd.readouterr()
         code: int | str | None = 0

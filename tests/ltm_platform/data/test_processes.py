@@ -47,7 +47,7 @@ def test_processes_live_on_when_an_epoch_is_left_early(digits: Dataset) -> None:
     with closing(pool(digits, workers=2)) as decoding:
         next(decoding.decode(epoch(digits)))
         before = decode_processes()
-        images, _ = next(decoding.decode(epoch(digits, 1)))
+        images, *_ = next(decoding.decode(epoch(digits, 1)))
         assert decode_processes() == before
     assert torch.equal(images, next(pool(digits, workers=0).decode(epoch(digits, 1)))[0])
 
