@@ -80,18 +80,22 @@ with session(sys.argv[1]) as found:
 """
 
 
+START = """
+import subprocess, sys
+import ray
+from ltm_platform.ray_cluster import first_contact
+from ltm_platform.ray_cluster.resources import Resources
+from ltm_platform.ray_cluster.session import Session, session
+
+with session("local"), Session(Resources(2.0, 0.0), joined=False).ray():
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    assert first_contact.is_here_alone(address)
+    subprocess.run([sys.executable, "-c", sys.argv[1], address], check=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_ray_that_listens_on_127_0_0_1_alone_can_be_joined() -> None:
-    from ltm_platform.ray_cluster.resources import Resources
-    from ltm_platform.ray_cluster.session import Session
-    from ltm_platform.ray_cluster.session import session as any_session
-
-    with any_session("local"):
-        own = Session(Resources(2.0, 0.0), joined=False)
-        with own.ray():
-            import ray
-
-            address = ray.get_runtime_context().gcs_address
-            assert address.startswith("127.0.0.1:")
-            assert first_contact.is_here_alone(address)
-            subprocess.run([sys.executable, "-c", JOIN, address], check=True, timeout=120)
+    """In a process of its own, since the tests' may have joined another Ray."""
+    subprocess.run([sys.executable, "-c", START, JOIN], check=True, timeout=240)
