@@ -29,6 +29,7 @@ def load(job: JobSpec | str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return job.overridden(overrides) if isinstance(job, JobSpec) else JobSpec.load(job, overrides)
 
 
+@restored_process()
 def validate(
     job: JobSpec | str | Path,
     *,
