@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
@@ -86,17 +84,6 @@ def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     allowed = (f"data.path={images}", "data.allow_bad=0.05")
     done = cli(*job, "--name", "bad", *settings(*allowed))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "bad_images.json" in done.stdout
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    client = MlflowClient(tracking_uri=store)
-    path = client.download_artifacts(
-        tracking.find_run(store, "bad").run_id, "bad_images.json", str(folder)
-    )
-    named = [name for part in json.loads(Path(path).read_text()).values() for name in part]
-    assert [name.partition(" cannot be decoded")[0] for name in named] == [
-        f"image 'dog/7.png' of {images}"
-    ]
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
