@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +22,8 @@ from .conftest import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .conftest import Cli
 
 pytestmark = pytest.mark.slow
