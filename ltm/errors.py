@@ -38,6 +38,11 @@ def printable(line: str) -> str:
     return line
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its class where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class FieldError(ValueError):
     """An argument that is not possible: its name, its value, and what is allowed in its place.
 

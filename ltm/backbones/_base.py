@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from timm.models import get_pretrained_cfg
 
 from ltm.backbones._merging import Merging
-from ltm.errors import FieldError
+from ltm.errors import FieldError, first_line
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
 from ltm.plan import (
@@ -197,11 +197,10 @@ class MergingModel(Compressible):
                 self.set_compression(self._wish)
         except (ValueError, AssertionError, TypeError, RuntimeError) as error:
             stays = f"{self.image_size[0]} x {self.image_size[1]}"
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FieldError(
                 "image_size",
                 (height, width),
-                problem=f"cannot become {height} x {width} and stays {stays}: {reason}",
+                problem=f"cannot become {height} x {width} and stays {stays}: {first_line(error)}",
             ) from error
 
     @abstractmethod

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from pydantic import ValidationError
+
 
 _MOST_LINES = 20
 _LONGEST_TYPED = 100
@@ -26,6 +28,12 @@ def readable(message: str) -> str:
     if rest > 1:
         lines[_MOST_LINES:] = [f"... and {rest} more"]
     return "\n".join(map(printable, lines))
+
+
+def first_invalid(error: ValidationError) -> tuple[str, str]:
+    """The first thing that pydantic refuses: its field, dotted, or "" for the whole; and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(map(str, first["loc"])), first["msg"]
 
 
 def typed(text: str) -> str:

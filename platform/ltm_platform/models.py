@@ -13,7 +13,7 @@ from torch import nn
 
 import ltm
 from ltm.create import load_checkpoint
-from ltm.errors import FieldError
+from ltm.errors import FieldError, first_line
 from ltm.flops import image_size_of
 from ltm.interfaces import compressible
 from ltm.methods import Hooks
@@ -196,7 +196,7 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
     except ValueError:
         raise
     except Exception as error:  # whatever a foreign file makes its reader raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         problem = f"is {str(path)!r}, which cannot be read as weights: {reason}"
         raise FieldError("checkpoint", str(path), problem=problem) from None
 

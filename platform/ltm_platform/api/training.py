@@ -230,7 +230,7 @@ def resume(
         checked, ray, early_output = _checked(
             job, where, stack, force=force, printed=printed, stored=there
         )
-        checked = checks.with_notices(checked, (*([repaired] if repaired else []), *plan.notices))
+        checked = checks.with_notices(checked, filter(None, (repaired, *plan.notices)))
         again = Resume(record.run_id, changed, rewound=start is not None)
         return _run(checked, folder, early_output, ray, listener, printed, again, plan)
 
@@ -250,11 +250,11 @@ def _stopped(record: RunRecord) -> RunFolder:
     if record.folder and folder.job.exists():
         return folder
     again = restored_folder(name, record.params.get("cluster.storage", ""), record.run_id)
-    if again is None and record.folder and folder.path.is_dir():
+    if again:
+        return again
+    if record.folder and folder.path.is_dir():
         return folder
-    if again is None:
-        raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
-    return again
+    raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
 
 
 def _checked(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from ltm.errors import first_line
 from ltm_platform import tracking
 from ltm_platform.checks import compiler_here
 from ltm_platform.errors import UserError
@@ -47,7 +48,7 @@ def examine() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:  # whatever a broken installation raises
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             yield Finding(what, False, reason)
 
 

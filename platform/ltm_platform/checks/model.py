@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm.errors import quoted
+from ltm.errors import first_line, quoted
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,17 +50,13 @@ def _located(job: JobSpec) -> Iterator[None]:
         raise job.error("model", f"model: {error}") from None
     except (RuntimeError, OSError, MemoryError) as error:
         if not job.model.pretrained:
-            sentence = f"model: the network cannot be built: {_first_line(error)}"
+            sentence = f"model: the network cannot be built: {first_line(error)}"
             raise job.error("model", sentence) from error
         key = "model.pretrained"
         raise job.error(
             key,
-            f"{key} is true, but there are no published weights to be had: {_first_line(error)}",
+            f"{key} is true, but there are no published weights to be had: {first_line(error)}",
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _key_of(job: JobSpec, field: str) -> str:
@@ -242,4 +238,4 @@ def check_teacher(job: JobSpec, num_classes: int) -> None:
     except (ValueError, RuntimeError, OSError) as error:
         key = "recipe.distill.teacher"
         teacher = quoted(job.recipe.distill.teacher)
-        raise job.error(key, f"{key} is {teacher}, but {_first_line(error)}") from None
+        raise job.error(key, f"{key} is {teacher}, but {first_line(error)}") from None

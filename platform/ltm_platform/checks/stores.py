@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage import addresses, contact, locations
+from ltm_platform.storage.path import is_address
 from ltm_platform.storage.room import free_bytes, shown_bytes
 from ltm_platform.storage.run_folder import storage_root
 
@@ -42,7 +43,7 @@ def check_no_keys(job: JobSpec) -> None:
         "recipe.distill.teacher": job.recipe.distill.teacher,
     }
     for key, address in found.items():
-        if address and "://" in address and addresses.has_secret(address):
+        if address and is_address(address) and addresses.has_secret(address):
             # Without the place, which for --set would show it again.
             raise UserError(
                 f"{key} is {locations.shown(address)}: a key in it would be kept with every run; "
@@ -67,7 +68,7 @@ def check_local(job: JobSpec) -> None:
         ),
     }
     for key, (value, what) in wanted.items():
-        if value and "://" in value:
+        if value and is_address(value):
             shown = locations.shown(value)
             raise job.error(key, f"{key} is {shown!r}, but must be {what}: no address")
 

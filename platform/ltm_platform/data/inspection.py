@@ -19,7 +19,6 @@ from ltm_platform.data.sources.folder import Folder
 from ltm_platform.data.sources.shards import (
     REPORT,
     UNFINISHED,
-    ShardImages,
     Shards,
     holds_shards,
     list_split,
@@ -145,12 +144,6 @@ def _whole(root: StoragePath) -> Iterator[str]:
     if (root / UNFINISHED).exists():
         yield f"{root} is an import that was not finished."
         return
-    for split in ("train", "val"):
-        try:
-            ShardImages(root / split)
-        except UserError as error:
-            yield str(error)
-            return
     try:
         Shards(str(root), Path()).open(val_fraction=0)
     except UserError as error:

@@ -243,6 +243,11 @@ def summary(left_out: Collection[LeftOut]) -> str:
     return f"{len(left_out):,} left out that are no images of a class: {'; '.join(parts)}"
 
 
+def all_notices(notices: Iterable[str], left_out: Collection[LeftOut]) -> tuple[str, ...]:
+    """``notices``, and the `summary` of what was left out if anything was."""
+    return tuple(filter(None, (*notices, summary(left_out))))
+
+
 def class_folders(root: str) -> tuple[str, ...]:
     """Names of the folders in ``root`` that may be classes, sorted.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from safetensors.torch import save
 
+from ltm.errors import first_line
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.models import create_model, load_weights
 from ltm_platform.storage.files import written_whole
@@ -60,7 +61,7 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
         try:
             write[form](network, part)
         except Exception as error:  # whatever an exporter makes of an operator it does not know
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise RunError(f"the network cannot be written as {form}: {reason}") from error
         difference = _difference(network, read[form](network, part))
         if not difference <= TOLERANCE:

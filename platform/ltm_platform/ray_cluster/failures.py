@@ -68,16 +68,14 @@ def first_cause(failures: Mapping[int, Exception]) -> str:
     When a rank is gone the others fail too, in the collective that they wait in. What a user can
     correct is said without the rank: it is a whole sentence, and of no rank's own.
     """
-    causes = [unwrapped(error) for _, error in sorted(failures.items())]
-    for cause in causes:
+    causes = {rank: unwrapped(error) for rank, error in sorted(failures.items())}
+    for cause in causes.values():
         if isinstance(cause, UserError):
             return str(cause)
 
-    def line(error: BaseException) -> str:
-        cause = unwrapped(error)
-        return f"{type(cause).__name__}: {cause}".splitlines()[0]
-
-    lines = {rank: line(error) for rank, error in sorted(failures.items())}
+    lines = {
+        rank: f"{type(cause).__name__}: {cause}".splitlines()[0] for rank, cause in causes.items()
+    }
     consequences = ("peer", "NCCL", "gloo")
     first = [r for r, text in lines.items() if not any(word in text for word in consequences)]
     rank = (first or list(lines))[0]

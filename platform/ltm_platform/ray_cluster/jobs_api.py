@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
+from ltm.errors import first_line
 from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import first_contact
@@ -273,4 +274,4 @@ def _sent(job: Any) -> Sent:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:500]
+    return first_line(error)[:500]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 
-from ltm_platform.errors import UserError
+from ltm_platform.errors import UserError, first_invalid
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.locations import shown
 from ltm_platform.storage.path import StoragePath, storage_path
@@ -362,9 +362,7 @@ def damaged(
 def _reason(error: Exception) -> str:
     """In one line."""
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return f"{field}: {first['msg']}" if field else str(first["msg"])
+        return ": ".join(filter(None, first_invalid(error)))
     if isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
         return f"it is no JSON: {error}"
     return str(error)

@@ -35,11 +35,10 @@ def restored_folder(name: str, address: str, run_id: str | None = None) -> RunFo
         for error in survey.damaged.values():
             raise error
         return None
-    last = survey.whole[-1].source
-    job = manifest.read_file(last, manifest.JOB_FILE, manifest.read_manifest(last))
+    job = _job_in(survey.whole[-1])
     permissions.make_folder(folder.path)
     folder.store_at(address)
-    folder.write_job(job.decode())
+    folder.write_job(job)
     return folder
 
 
@@ -56,12 +55,10 @@ def repaired_job(folder: RunFolder, run_id: str) -> str | None:
     what = "damaged" if folder.job.exists() else "missing"
     for one in reversed(survey_of(folder.storage, folder.path, run_id).whole):
         try:
-            job = manifest.read_file(
-                one.source, manifest.JOB_FILE, manifest.read_manifest(one.source)
-            )
+            job = _job_in(one)
         except UserError:
             continue
-        folder.write_job(job.decode())
+        folder.write_job(job)
         return (
             f"{folder.job} is {what}: the job of the checkpoint {one.path.name} takes its place; "
             "what was changed by resuming after it is lost"
@@ -70,6 +67,12 @@ def repaired_job(folder: RunFolder, run_id: str) -> str | None:
         f"{folder.job} is {what}, and there is no checkpoint that has the job, too: start again "
         "with ltm-platform submit"
     )
+
+
+def _job_in(checkpoint: StoredCheckpoint) -> str:
+    """Raises: UserError: it is damaged."""
+    source = checkpoint.source
+    return manifest.read_file(source, manifest.JOB_FILE, manifest.read_manifest(source)).decode()
 
 
 @dataclass(frozen=True, slots=True)

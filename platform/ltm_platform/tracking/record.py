@@ -8,7 +8,6 @@ import platform
 import signal
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import (
@@ -35,7 +34,7 @@ from ltm_platform.events import (
 )
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
-from ltm_platform.tracking import unsent_metrics
+from ltm_platform.tracking import sqlite_file, unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.retry import OUTAGE_S, RetryingClient
@@ -55,6 +54,7 @@ from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from PIL import Image
     from torch import nn
@@ -375,8 +375,8 @@ def _experiment_id(client: RetryingClient, uri: str, name: str) -> str:
     if experiment is None:
         location = None  # a server knows its own
         if not uri.startswith(("http://", "https://")):
-            file = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:") else None
-            folder = Path(file).parent if file else locations.home()
+            database = sqlite_file.database_of(uri)
+            folder = database.parent if database else locations.home()
             location = (folder / "artifacts" / name).as_uri()
         try:
             return client.create_experiment(name, artifact_location=location)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
+from ltm.errors import first_line
 from ltm_platform.compat.mlflow import is_deleted, is_unavailable
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
@@ -76,7 +77,7 @@ class RetryingClient:
         assert state.outcome
         error = state.outcome.exception()
         assert error
-        problem = without_secrets(_first_line(error), self.uri)
+        problem = without_secrets(first_line(error), self.uri)
         _log.warning("MLflow's store is away, attempt %d: %s", state.attempt_number, problem)
 
 
@@ -94,13 +95,9 @@ def refusal(error: Exception, uri: str) -> UserError | None:
     if not is_unavailable(error):
         return None
     if database:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         return UserError(f"the tracking store {shown} cannot be used: {reason}")
     return UserError(
         f"the tracking store {shown} does not answer: start it, or give the address of another "
         f"with --tracking-uri or MLFLOW_TRACKING_URI"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

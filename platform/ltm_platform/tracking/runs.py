@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ltm.errors import first_line
 from ltm_platform.compat.mlflow import DELETED
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.storage import locations
@@ -167,7 +168,7 @@ def fetch_files(uri: str, run_id: str, folder: str, to: Path) -> Path | None:
         return Path(client.download_artifacts(run_id, folder, str(to)))
     except Exception as error:  # whatever the place makes of it: a bucket, a server, a disk
         place = client.get_run(run_id).info.artifact_uri
-        reason = without_secrets((str(error) or type(error).__name__).splitlines()[0], place)
+        reason = without_secrets(first_line(error), place)
         raise UserError(
             f"the run's artifacts in {locations.shown(place)} cannot be read: {reason}"
         ) from None

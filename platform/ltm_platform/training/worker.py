@@ -36,7 +36,7 @@ def train_worker(config: WorkerConfig) -> None:
 
     report_quietly()
     # On a cluster Ray's own is inherited.
-    permissions.set_umask(JobSpec.from_dict(config["job"]).cluster.group)
+    permissions.set_umask(config["job"]["cluster"]["group"])
     for _ in train_rank(config, RayWorker(config["run"])):
         pass
 

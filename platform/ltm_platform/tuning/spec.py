@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from ltm.errors import named, quoted
-from ltm_platform.errors import UserError, nearest, typed
+from ltm_platform.errors import UserError, first_invalid, nearest, typed
 from ltm_platform.job import JobSpec, completed
 from ltm_platform.storage.files import SWEEP_FILE
 from ltm_platform.tuning.objectives import SweepObjective, read_objectives
@@ -90,9 +90,8 @@ class Sweep:
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from None
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"])) or "it"
-            raise UserError(f"{file} is no sweep: {named(field)}: {first['msg']}") from None
+            field, problem = first_invalid(error)
+            raise UserError(f"{file} is no sweep: {named(field or 'it')}: {problem}") from None
 
 
 def named_as_sweep(job: JobSpec) -> JobSpec:
@@ -159,12 +158,7 @@ def _read_stage(sweep: Sweep) -> Stage:
         )
     _within("--seed", sweep.seed, 0, LARGEST_SEED)
     search, samples = _search(sweep, params)
-    trials = samples * (_combinations(params) if search == "grid" else grid_size(params))
-    if trials > MOST_TRIALS:
-        raise UserError(
-            f"--param: that makes {trials} trials, but at most {MOST_TRIALS} can be run"
-        )
-    return Stage(
+    stage = Stage(
         job=job,
         params=params,
         objectives=objectives,
@@ -174,6 +168,11 @@ def _read_stage(sweep: Sweep) -> Stage:
         grace=sweep.grace,
         seed=sweep.seed,
     )
+    if stage.trials > MOST_TRIALS:
+        raise UserError(
+            f"--param: that makes {stage.trials} trials, but at most {MOST_TRIALS} can be run"
+        )
+    return stage
 
 
 def _within(option: str, value: int, low: int, high: int) -> None:

@@ -35,7 +35,7 @@ from ltm_platform.data.sources.shards import (
     sealed,
     shard_name,
 )
-from ltm_platform.data.tree import summary
+from ltm_platform.data.tree import all_notices
 from ltm_platform.errors import UserError
 from ltm_platform.storage import contact
 from ltm_platform.storage.addresses import shown
@@ -154,8 +154,7 @@ def import_images(
             f"{destination} cannot be written: {why}. What is finished is kept: the same command "
             "goes on from there."
         ) from error
-    left_out = summary(originals.left_out)
-    notices = (*originals.notices, *([left_out] if left_out else []))
+    notices = all_notices(originals.notices, originals.left_out)
     return Imported(report["images"], originals.classes, skipped, target / REPORT, notices)
 
 

@@ -16,10 +16,10 @@ from ltm_platform.data.tree import (
     EXPECTED,
     TRAIN,
     Tree,
+    all_notices,
     arrange,
     class_folders,
     list_folder,
-    summary,
 )
 from ltm_platform.errors import ReadError, UserError
 from ltm_platform.storage.path import storage_path
@@ -89,8 +89,7 @@ class Folder(DataSource):
     ) -> tuple[FolderImages, FolderImages]:
         """Training and validation part, see `open_folder`."""
         train, val, tree = open_folder(self._root(), val_fraction)
-        left_out = summary(tree.left_out)
-        self.notices = (*tree.notices, *([left_out] if left_out else []))
+        self.notices = all_notices(tree.notices, tree.left_out)
         return train, val
 
     def class_names(self) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ the system frees the lock however the command ends.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -76,7 +75,7 @@ def claims() -> list[Claim]:
 
 def missing(need: Need, there: Resources, taken: list[Claim]) -> str | None:
     """What is not free now, and who has it; None: it can be had."""
-    busy = {gpu for one in taken for gpu in one.gpus}
+    busy = _busy(taken)
     gpus = sum(gpu not in busy for gpu in visible_gpus(int(there.gpus)))
     cpus = there.cpus - sum(one.cpus for one in taken)
     owners = [one.owner for one in taken if one.gpus]
@@ -86,6 +85,10 @@ def missing(need: Need, there: Resources, taken: list[Claim]) -> str | None:
         if need.cpus <= cpus or not owners:
             return None
     return f"{wanted}: {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} them"
+
+
+def _busy(taken: list[Claim]) -> set[str]:
+    return {gpu for one in taken for gpu in one.gpus}
 
 
 def _counted(count: float, what: str) -> str:
@@ -119,7 +122,7 @@ def claimed(
                 return lacking
             claim = Claim(need.owner, need.cpus, _chosen(need.gpus, int(there.gpus), taken))
             lock.acquire()
-            own.write_text(json.dumps(asdict(claim) | {"pid": os.getpid()}))
+            own.write_text(json.dumps(asdict(claim)))
             return claim
 
     said: list[str] = []
@@ -144,5 +147,5 @@ def claimed(
 
 def _chosen(count: int, there: int, taken: list[Claim]) -> tuple[str, ...]:
     """So many GPUs, those that are free first."""
-    busy = {gpu for one in taken for gpu in one.gpus}
+    busy = _busy(taken)
     return tuple(sorted(visible_gpus(there), key=lambda gpu: gpu in busy)[:count])

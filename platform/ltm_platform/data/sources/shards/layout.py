@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ltm_platform.data.sources.shards.seal import seal_of
-from ltm_platform.errors import ReadError, UserError
+from ltm_platform.errors import ReadError, UserError, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,9 +215,8 @@ def read_footer(file: StoragePath) -> Footer:
     except _OtherFormatError as error:
         raise UserError(f"{file} {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _damaged(file, f"its footer's {where or 'text'}: {first['msg']}") from None
+        where, why = first_invalid(error)
+        raise _damaged(file, f"its footer's {where or 'text'}: {why}") from None
     # Whatever a parser trips over: OSError, ArrowException, JSONDecodeError, UnicodeDecodeError.
     except Exception as error:
         raise _damaged(file, str(error) or type(error).__name__) from error
