@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
@@ -81,10 +83,17 @@ def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     assert (run.status, run.tags.get("ltm.restarts")) == ("FAILED", None)
 
     bad = tmp_path / "images/dog/7.png"
-    bad.write_bytes(bad.read_bytes()[:-20])
+    bad.write_bytes(bad.read_bytes()[:-30])  # of its pixels, too
     allowed = (f"data.path={images}", "data.allow_bad=0.05")
     done = cli(*job, "--name", "bad", *settings(*allowed))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "bad_images.json" in done.stdout
+    run_id = tracking.find_run(store, "bad").run_id
+    artifact = MlflowClient(store).download_artifacts(run_id, "bad_images.json", str(tmp_path))
+    found = [name for part in json.loads(Path(artifact).read_text()).values() for name in part]
+    assert [name.partition(" cannot be decoded")[0] for name in found] == [
+        f"image 'dog/7.png' of {images}"
+    ]
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
