@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.adopt import adopt
-from ltm.backbones._merging import Look, Seen
+from ltm.backbones._merging import KeyBias, Look, Seen
+from ltm.backbones._proportional import proportional_attention
 from ltm.errors import FieldError
 
 if TYPE_CHECKING:
@@ -36,7 +37,13 @@ class PartLinear(nn.Linear):
 
 
 class ObservedAttention(Attention):
-    """timm's attention. Modifications: shows what is requested, and may use a map that is given."""
+    """timm's attention. Modifications: knows how many tokens each one stands for; shows what is
+    requested; may use a map that is given.
+
+    appends_sizes: how, see `proportional_attention`.
+    """
+
+    appends_sizes: bool | None = None
 
     def forward(
         self,
@@ -46,9 +53,11 @@ class ObservedAttention(Attention):
         look: Look | None = None,
         attention: Tensor | None = None,
         attends: bool = True,
+        log_sizes: Tensor | None = None,
     ) -> tuple[Tensor, Seen]:
         """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> x [B, T, D], and what is seen.
 
+        log_sizes: [B, T], in the place of a mask.
         attention: [B, H, T, T], a map to use in the place of the softmax of queries and keys.
         attends: false only shows what is requested, and returns x itself.
         """
@@ -60,7 +69,10 @@ class ObservedAttention(Attention):
         only_queries = not attends and "value_norms" not in look.asks
         q, k, *values = self._heads(x, slice(2 * self.attn_dim) if only_queries else None)
         q, k = self.q_norm(q), self.k_norm(k)
+        assert attn_mask is None or log_sizes is None, "a mask has the sizes"
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        if log_sizes is not None and look.asks:
+            mask = log_sizes[:, None, None].to(q.dtype)
         whole = self._map(q, k, mask) if _needs_map(look) else None
         seen = self._seen(q, k, values, mask, whole, look)
         if not attends:
@@ -68,14 +80,21 @@ class ObservedAttention(Attention):
         (v,) = values
         if whole is not None:
             return self._projected(x, self.attn_drop(whole) @ v), seen
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            is_causal=is_causal,
-        )
+        dropout_p = self.attn_drop.p if self.training else 0.0
+        if log_sizes is not None:
+            y = proportional_attention(
+                q,
+                k,
+                v,
+                log_sizes,
+                scale=self.scale,
+                dropout_p=dropout_p,
+                appended=self.appends_sizes,
+            )
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal
+            )
         return self._projected(x, y), seen
 
     def _heads(self, x: Tensor, part: slice | None = None) -> tuple[Tensor, ...]:
@@ -157,29 +176,33 @@ class MergingBlock(Block):
         is_causal: bool = False,
         merging: Merging | None = None,
         watch: Watch | None = None,
+        log_sizes: Tensor | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P."""
-        attention = None
+        """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P.
+
+        attn_mask, log_sizes: at most one of them, see `KeyBias`.
+        """
+        attention, bias = None, KeyBias(attn_mask, log_sizes)
         if merging is not None and merging.acts_on_input:
-            x = self._merged_input(x, attn_mask, merging)
-            attn_mask, attention = merging.merged_mask(), merging.merge.attention
+            x = self._merged_input(x, bias, merging)
+            bias, attention = merging.merged_bias(), merging.merge.attention
             if watch is not None:
                 watch.look = replace(watch.look, present=merging.merged_present())
             merging = None
-        x = self._attended(x, attn_mask, is_causal, merging, watch, attention)
+        x = self._attended(x, bias, is_causal, merging, watch, attention)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
-    def _merged_input(self, x: Tensor, attn_mask: Tensor | None, merging: Merging) -> Tensor:
+    def _merged_input(self, x: Tensor, bias: KeyBias, merging: Merging) -> Tensor:
         if not merging.look.asks:
             return merging(x)
         normed = self.norm1(x)
-        seen = self.attn(normed, attn_mask, look=merging.look, attends=False)[1]
+        seen = self.attn(normed, look=merging.look, attends=False, **bias._asdict())[1]
         return merging(x, replace(seen, normed_input=normed))
 
     def _attended(
         self,
         x: Tensor,
-        attn_mask: Tensor | None,
+        bias: KeyBias,
         is_causal: bool,
         merging: Merging | None,
         watch: Watch | None,
@@ -190,7 +213,9 @@ class MergingBlock(Block):
         if watch is not None:
             look = replace(watch.look, asks=look.asks | watch.look.asks)
         normed = self.norm1(x)
-        y, seen = self.attn(normed, attn_mask, is_causal, look, attention)
+        y, seen = self.attn(
+            normed, bias.attn_mask, is_causal, look, attention, True, bias.log_sizes
+        )
         if "normed_input" in look.asks:
             seen = replace(seen, normed_input=normed)
         del normed

@@ -7,7 +7,7 @@ head. Where a token is several pixels, the first dimension is B x pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,8 +87,19 @@ def there(method: Method, state: TokenState) -> Tensor | None:
     return present
 
 
-def attention_mask(method: Method, state: TokenState, prefix: int) -> Tensor | None:
-    """What is added to logits of attention, [B, 1, 1, T]: log sizes, and -inf at padding."""
+class KeyBias(NamedTuple):
+    """What is added to the logits of attention of all queries; at most one of the two.
+
+    attn_mask: [B, 1, 1, T], log sizes and -inf at padding, or of tokens that have left in part.
+    log_sizes: [B, T], where every token is there: no mask is needed, see `proportional_attention`.
+    """
+
+    attn_mask: Tensor | None = None
+    log_sizes: Tensor | None = None
+
+
+def key_bias(method: Method, state: TokenState, prefix: int) -> KeyBias:
+    """What attention has to know of its tokens."""
     soft = method.training and method.learns_mass
     log = None
     if state.mass is not None and (method.proportional or soft):
@@ -97,7 +108,11 @@ def attention_mask(method: Method, state: TokenState, prefix: int) -> Tensor | N
     if state.present is not None:
         log = torch.zeros_like(state.present, dtype=torch.float32) if log is None else log
         log = log.masked_fill(~state.present, -torch.inf)
-    return None if log is None else F.pad(log, (prefix, 0))[:, None, None]
+    if log is None:
+        return KeyBias()
+    log = F.pad(log, (prefix, 0))
+    whole = state.present is None and not soft
+    return KeyBias(log_sizes=log) if whole else KeyBias(attn_mask=log[:, None, None])
 
 
 class Merging:
@@ -108,7 +123,7 @@ class Merging:
     prefix: how many tokens before the first one of the image pass by.
     class_token: the first of them is a class token.
     offers: what the block can show.
-    masks: attention of the network takes sizes and padding into account.
+    weighs: attention of the network takes sizes and padding into account.
     """
 
     merge: Merge
@@ -124,14 +139,14 @@ class Merging:
         prefix: int = 0,
         class_token: bool = False,
         offers: frozenset[Evidence] = NOTHING,
-        masks: bool = False,
+        weighs: bool = False,
     ) -> None:
         self.method = method
         self.site = site
         self.state = state or TokenState()
         self.pixels = pixels
         self.prefix = prefix
-        self.masks = masks
+        self.weighs = weighs
         present = there(method, self.state)
         self.look = Look(method.asks & offers, prefix, class_token, present)
 
@@ -176,12 +191,12 @@ class Merging:
         """Which slots are there, see `there`."""
         return there(self.method, TokenState(self.merged_mass(), self.merge.present))
 
-    def merged_mask(self) -> Tensor | None:
-        """The mask of attention among the slots, see `attention_mask`."""
-        if not self.masks:
-            return None
+    def merged_bias(self) -> KeyBias:
+        """What attention among the slots has to know, see `key_bias`."""
+        if not self.weighs:
+            return KeyBias()
         state = TokenState(self.merged_mass(), self.merge.present)
-        return attention_mask(self.method, state, self.prefix)
+        return key_bias(self.method, state, self.prefix)
 
     def _shown(self, seen: Seen) -> dict[str, Tensor]:
         """What the method sees of it: the image's tokens alone, the mean over pixels."""

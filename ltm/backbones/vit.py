@@ -35,7 +35,7 @@ from ltm.backbones._merging import (
     Merging,
     TokenState,
     Watch,
-    attention_mask,
+    key_bias,
     there,
 )
 from ltm.backbones._registry import register_family, small_cfg
@@ -221,7 +221,7 @@ class MergingViT(MergingModel, VisionTransformer):
             prefix=self.num_prefix_tokens,
             class_token=self.has_class_token,
             offers=self.offers,
-            masks=True,
+            weighs=True,
         )
 
     def _block(
@@ -235,11 +235,11 @@ class MergingViT(MergingModel, VisionTransformer):
         if "received_before" in self.method.asks and self.sites.keys() & names[i + 1 : i + 2]:
             present = there(self.method, state)
             watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, present))
-        mask = attention_mask(self.method, state, prefix)
+        mask, log_sizes = key_bias(self.method, state, prefix)
         if self.grad_checkpointing and self.training:
-            x = checkpoint(block, x, mask, False, merging, watch)
+            x = checkpoint(block, x, mask, False, merging, watch, log_sizes)
         else:
-            x = block(x, mask, False, merging, watch)
+            x = block(x, mask, False, merging, watch, log_sizes)
         return x, self._state_after(state, merging, watch), merging
 
     def _state_after(

@@ -155,22 +155,24 @@ def test_a_token_that_stands_for_two_is_attended_as_two() -> None:
     a, b, c = torch.randn(3, 1, 1, 64)
     sizes = torch.tensor([[1.0, 2.0, 1.0]])
     with torch.no_grad():
-        merged = block(torch.cat([a, b, c], 1), sizes.log()[:, None, None])
+        merged = block(torch.cat([a, b, c], 1), log_sizes=sizes.log())
+        masked = block(torch.cat([a, b, c], 1), sizes.log()[:, None, None])
         whole = block(torch.cat([a, b, b, c], 1))
     torch.testing.assert_close(merged, whole[:, [0, 1, 3]])
+    torch.testing.assert_close(masked, merged)
 
     carried: list[torch.Tensor] = []
-    masks: list[Any] = []
+    known: list[Any] = []
     model.method.register_forward_hook(
         lambda _m, args, merge: carried.append(merge.sizes(args[0].mass))
     )
     for block in model.blocks:
-        block.attn.register_forward_pre_hook(lambda _m, args: masks.append(args[1]))
+        block.attn.register_forward_pre_hook(lambda _m, args: known.append(args[-1]))
     with torch.no_grad():
         model(x)
-    assert masks[0] is None
-    for mask, size in zip(masks[1:], carried[:-1], strict=True):
-        torch.testing.assert_close(mask[:, 0, 0], size.log())
+    assert known[0] is None
+    for log_sizes, size in zip(known[1:], carried[:-1], strict=True):
+        torch.testing.assert_close(log_sizes, size.log())
 
 
 @methods
