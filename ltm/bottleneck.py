@@ -107,6 +107,7 @@ class StreamingBottleneck(nn.Module):
         bound = bottleneck(features, labels, images)   # every micro-batch
         bottleneck.share()                             # before the last one's backward, optional
         bottleneck.sync()                              # every optimizer step, on every rank
+        bottleneck.note_seeded()                       # now and then, optional
 
     Features, inputs and centroids are L2-normalised; inputs are compared at 32 x 32 pixels. All
     arithmetic is in float32, under autocast too. All state is in buffers: a checkpoint resumes to
@@ -165,7 +166,7 @@ class StreamingBottleneck(nn.Module):
         )
         self._all_seeded = False
         self._sharing: torch.distributed.Work | None = None
-        self.register_load_state_dict_post_hook(StreamingBottleneck._note_seeded)
+        self.register_load_state_dict_post_hook(StreamingBottleneck._loaded)
 
     feature_centroids: Tensor
     input_centroids: Tensor
@@ -216,7 +217,8 @@ class StreamingBottleneck(nn.Module):
         entropy = torch.special.entr(phi).sum(-1).mean()
         sums["totals"] += len(u) * torch.stack([torch.ones_like(bound), bound, entropy])
         if not self._all_seeded:
-            sums["label_count"] += torch.bincount(labels, minlength=self.num_classes)
+            # not bincount, which waits for the largest label
+            sums["label_count"].index_add_(0, labels, torch.ones_like(u[:, 0]))
 
     def share(self) -> None:
         """Start the all-reduce of what was collected, which overlaps with backward.
@@ -292,10 +294,18 @@ class StreamingBottleneck(nn.Module):
             mean = F.normalize(mean + 0.1 * again[:, None] * centroids, dim=1)
             centroids.copy_(torch.where(new[:, None], mean, centroids))
         self.seeded |= new
-        self._note_seeded()
 
-    def _note_seeded(self, *_: object) -> None:
-        self._all_seeded = bool(self.seeded.all())
+    def note_seeded(self) -> None:
+        """Once all seeds are found, look for none: less to share, and the same values.
+
+        Waits for the device, which is why `sync` does not do it. All ranks call it at the same
+        step.
+        """
+        self._all_seeded = self._all_seeded or bool(self.seeded.all())
+
+    def _loaded(self, *_: object) -> None:
+        self._all_seeded = False
+        self.note_seeded()
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -123,7 +123,9 @@ class LearnedThresholds(Method):
             kept.append(seen.get(name, kept[-1]))
             planned.append(self._planned.get(name, planned[-1]))
         spent = relative_macs(torch.stack(kept[1:]), *self._first)
-        target = relative_macs(torch.tensor(planned[1:], device=like.device), *self._first)
+        # filled on the device: a copy there would be waited for
+        wanted = torch.stack([like.new_full((), part) for part in planned[1:]])
+        target = relative_macs(wanted, *self._first)
         return {"flops": self.penalty * (spent - target).square()}
 
 

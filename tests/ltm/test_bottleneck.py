@@ -142,6 +142,18 @@ def test_a_checkpoint_resumes_to_the_same_values() -> None:
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+def test_when_the_seeds_are_noted_changes_no_value() -> None:
+    never, always = StreamingBottleneck(C, D), StreamingBottleneck(C, D)
+    for batch in batches(6):
+        for part in (never, always):
+            part(*batch)
+            part.sync()
+        always.note_seeded()
+    assert never.seeded.all()
+    for name, value in never.state_dict().items():
+        assert torch.equal(value, always.state_dict()[name]), name
+
+
 def test_statistics_find_the_classes() -> None:
     bottleneck = stream(steps=40, beta=10.0)
     summary = bottleneck.summary()

@@ -82,9 +82,9 @@ class StepMeter:
         if not steps:
             return
         losses = torch.stack([ranks for _, ranks in steps])  # [steps, ranks, parts]
-        bad = (~torch.isfinite(losses)).any(-1).nonzero().tolist()
-        if bad:
-            index, rank = bad[0]
+        broken = (~torch.isfinite(losses)).any(-1)
+        if broken.any():  # reads the device once
+            index, rank = broken.nonzero()[0].tolist()
             listed = self.describe(losses[index, rank].tolist())
             self.send_rest()
             step = steps[index][0]

@@ -9,7 +9,7 @@ import torch
 import ltm
 from ltm_platform.compat.deepspeed_engine import clear_gradients
 from ltm_platform.training.recipe import method_hooks
-from ltm_platform.training.step_metrics import Diverged
+from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,6 +71,8 @@ class Stepper:
                 its.ema.update()
             lr, ends_epoch = max(self._engine.get_lr()), self.steps_done == end
             self._meter.step(self.steps_done, epoch, lr, ends_epoch=ends_epoch)
+            if self.steps_done % CHECK_STEPS == 0:  # where the meter has waited for the device
+                its.bottleneck.note_seeded()
             self._check_gradient(parts)
             parts = self._new_parts()
             yield

@@ -149,6 +149,7 @@ class Trainer:
             raise Diverged(f"the optimizer's state is not finite after step {self.steps_done}")
         self._watchdog.alive()
         self._meter.send_rest()
+        self.components.bottleneck.note_seeded()  # as a run does that goes on from here
         history = self._meter.history()
         taken = checkpoint.snapshot(self.job, self._state(), self.steps_done, history, confusion)
         self._context.keep(taken, metrics)
