@@ -8,6 +8,7 @@ import torch
 
 import ltm
 from ltm_platform.compat.deepspeed_engine import clear_gradients
+from ltm_platform.training.prefetch import DevicePrefetcher
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged
 
@@ -50,7 +51,8 @@ class Stepper:
         self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
-        for index, (images, labels) in enumerate(batches, start=1):
+        arriving = DevicePrefetcher(batches, self._engine.device)
+        for index, (images, labels) in enumerate(arriving, start=1):
             its.schedule.step_update(self.steps_done)
             loss, micro_parts = self._loss(images, labels, epoch)
             parts += micro_parts / its.batch.accumulation
@@ -92,9 +94,8 @@ class Stepper:
         return torch.zeros(len(self._components.objective.parts), device=self._engine.device)
 
     def _loss(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """The loss of one micro-batch, and its parts as `Objective` gives them."""
-        its, device = self._components, self._engine.device
-        images, labels = images.to(device), labels.to(device)
+        """The loss of one micro-batch on the device, and its parts as `Objective` gives them."""
+        its = self._components
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features = self._engine(images)
         return its.objective(images, labels, logits, features, epoch)

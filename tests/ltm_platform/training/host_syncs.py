@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+_TORCH = str(Path(torch.__file__).parent)
 _OPERATORS = {
     aten._local_scalar_dense,
     aten.bincount,
@@ -81,9 +82,18 @@ class _Functions(TorchFunctionMode):
         self._found = found
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FUNCTIONS:
+        caller = sys._getframe(1).f_code.co_filename
+        # torch's own optimizers ask for the device that a tensor is on
+        copies = func is Tensor.to and not caller.startswith(_TORCH)
+        if func in _FUNCTIONS or (copies and _waits(args[1:], kwargs or {})):
             self._found.note(resolve_name(func) or str(func))
         return func(*args, **(kwargs or {}))
+
+
+def _waits(args: Any, kwargs: Any) -> bool:
+    """Whether a tensor is brought to a device by a copy that is waited for."""
+    places = [one for one in (*args, kwargs.get("device")) if isinstance(one, torch.device | str)]
+    return bool(places) and not kwargs.get("non_blocking", False)
 
 
 def _by_mask(indices: Any) -> bool:
@@ -94,10 +104,9 @@ def _caller() -> str:
     """The line of Python that did it, in whichever package but torch's."""
     own = {__file__}
     frame = sys._getframe(1)
-    torch_folder = str(Path(torch.__file__).parent)
     while frame.f_back is not None:
         file = frame.f_code.co_filename
-        if file not in own and not file.startswith(torch_folder):
+        if file not in own and not file.startswith(_TORCH):
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -104,6 +104,7 @@ def test_validation_waits_for_the_device_once_in_all(
         lambda x: x.tolist(),
         lambda x: x.cpu(),
         lambda x: x.numpy(),
+        lambda x: x.to(torch.device("cpu")),
         lambda x: x[x > 0],
         lambda x: x.nonzero(),
         lambda x: x.masked_fill_(x > 0, 0).unique(),

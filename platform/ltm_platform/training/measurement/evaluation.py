@@ -12,6 +12,7 @@ from ltm.modes import evaluating
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader
 from ltm_platform.data.transforms import eval_transform
+from ltm_platform.training.prefetch import DevicePrefetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,9 +68,8 @@ def score(
     all of them.
     """
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, top-1, top-5, loss
-    for images, labels, valid in batches:
-        labels, valid = labels.to(device), valid.to(device)
-        logits = logits_of(images.to(device)).float()
+    for images, labels, valid in DevicePrefetcher(batches, device):
+        logits = logits_of(images).float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = (ranked == labels[:, None]) & valid[:, None]
         # nothing is picked by a mask: the host would wait for how much that is

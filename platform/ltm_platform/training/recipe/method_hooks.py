@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ltm.modes import evaluating
 from ltm_platform.models import method_of
+from ltm_platform.training.prefetch import DevicePrefetcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,9 +31,8 @@ def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> No
     dtype = next(network.parameters()).dtype
     with evaluating(network):
         method.before_scoring(network.model)
-        for images, labels in batches:
-            images, labels = images.to(engine.device, dtype), labels.to(engine.device)
-            logits, _ = network(images)
+        for images, labels in DevicePrefetcher(batches, engine.device):
+            logits, _ = network(images.to(dtype))
             method.score(network.model, F.cross_entropy(logits.float(), labels))
             seen += len(images) * engine.world_size
             if seen >= method.scoring_images:
