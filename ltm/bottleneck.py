@@ -15,12 +15,17 @@ for one merging mask, N tokens, P slots, E channels of a token.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.errors import FieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _INPUT_SIDE = 32  # pixels: inputs are compared at this size
 _INPUT_DIM = 3 * _INPUT_SIDE**2
@@ -187,7 +192,7 @@ class StreamingBottleneck(nn.Module):
         features: [n, D], pooled, before the classifier. labels: [n] integers.
         inputs: images [n, 3, height, width].
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False), _exact_products():
             u = _unit(features)
             # a copy: `sync` may move the centroids before backward needs where they were
             phi = soft_assignment(u, self.feature_centroids.clone(), self.beta)
@@ -306,6 +311,20 @@ class StreamingBottleneck(nn.Module):
     def _loaded(self, *_: object) -> None:
         self._all_seeded = False
         self.note_seeded()
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """In the block products of float32 matrices are no less exact than that.
+
+    TF32, which training may have chosen, would move the logits of phi by a percent.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _unit(x: Tensor) -> Tensor:

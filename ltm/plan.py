@@ -30,8 +30,13 @@ def check_ratio(ratio: float) -> float:
     return float(ratio)
 
 
-def elastic_ratio(bounds: tuple[float, float], step: int, seed: int = 0) -> float:
+def elastic_ratio(
+    bounds: tuple[float, float], step: int, seed: int = 0, choices: int | None = None
+) -> float:
     """A compression ratio for one training step, uniform in `bounds`.
+
+    choices: one of so many, evenly spaced from bound to bound (2 at least), for a network that is
+    compiled once for each; None for any ratio.
 
     Training over a range of ratios makes one set of weights serve them all. The ratio depends on
     step and seed alone, so that all ranks of a run merge to the same number of tokens:
@@ -41,7 +46,10 @@ def elastic_ratio(bounds: tuple[float, float], step: int, seed: int = 0) -> floa
     low, high = (check_ratio(bound) for bound in bounds)
     if low > high:
         raise FieldError("elastic", bounds, "a range from low to high", f"is {low} to {high}")
-    return low + (high - low) * Random(f"{seed}-{step}").random()
+    part = Random(f"{seed}-{step}").random()
+    if choices is not None:
+        part = int(part * choices) / (choices - 1)
+    return low + (high - low) * part
 
 
 def check_names(plan: Plan, allowed: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch import multiprocessing as mp
 from torch.nn import functional as F
 
+from ltm import bottleneck
 from ltm.bottleneck import (
     StreamingBottleneck,
     ib_bound,
@@ -217,6 +219,26 @@ def test_autocast_does_not_reach_the_bound() -> None:
         bound = bottleneck(features, labels, images)
     assert bound.dtype == torch.float32
     assert torch.equal(bound, plain)
+
+
+def test_a_faster_precision_of_training_does_not_reach_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[str] = []
+
+    def noted(*args: Any) -> Tensor:
+        used.append(torch.get_float32_matmul_precision())
+        return soft_assignment(*args)
+
+    monkeypatch.setattr(bottleneck, "soft_assignment", noted)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        StreamingBottleneck(C, D)(*next(iter(batches(1))))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert used == ["highest", "highest"]
 
 
 @pytest.mark.parametrize(

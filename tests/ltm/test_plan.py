@@ -44,5 +44,7 @@ def test_elastic_ratios_depend_on_the_step_alone() -> None:
     assert 0.5 <= min(ratios) < 0.55
     assert 0.95 < max(ratios) <= 1
     assert ratios != [ltm.elastic_ratio((0.5, 1.0), step, seed=1) for step in range(200)]
+    few = {ltm.elastic_ratio((0.5, 1.0), step, choices=3) for step in range(200)}
+    assert few == {0.5, 0.75, 1.0}
     with pytest.raises(ValueError, match="low to high"):
         ltm.elastic_ratio((0.9, 0.5), 0)

@@ -21,7 +21,12 @@ from ltm_platform.checks.model import (
     check_teacher,
     with_model,
 )
-from ltm_platform.checks.resources import check_compiler, check_workers, workers_now
+from ltm_platform.checks.resources import (
+    check_accelerator,
+    check_compiler,
+    check_workers,
+    workers_now,
+)
 from ltm_platform.checks.stores import (
     check_local,
     check_no_keys,
@@ -30,7 +35,13 @@ from ltm_platform.checks.stores import (
     check_tracking,
     with_absolute_paths,
 )
-from ltm_platform.checks.training import check_pairs, check_precision, check_recipe
+from ltm_platform.checks.training import (
+    check_deepspeed,
+    check_pairs,
+    check_precision,
+    check_recipe,
+    for_device,
+)
 from ltm_platform.errors import UserError
 from ltm_platform.storage.path import is_address
 
@@ -116,6 +127,7 @@ def check_here(job: JobSpec, resources: Resources | None) -> Findings:
     else:
         job = _with_workers(job, resources)
         check_workers(job, resources)
+        check_accelerator(job, resources)
         check_compiler(job, resources)
         check_precision(job, use_gpu=resources.gpus >= 1)
     if (job.tracking.uri or "").startswith("http"):
@@ -161,6 +173,7 @@ def check(
     job = _with_workers(job, resources)
     with collector():
         check_workers(job, resources)
+        check_accelerator(job, resources)
         check_compiler(job, resources)
     check_files(job)
     dataset = check_data(job)
@@ -170,6 +183,8 @@ def check(
     job, notices = with_fitting_batch(job, dataset)
     check_pairs(job)
     check_precision(job, use_gpu=use_gpu)
+    check_deepspeed(job)
+    job = for_device(job, use_gpu=use_gpu)
     if job.engine.offload != "none" and not use_gpu:
         notices += ("engine.offload saves nothing here: without GPUs all is on the CPU",)
     job = with_absolute_paths(job)
@@ -203,7 +218,9 @@ def _with_workers(job: JobSpec, resources: Resources) -> JobSpec:
     """The job with a number of workers in the place of ``auto``."""
     if job.cluster.workers != "auto":
         return job
-    return job.replace("cluster.workers", resources.auto_workers(job.cluster.cpus_per_worker))
+    its = job.cluster
+    workers = resources.auto_workers(its.cpus_per_worker, its.gpus_per_worker)
+    return job.replace("cluster.workers", workers)
 
 
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:

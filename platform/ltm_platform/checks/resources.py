@@ -6,6 +6,9 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from ltm.errors import quoted
+from ltm_platform.errors import nearest
+
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
     from ltm_platform.ray_cluster.resources import Resources
@@ -36,6 +39,22 @@ def check_workers(job: JobSpec, resources: Resources) -> None:
             f"but there are only {resources.cpus:g} CPUs{where}: take {room} "
             f"workers or fewer, or a smaller cluster.cpus_per_worker",
         )
+
+
+def check_accelerator(job: JobSpec, resources: Resources) -> None:
+    """Check that Ray knows the type of GPU that the job wants, and that there are GPUs."""
+    kind = job.cluster.accelerator
+    if kind is None:
+        return
+    from ray.util import accelerators
+
+    known = sorted(name for key, name in vars(accelerators).items() if key[0].isupper())
+    key = "cluster.accelerator"
+    if kind not in known:
+        hint = nearest(kind, known) or f"; allowed are {', '.join(known)}"
+        raise job.error(key, f"{key} is {quoted(kind)}, which is no type that Ray knows{hint}")
+    if resources.gpus < 1:
+        raise job.error(key, f"{key} is {quoted(kind)}, but there are no GPUs: use null")
 
 
 def compiler_here() -> str | None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ltm.errors import quoted
+from ltm_platform.errors import nearest
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
@@ -59,6 +60,37 @@ def check_pairs(job: JobSpec) -> None:
         raise job.error(
             key, f"recipe.mix mixes pairs of images, but each worker takes {micro_batch} at a time"
         )
+
+
+def check_deepspeed(job: JobSpec) -> None:
+    """Ask DeepSpeed about settings of its own, where the job has some."""
+    if not job.engine.deepspeed:
+        return
+    from ltm_platform.compat.deepspeed import config_problem
+    from ltm_platform.training.engine.build import deepspeed_config
+
+    config = deepspeed_config(job, job.batch(job.cluster.worker_range[0]))
+    del config["train_batch_size"]  # of all workers: here there is one
+    problem = config_problem(config)
+    if problem:
+        key, why, known = problem
+        named = f"has {key}, but {key} {why}" if key else f"is not what DeepSpeed takes: {why}"
+        hint = nearest(key, known) if known else ""
+        raise job.error("engine.deepspeed", f"engine.deepspeed {named}{hint}")
+
+
+def for_device(job: JobSpec, *, use_gpu: bool) -> JobSpec:
+    """The job with what it leaves to the device, where that is known to be a CPU.
+
+    Of GPUs workers alone know what they have.
+    """
+    if use_gpu:
+        return job
+    if job.engine.precision == "auto":
+        job = job.replace("engine.precision", "fp32")
+    if job.engine.channels_last == "auto":
+        job = job.replace("engine.channels_last", False)
+    return job
 
 
 def check_precision(job: JobSpec, *, use_gpu: bool) -> None:

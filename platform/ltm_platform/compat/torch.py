@@ -1,4 +1,4 @@
-"""torch: the ends of data loaders, and memory that processes share."""
+"""torch: the ends of data loaders, memory that processes share, and how often one compiles."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def empty_shared(like: Tensor, shape: tuple[int, ...]) -> Tensor:
         size *= length
     storage = like.untyped_storage()._new_shared(size, device=like.device)
     return like.new(storage).view(shape)
+
+
+def allow_graphs(count: int) -> None:
+    """How many graphs torch.compile makes at least of one function before it gives up, in this
+    process. By default it is 8."""
+    import torch._dynamo
+
+    config = torch._dynamo.config
+    config.recompile_limit = max(count, config.recompile_limit)

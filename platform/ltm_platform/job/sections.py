@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ltm_platform.job.deepspeed_settings import taken
 from ltm_platform.job.fields import (
     Alias,
     KeptFraction,
@@ -117,18 +118,24 @@ class Engine(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """What the workers shard: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. With
     one worker nothing is sharded, whatever the stage."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the forward and backward pass; the optimizer always works in fp32. fp16
-    scales the loss, skips the steps that overflow, and needs GPUs and a zero_stage from 1."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward and backward pass; the optimizer always works in fp32. auto is
+    bf16 on GPUs that have it, else fp32. fp16 scales the loss, skips the steps that overflow, and
+    needs GPUs and a zero_stage from 1."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What lies in the CPU's memory instead of the GPU's: the optimizer with its fp32 weights
     (needs a zero_stage from 1), or all, the weights too (needs zero_stage 3). Steps are slower."""
     compile: bool = False
-    """Compile the network with torch.compile; the first steps take minutes."""
-    channels_last: bool = False
-    """Keep images as [height, width, channel] in memory: faster convolutions on most GPUs."""
+    """Compile the network with torch.compile; the first steps take minutes. With `model.elastic`
+    steps draw one of 8 ratios, and each is compiled once."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Keep images as [height, width, channel] in memory: faster convolutions on most GPUs; auto
+    does so on GPUs, for networks whose convolutions are more than an embedding of patches."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a quarter to a third slower."""
+    deepspeed: Options = Field(default_factory=dict)
+    """Further settings of DeepSpeed, by its own names, for which no field is here, such as
+    {zero_optimization: {overlap_comm: true}}; they need a zero_stage from 1."""
 
     def stage_of(self, workers: int) -> int:
         """The stage that so many workers train at.
@@ -138,6 +145,25 @@ class Engine(Section):
         """
         alone = workers == 1 and self.precision != "fp16" and self.offload == "none"
         return 0 if alone else self.zero_stage
+
+    @model_validator(mode="after")
+    def _decides_once(self) -> Engine:
+        found = taken(self.deepspeed)
+        if found:
+            key, field = found
+            raise conflict(
+                f"engine.deepspeed has {key}, but {field} decides that: give {field} in its place",
+                "engine.deepspeed",
+                field,
+            )
+        if self.deepspeed and self.zero_stage == 0:
+            raise conflict(
+                "engine.deepspeed is given, but at engine.zero_stage 0 DeepSpeed takes no part: "
+                "use a stage from 1 to 3",
+                "engine.deepspeed",
+                "engine.zero_stage",
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_compile(self) -> Engine:
@@ -203,6 +229,11 @@ class Cluster(Section):
     """How often a run with a range of workers looks for more of them."""
     cpus_per_worker: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
     """CPUs reserved for each worker, its image decoding processes included."""
+    gpus_per_worker: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+    """Share of a GPU that is reserved for a worker where there are GPUs, and of its memory: below 1
+    several runs or trials, of one worker each, share one."""
+    accelerator: Text | None = None
+    """Type of the GPUs to run on, by Ray's names, such as H100 or A10G; null takes any."""
     storage: Text | None = None
     """Folder or URI for checkpoints, reachable from every node; null is the user's data folder."""
     group: Text | None = None
@@ -215,6 +246,17 @@ class Cluster(Section):
     """How often a run continues after the cluster took a node away, counted apart."""
     hang_timeout_s: Annotated[float, Field(ge=1, le=604_800)] = 1800.0
     """A worker that makes no progress for so many seconds writes its stacks to the log and ends."""
+
+    @model_validator(mode="after")
+    def _shares_a_gpu_alone(self) -> Cluster:
+        if self.gpus_per_worker < 1 and self.workers not in (1, "auto"):
+            raise conflict(
+                f"cluster.gpus_per_worker is {self.gpus_per_worker:g}, but workers of one run "
+                f"cannot share a GPU (NCCL refuses): use 1, or cluster.workers 1",
+                "cluster.gpus_per_worker",
+                "cluster.workers",
+            )
+        return self
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -231,6 +273,9 @@ class Tracking(Section):
     """MLflow tracking URI; null is $MLFLOW_TRACKING_URI, else a store in the user's data folder."""
     experiment: Text = "ltm-platform"
     """MLflow experiment that the run belongs to."""
+    profile: bool = False
+    """Trace ten steps of rank 0 with torch's profiler, as artifacts of the run: `submit --profile`.
+    """
     log_model: bool = True
     """Log the best network as an MLflow model at the end of the run."""
     register_as: RunName | None = None

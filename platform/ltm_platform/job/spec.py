@@ -109,17 +109,6 @@ class JobSpec(Section):
             raise conflict(str(error), *_BATCH_KEYS) from None
         return self
 
-    @model_validator(mode="after")
-    def _compiles_once(self) -> JobSpec:
-        if self.engine.compile and self.model.elastic:
-            raise conflict(
-                "engine.compile is true, but with model.elastic every step is another network "
-                "to compile: leave one of them out",
-                "engine.compile",
-                "model.elastic",
-            )
-        return self
-
     @property
     def _micro_batch(self) -> int | None:
         """The micro-batch of the job; None, the whole share of a worker, for ``auto``."""

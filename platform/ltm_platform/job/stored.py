@@ -12,7 +12,10 @@ from ltm_platform.job.layer import Layer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BEFORE: Mapping[str, Any] = {"data": {"exif": False, "background": "hidden"}}
+BEFORE: Mapping[str, Any] = {
+    "data": {"exif": False, "background": "hidden"},
+    "engine": {"precision": "fp32", "channels_last": False},
+}
 """Values that do what versions without these fields did."""
 
 

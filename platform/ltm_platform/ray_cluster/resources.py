@@ -20,8 +20,8 @@ class Resources:
         fits = [(int(cpus // cpus_per_worker), int(gpus)) for cpus, gpus in nodes]
         return sum(min(pair) if self.gpus >= 1 else pair[0] for pair in fits)
 
-    def auto_workers(self, cpus_per_worker: float) -> int:
-        """The number of workers for ``cluster.workers: auto``."""
+    def auto_workers(self, cpus_per_worker: float, gpus_per_worker: float = 1.0) -> int:
+        """The number of workers for ``cluster.workers: auto``; one that shares its GPU is alone."""
         if self.gpus >= 1:
-            return int(self.gpus)
+            return int(self.gpus) if gpus_per_worker == 1 else 1
         return min(2, int(self.cpus // cpus_per_worker)) or 1

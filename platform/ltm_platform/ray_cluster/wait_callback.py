@@ -11,13 +11,21 @@ from ltm_platform.events import EventQueue, Waiting
 class WaitCallback(PlacementCallback):
     """Checks, in Ray Train's controller, when workers are requested and when they did not start."""
 
-    def __init__(self, events: EventQueue, workers: int, per_worker: dict[str, float]) -> None:
+    def __init__(
+        self,
+        events: EventQueue,
+        workers: int,
+        per_worker: dict[str, float],
+        accelerator: str | None = None,
+    ) -> None:
         self._events = events
+        self._accelerator = accelerator
         self._needed = {name: workers * count for name, count in per_worker.items() if count}
         self._reported: str | None = None
 
     def on_workers_wanted(self) -> None:
-        missing = missing_resources(self._needed, ray.available_resources())
+        free = ray.available_resources()
+        missing = missing_resources(self._needed, free) or missing_type(self._accelerator, free)
         if missing and missing != self._reported:
             self._events.put_nowait([Waiting(missing)])
         self._reported = missing
@@ -30,3 +38,10 @@ def missing_resources(needed: dict[str, float], free: dict[str, float]) -> str |
         if count > there:
             return f"{count:g} {name}s: {there:g} are free now"
     return None
+
+
+def missing_type(accelerator: str | None, free: dict[str, float]) -> str | None:
+    """The type of GPU that is wanted, unless a node has it."""
+    if accelerator is None or f"accelerator_type:{accelerator}" in free:
+        return None
+    return f"a node with GPUs of the type {accelerator}: none is there now"

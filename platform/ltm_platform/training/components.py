@@ -16,6 +16,7 @@ from ltm_platform.data.transforms import Augmentation, train_transform
 from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
+from ltm_platform.training.engine.device import set_up, wants_channels_last, with_precision
 from ltm_platform.training.engine.weights import ShardedEma
 from ltm_platform.training.measurement.evaluation import validation_loader
 from ltm_platform.training.measurement.micro_batch import find_micro_batch
@@ -75,6 +76,11 @@ def build_components(
         ValueError: something of the model does not fit.
     """
     recipe = job.recipe
+    set_up(context.device, job.cluster.gpus_per_worker)
+    left_open = job.engine.precision == "auto"
+    job = with_precision(job, context.device)
+    if left_open and context.device.type == "cuda":
+        send(_decided_precision(job))
     seed_everything(recipe.seed)
     dataset = open_data(job.data, cache=cache, copying=True)
     num_classes = len(dataset.classes)
@@ -92,7 +98,7 @@ def build_components(
         deepspeed_config(job, batch),
         device=context.device,
         compiled=job.engine.compile,
-        channels_last=job.engine.channels_last,
+        channels_last=wants_channels_last(job, model, context.device),
     )
     schedule = build_schedule(optimizer, recipe, train_loader.steps(recipe.epochs))
     ema = ShardedEma(engine, recipe.ema_decay) if recipe.ema_decay else None
@@ -146,6 +152,12 @@ def _fitting_batch(
         job, num_classes, whole.micro_batch, context.device, context.local_world_size
     )
     return replace(whole, micro_batch=micro, accumulation=whole.micro_batch // micro)
+
+
+def _decided_precision(job: JobSpec) -> Decided:
+    precision = job.engine.precision
+    has = "have" if precision == "bf16" else "do not all have"
+    return Decided("precision", precision, f"engine.precision is {precision}: the GPUs {has} bf16")
 
 
 def _decided(batch: BatchPlan) -> Decided:

@@ -8,6 +8,7 @@ import torch
 
 import ltm
 from ltm_platform.compat.deepspeed_engine import clear_gradients
+from ltm_platform.training.engine.compiled import COMPILED_RATIOS
 from ltm_platform.training.prefetch import DevicePrefetcher
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged
@@ -87,7 +88,8 @@ class Stepper:
         """Elastic training: every step has a ratio of its own, the same on all ranks."""
         elastic = self._job.model.elastic
         if elastic:
-            ratio = ltm.elastic_ratio(elastic, self.steps_done, self._job.recipe.seed)
+            choices = COMPILED_RATIOS if self._job.engine.compile else None
+            ratio = ltm.elastic_ratio(elastic, self.steps_done, self._job.recipe.seed, choices)
             self._model.set_compression(ratio)
 
     def _new_parts(self) -> Tensor:

@@ -346,7 +346,8 @@ def _resources(stage: Stage, *, alone: bool, use_gpu: bool) -> dict[str, float]:
     """What Tune reserves for a trial; Ray Train itself reserves for several workers."""
     if not alone:
         return {"memory": 1}  # a byte: Ray knows no request for nothing
-    return {"CPU": stage.job.cluster.cpus_per_worker, "GPU": 1 if use_gpu else 0}
+    gpus = stage.job.cluster.gpus_per_worker if use_gpu else 0
+    return {"CPU": stage.job.cluster.cpus_per_worker, "GPU": gpus}
 
 
 def _domain(param: Param, search: str) -> Any:

@@ -93,7 +93,8 @@ def plan_sweep(sweep: Sweep, resources: Resources) -> Plan:
                 checks.check_names(with_values(checked.job, {param.field: value}, source))
     workers = checked.batch.workers
     if checked.use_gpu:
-        room = resources.gpus // workers
+        on_each = int(1 / checked.job.cluster.gpus_per_worker)
+        room: float = int(resources.gpus) * on_each // workers
     else:
         room = resources.cpus // (workers * checked.job.cluster.cpus_per_worker)
     return Plan(sweep, stages, checked, resources, max(1, int(room)))

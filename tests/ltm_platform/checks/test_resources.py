@@ -74,3 +74,18 @@ def test_a_node_without_gpus_has_no_room_where_there_are_any() -> None:
     headed = Resources(cpus=100, gpus=8, nodes=((4, 0), (48, 4), (48, 4)))
     assert (headed.room(1), headed.room(24)) == (8, 4)
     assert checked(resources=headed).batch.workers == 8
+
+
+def test_a_type_of_gpu_is_one_that_ray_knows_and_needs_gpus() -> None:
+    gpus = Resources(cpus=8, gpus=1)
+    line = refusal("cluster.accelerator=H10", resources=gpus)
+    assert line.startswith("--set cluster.accelerator=H10: cluster.accelerator is 'H10', which is ")
+    assert line.endswith("no type that Ray knows; did you mean 'H100'?")
+    line = refusal("cluster.accelerator=H100")
+    assert line.endswith("cluster.accelerator is 'H100', but there are no GPUs: use null")
+    assert checked("cluster.accelerator=H100", resources=gpus).job.cluster.accelerator == "H100"
+
+
+def test_a_share_of_a_gpu_is_for_one_worker() -> None:
+    got = checked("cluster.gpus_per_worker=0.5", resources=Resources(cpus=8, gpus=4))
+    assert (got.job.cluster.workers, got.batch.workers) == (1, 1)

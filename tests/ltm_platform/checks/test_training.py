@@ -48,6 +48,21 @@ def test_fp16_is_for_gpus() -> None:
     assert got.job.engine.precision == "fp16"
 
 
+def test_precision_is_left_to_gpus_and_known_on_cpus() -> None:
+    assert checked().job.engine.precision == "fp32"
+    assert checked().job.engine.channels_last is False
+    there = checked(resources=Resources(cpus=8, gpus=2)).job.engine
+    assert (there.precision, there.channels_last) == ("auto", "auto")
+    assert checked("engine.precision=bf16").job.engine.precision == "bf16"
+
+
+def test_a_setting_that_deepspeed_does_not_know_is_refused() -> None:
+    line = refusal("engine.deepspeed={prescale_gradient: true}", "engine.zero_stage=1")
+    assert "engine.deepspeed has prescale_gradient, but " in line
+    assert line.endswith("is no setting of DeepSpeed's; did you mean 'prescale_gradients'?")
+    checked("engine.deepspeed={prescale_gradients: true}", "engine.zero_stage=1")
+
+
 def test_start_weights_are_loaded_and_a_new_classifier_is_said() -> None:
     import torch
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ltm_platform.compat.torch import empty_shared, is_running, shut_down
+from ltm_platform.compat.torch import allow_graphs, empty_shared, is_running, shut_down
 
 
 def test_the_processes_of_a_loader_end_when_they_are_told_to() -> None:
@@ -27,3 +29,26 @@ def test_a_tensor_is_made_where_processes_share_it(dtype: torch.dtype) -> None:
     assert (made.shape, made.dtype, made.is_contiguous()) == ((4, 2, 3), dtype, True)
     assert made.is_shared()
     assert made.untyped_storage().nbytes() >= made.nbytes
+
+
+def test_a_function_has_as_many_graphs_as_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+
+    def graphs() -> int:
+        made: list[Any] = []
+
+        def count(graph: Any, _inputs: Any) -> Any:
+            made.append(graph)
+            return graph.forward
+
+        torch.compiler.reset()
+        compiled = torch.compile(lambda x: x + 1, backend=count, dynamic=False)
+        for size in range(1, 5):
+            compiled(torch.ones(size))
+        return len(made)
+
+    assert graphs() == 2
+    allow_graphs(4)
+    assert graphs() == 4
+    allow_graphs(3)
+    assert torch._dynamo.config.recompile_limit == 4

@@ -98,6 +98,24 @@ def ratio(value: str) -> str:
             id="fp16 without ZeRO",
         ),
         pytest.param(
+            GOOD + "engine:\n  deepspeed: {zero_optimization: {stage: 2}}\n",
+            "jobs/x.yaml:6: engine.deepspeed has zero_optimization.stage, but engine.zero_stage "
+            "decides that: give engine.zero_stage in its place",
+            id="a setting that is a field",
+        ),
+        pytest.param(
+            GOOD + "engine:\n  zero_stage: 0\n  deepspeed: {prescale_gradients: true}\n",
+            "jobs/x.yaml:7: engine.deepspeed is given, but at engine.zero_stage 0 DeepSpeed takes "
+            "no part: use a stage from 1 to 3",
+            id="settings of DeepSpeed without it",
+        ),
+        pytest.param(
+            GOOD + "cluster:\n  workers: 2\n  gpus_per_worker: 0.5\n",
+            "jobs/x.yaml:7: cluster.gpus_per_worker is 0.5, but workers of one run cannot share a "
+            "GPU (NCCL refuses): use 1, or cluster.workers 1",
+            id="workers that share a GPU",
+        ),
+        pytest.param(
             GOOD + "engine:\n  offload: optimizer\n  zero_stage: 0\n",
             "jobs/x.yaml:6: engine.offload is 'optimizer' at engine.zero_stage 0, where every "
             "worker keeps its whole optimizer: use a stage from 1 to 3",
@@ -108,12 +126,6 @@ def ratio(value: str) -> str:
             "jobs/x.yaml:7: engine.offload is 'all', but at engine.zero_stage 2 the weights stay "
             "on the GPU: use stage 3, or 'optimizer'",
             id="offloaded weights that are not shared out",
-        ),
-        pytest.param(
-            GOOD.replace("data:", "  elastic: [0.5, 1]\ndata:") + "engine:\n  compile: true\n",
-            "jobs/x.yaml:7: engine.compile is true, but with model.elastic every step is another "
-            "network to compile: leave one of them out",
-            id="compiled and elastic",
         ),
         pytest.param(
             GOOD.replace("data:", "  pretrained: true\n  checkpoint: x.pt\ndata:"),
@@ -187,7 +199,7 @@ def test_every_error_has_a_line_of_its_own() -> None:
         ('data.path="a\\0b"', "'a\\x00b', but must not hold control characters"),
         (
             "engine.precision=fp3",
-            "'fp3', but must be 'fp32' or 'bf16' or 'fp16'; did you mean 'fp32'?",
+            "'fp3', but must be 'auto' or 'fp32' or 'bf16' or 'fp16'; did you mean 'fp32'?",
         ),
         (
             "cluster.workers=atuo",
@@ -207,7 +219,7 @@ def test_every_error_has_a_line_of_its_own() -> None:
         (
             "engine=2",
             "2, but must be a section of its own (allowed: channels_last, "
-            "compile, grad_checkpointing, offload, precision, zero_stage)",
+            "compile, deepspeed, grad_checkpointing, offload, precision, zero_stage)",
         ),
         (
             "name=../up",

@@ -40,7 +40,7 @@ def test_defaults_fill_a_job_that_says_only_what_it_must() -> None:
     assert (job.data.val_fraction, job.data.loader_workers) == (0.2, 1)
     assert (job.recipe.ib.weight, job.recipe.ib.warmup, job.recipe.ib.beta) == (0.1, 0.3, 5.0)
     assert job.recipe.augment.crop_scale == (0.08, 1.0)
-    assert (job.engine.zero_stage, job.engine.precision) == (1, "fp32")
+    assert (job.engine.zero_stage, job.engine.precision) == (1, "auto")
     assert (job.cluster.workers, job.cluster.max_failures) == ("auto", 2)
     assert job.tracking.experiment == "ltm-platform"
 

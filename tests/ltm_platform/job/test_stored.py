@@ -43,6 +43,15 @@ def test_a_run_of_version_0_1_keeps_the_pixels_that_it_was_trained_with(old: Pat
     assert shown(JobSpec.load(old)) == (False, "hidden")
 
 
+def test_a_stored_run_from_before_keeps_the_precision_that_it_had(old: Path) -> None:
+    text = old.read_text()
+    assert "precision: fp32" in text
+    old.write_text(text.replace("  precision: fp32\n", ""))
+    assert JobSpec.load_stored(old).engine.precision == "fp32"
+    assert JobSpec.load_stored(old).engine.channels_last is False
+    assert JobSpec.load(old).engine.precision == "auto"
+
+
 def test_a_new_run_of_an_old_job_file_has_the_new_defaults(old: Path) -> None:
     assert shown(JobSpec.load(old)) == (True, "white")
 

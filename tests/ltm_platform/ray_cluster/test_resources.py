@@ -39,3 +39,8 @@ def test_auto_is_a_worker_for_each_gpu_or_two(
     resources: Resources, cpus_per_worker: float, workers: int
 ) -> None:
     assert resources.auto_workers(cpus_per_worker) == workers
+
+
+def test_a_worker_that_shares_its_gpu_is_alone() -> None:
+    assert Resources(cpus=64, gpus=4).auto_workers(1, gpus_per_worker=0.5) == 1
+    assert Resources(cpus=64, gpus=0).auto_workers(1, gpus_per_worker=0.5) == 2

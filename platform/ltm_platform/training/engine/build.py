@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from ltm_platform.compat.deepspeed import import_deepspeed
+from ltm_platform.job.deepspeed_settings import merged
+from ltm_platform.training.engine.compiled import compile_network
 from ltm_platform.training.engine.ddp import DdpEngine
+from ltm_platform.training.engine.device import fuse
 from ltm_platform.training.engine.interface import Classifier, Engine
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from torch.optim import Optimizer
 
     from ltm_platform.job import BatchPlan, JobSpec
@@ -21,7 +23,7 @@ _LARGEST_BUCKET = 500_000_000  # gradients, DeepSpeed's default
 
 
 def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
-    """The resolved DeepSpeed configuration of a job; users never write one themselves."""
+    """The resolved DeepSpeed configuration of a job, with its own `engine.deepspeed` in it."""
     stage = job.engine.stage_of(batch.workers)
     config: dict[str, Any] = {
         "train_batch_size": batch.global_batch,
@@ -38,22 +40,15 @@ def deepspeed_config(job: JobSpec, batch: BatchPlan) -> dict[str, Any]:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     if job.engine.offload != "none":
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-        config["zero_force_ds_cpu_optimizer"] = False  # torch's own are as fast, see `_for_cpu`
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's own are as fast, see `fuse`
     if job.engine.offload == "all":
         config["zero_optimization"]["offload_param"] = {"device": "cpu"}
-    if job.engine.precision == "bf16":
+    if job.engine.precision in ("bf16", "auto"):  # auto is left open for GPUs alone
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     if job.engine.precision == "fp16":
         # Not autocast: with ZeRO its loss scaling neither agrees over ranks nor counts skips.
         config["fp16"] = {"enabled": True, "auto_cast": True, "loss_scale": 0}
-    return config
-
-
-def _for_cpu(optimizer: Optimizer) -> None:
-    """Where torch has an update in one pass over the CPU's memory, take that."""
-    if isinstance(optimizer, (torch.optim.Adam, torch.optim.SGD)):
-        for group in optimizer.param_groups:
-            group.update(fused=True, foreach=False)
+    return merged(config, job.engine.deepspeed)
 
 
 def build_engine(
@@ -70,8 +65,8 @@ def build_engine(
     Ray Train has already joined the ranks; the process group is taken as it is.
     """
     classifier = Classifier(model, channels_last=channels_last)
-    if device.type == "cpu" or "offload_optimizer" in config["zero_optimization"]:
-        _for_cpu(optimizer)
+    if device.type in ("cpu", "cuda"):
+        fuse(optimizer)
     engine: Engine
     if config["zero_optimization"]["stage"] == 0:
         engine = DdpEngine(
@@ -85,7 +80,7 @@ def build_engine(
     else:
         engine = _with_zero(classifier, optimizer, config)
     if compiled:
-        engine.compile()
+        compile_network(classifier)
     return engine
 
 
@@ -95,10 +90,11 @@ def _with_zero(classifier: Classifier, optimizer: Optimizer, config: dict[str, A
 
     # DeepSpeed's own bucket is 2 GB, of which a small network would fill a few percent.
     elements = sum(parameter.numel() for parameter in classifier.parameters())
-    config["zero_optimization"]["reduce_bucket_size"] = min(elements, _LARGEST_BUCKET)
+    zero = config["zero_optimization"]
+    zero.setdefault("reduce_bucket_size", min(elements, _LARGEST_BUCKET))
     if deepspeed.get_accelerator().device_name() == "cpu":
         # The copy into one buffer keeps a GPU's memory whole; here it is 2 % of a step.
-        config["zero_optimization"]["contiguous_gradients"] = False
+        zero.setdefault("contiguous_gradients", False)
     engine: Engine
     engine, *_ = deepspeed.initialize(
         model=classifier, optimizer=optimizer, config=config, dist_init_required=False

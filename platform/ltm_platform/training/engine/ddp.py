@@ -99,9 +99,6 @@ class DdpEngine:
     def zero_optimization_stage(self) -> int:
         return 0
 
-    def compile(self) -> None:
-        self.module.compile()
-
 
 class _AllTakePart(nn.Module):
     """The classifier, whose logits depend on all trained parameters, some with no gradient.

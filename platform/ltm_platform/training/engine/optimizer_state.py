@@ -114,6 +114,7 @@ def load_optimizer_state(
     """Continue from ``weights``, the whole model's, and what `gather_optimizer_state` gave."""
     optimizer = wrapped_optimizer(engine)
     keys = {name.split("/")[0] for name in state} - {MASTER}
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     set_loss_scale(engine, {key: value for key, (value, *_) in scalars.items()})
     for name, parameter in trained_parameters(engine):
         fragment = own_fragment(engine, parameter)
@@ -130,10 +131,12 @@ def load_optimizer_state(
             kept[key].view(-1)[fragment.inside] = part.to(flat.device)
         for key, value in scalars.items():
             if key not in (GROUP_STEP, *LOSS_SCALE_KEYS):
-                kept[key] = _restored(value, engine)
+                # what updates all in one pass counts its steps where the weights are
+                where = flat.device if fused else _place(value, engine)
+                kept[key] = _restored(value, where)
     for group in optimizer.param_groups:
         if GROUP_STEP in scalars:
-            group["step"] = _restored(scalars[GROUP_STEP], engine)
+            group["step"] = _restored(scalars[GROUP_STEP], _place(scalars[GROUP_STEP], engine))
 
 
 def _stored(value: Tensor | float) -> tuple[float, str, str]:
@@ -142,9 +145,12 @@ def _stored(value: Tensor | float) -> tuple[float, str, str]:
     return float(value), "", ""
 
 
-def _restored(stored: tuple[float, str, str], engine: Engine) -> Tensor | int:
-    value, dtype, device = stored
+def _place(stored: tuple[float, str, str], engine: Engine) -> torch.device:
+    return torch.device("cpu") if stored[2] == "cpu" else engine.device
+
+
+def _restored(stored: tuple[float, str, str], where: torch.device) -> Tensor | int:
+    value, dtype, _ = stored
     if not dtype:
         return int(value)
-    where = torch.device("cpu") if device == "cpu" else engine.device
     return torch.tensor(value, dtype=getattr(torch, dtype), device=where)

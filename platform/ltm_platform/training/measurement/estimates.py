@@ -127,6 +127,8 @@ def activations(job: JobSpec, num_classes: int) -> int:
 
     from ltm_platform.training.measurement.micro_batch import activation_bytes, training_step
 
+    if job.engine.precision == "auto":  # left open for GPUs alone, which have bf16
+        job = job.replace("engine.precision", "bf16")
     step = training_step(job, num_classes, torch.device("cpu"))
     few, more = (activation_bytes(step, size) for size in SAMPLE)
     return (more - few) // (SAMPLE[1] - SAMPLE[0])

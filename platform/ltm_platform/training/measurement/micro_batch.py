@@ -20,7 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ltm_platform.errors import UserError
 from ltm_platform.models import input_pixels
-from ltm_platform.training.recipe.network import PRECISION, build_network, build_objective
+from ltm_platform.training.engine.device import own_precision, wants_channels_last
+from ltm_platform.training.recipe.network import build_network, build_objective
 from ltm_platform.training.recipe.optimization import build_optimizer
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def find_micro_batch(
     """
     sizes = candidates(share, even=job.recipe.mix.enabled)
     step = training_step(job, num_classes, device)
-    fits = fits_gpu(step, device) if device.type == "cuda" else fits_cpu(step, ranks_here)
+    of_gpu = job.cluster.gpus_per_worker
+    fits = fits_gpu(step, device, of_gpu) if device.type == "cuda" else fits_cpu(step, ranks_here)
     return largest(sizes, fits, device)
 
 
@@ -79,17 +81,17 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool], device: torch.dev
     return sizes[int(count) - 1]
 
 
-def fits_gpu(step: Step, device: torch.device) -> Callable[[int], bool]:
+def fits_gpu(step: Step, device: torch.device, share: float = 1.0) -> Callable[[int], bool]:
     """Whether a training step fits, told by trying it in less memory than there is."""
 
     def fits(size: int) -> bool:
-        torch.cuda.set_per_process_memory_fraction(1 - GPU_MARGIN, device)
+        torch.cuda.set_per_process_memory_fraction(share * (1 - GPU_MARGIN), device)
         try:
             step(size)
         except torch.OutOfMemoryError:
             return False
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.set_per_process_memory_fraction(share, device)
             gc.collect()
             torch.cuda.empty_cache()
         return True
@@ -132,12 +134,13 @@ def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
     offload = job.engine.offload != "none"
     copies = (ENGINE_COPIES - offload) * weights
     held = torch.empty(copies, device=device)
-    precision = PRECISION[job.engine.precision]
+    precision = own_precision(job, device)
+    channels_last = wants_channels_last(job, model, device)
 
     def step(size: int) -> None:
         assert held.numel() == copies
         images = torch.randn(size, 3, pixels, pixels, device=device)
-        if job.engine.channels_last:
+        if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(num_classes, (size,), device=device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -30,11 +30,12 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
 
     from ltm_platform.data import open_data
     from ltm_platform.models import create_model, input_pixels, load_weights
+    from ltm_platform.training.engine.device import own_precision, set_up
     from ltm_platform.training.measurement.evaluation import score, validation_loader
-    from ltm_platform.training.recipe.network import PRECISION
 
     job = JobSpec.from_dict(config["job"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()
+    set_up(device)
     cache = Path(config["cache"])
     dataset = open_data(job.data, cache=cache, copying=True)
     model = create_model(job, len(dataset.classes)).eval().to(device)
@@ -46,7 +47,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
-    precision = PRECISION[job.engine.precision]
+    precision = own_precision(job, device)
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ltm.bottleneck import StreamingBottleneck
 from ltm.errors import FieldError
 from ltm_platform.models import (
@@ -18,14 +16,15 @@ from ltm_platform.models import (
     load_start,
     method_of,
 )
+from ltm_platform.training.engine.device import own_precision
 from ltm_platform.training.engine.sync_bn import synchronise
 from ltm_platform.training.recipe.distillation import Teacher
 from ltm_platform.training.recipe.optimization import Objective
 
 if TYPE_CHECKING:
-    from ltm_platform.job import JobSpec
+    import torch
 
-PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    from ltm_platform.job import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def build_objective(
     ).to(device)
     teacher = None
     if job.recipe.distill.teacher:
-        precision = PRECISION[job.engine.precision]
+        precision = own_precision(job, device)
         network = create_teacher(job, num_classes)
         teacher = Teacher(network, input_pixels(model), precision).to(device)
     return Objective(job.recipe, bottleneck, teacher, method_of(model)), bottleneck

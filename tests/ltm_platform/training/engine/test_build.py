@@ -67,8 +67,10 @@ def test_deepspeed_offloads_what_the_job_says(
 
 
 def test_precision_is_the_jobs() -> None:
-    full = DeepSpeedConfig(config())
+    full = DeepSpeedConfig(config(engine__precision="fp32"))
     half = DeepSpeedConfig(config(engine__precision="bf16"))
+    # what is left open is planned for GPUs: on CPUs it is decided already
+    assert DeepSpeedConfig(config()).torch_autocast_dtype == torch.bfloat16
     assert not full.torch_autocast_enabled
     assert half.torch_autocast_enabled
     assert half.torch_autocast_dtype == torch.bfloat16
@@ -82,6 +84,15 @@ def test_fp16_scales_the_loss_by_what_fits() -> None:
     assert half.enabled
     assert half.auto_cast
     assert half.loss_scale == 0  # DeepSpeed's word for dynamic
+
+
+def test_further_settings_reach_deepspeed_beside_ours() -> None:
+    settings = {"zero_optimization": {"overlap_comm": True}, "prescale_gradients": True}
+    values = config(2, engine__zero_stage=2, engine__deepspeed=settings)
+    del values["train_batch_size"]  # there is one process here
+    told = DeepSpeedConfig(values)
+    assert (told.zero_config.stage, told.zero_config.overlap_comm) == (2, True)
+    assert told.prescale_gradients
 
 
 def test_images_are_laid_out_as_the_job_says() -> None:
