@@ -85,6 +85,14 @@ class ImagesLeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Profiled:
+    """Steps of rank 0 were traced; these are the files of it, by name."""
+
+    files: dict[str, bytes]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A part of the run failed; training goes on from the last checkpoint."""
 
@@ -118,6 +126,7 @@ Event = (
     | Measured
     | Decided
     | ImagesLeftOut
+    | Profiled
     | Failed
     | GaveUp
     | StoppedOnRequest

@@ -30,6 +30,7 @@ from ltm_platform.events import (
     ImagesLeftOut,
     Listener,
     Measured,
+    Profiled,
     Progress,
     Started,
     StoppedOnRequest,
@@ -206,7 +207,7 @@ def recording(
                 stopped.append(event)
             case Started() | Waiting() | Progress() | EpochEnded() | Measured() | Decided():
                 pass
-            case ControllerStarted() | Failed() | ImagesLeftOut():
+            case ControllerStarted() | Failed() | ImagesLeftOut() | Profiled():
                 pass
             case _:
                 assert_never(event)
@@ -254,19 +255,13 @@ def fit(
         # Ray would try for ever to start workers that there is no room for.
         controller_failure_limit=START_ATTEMPTS if checked.problems else -1,
     )
-    workers = _num_workers(checked)
-    fewest = workers if isinstance(workers, int) else workers[0]
-    per_worker = {"GPU": float(checked.use_gpu), "CPU": job.cluster.cpus_per_worker}
-    waiting = WaitCallback(events, fewest, per_worker)
+    scaling = scaling_config(checked)
+    per_worker = scaling.resources_per_worker or {}
+    waiting = WaitCallback(events, scaling.min_workers, per_worker, scaling.accelerator_type)
     trainer = LeanTrainer(
         train_worker,
         train_loop_config=dict(worker_config(checked, folder, run_id, events)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            elastic_resize_monitor_interval_s=job.cluster.resize_interval_s,
-            use_gpu=checked.use_gpu,
-            resources_per_worker={"CPU": job.cluster.cpus_per_worker},
-        ),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=folder.storage_root,
@@ -290,6 +285,21 @@ def fit(
             trainer.abort()
         raise
     forget(folder.path)
+
+
+def scaling_config(checked: CheckedJob) -> ray.train.ScalingConfig:
+    """How many workers, and what each of them has."""
+    cluster = checked.job.cluster
+    workers = cluster.workers if isinstance(cluster.workers, tuple) else checked.batch.workers
+    per_worker = {"GPU": cluster.gpus_per_worker} if checked.use_gpu else {}
+    per_worker["CPU"] = cluster.cpus_per_worker
+    return ray.train.ScalingConfig(
+        num_workers=workers,
+        elastic_resize_monitor_interval_s=cluster.resize_interval_s,
+        use_gpu=checked.use_gpu,
+        resources_per_worker=per_worker,
+        accelerator_type=cluster.accelerator,
+    )
 
 
 def worker_config(
@@ -329,11 +339,6 @@ def event_queue() -> Queue:
     """A queue from the workers to this process; on its node, so that it survives other nodes."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-
-
-def _num_workers(checked: CheckedJob) -> int | tuple[int, int]:
-    workers = checked.job.cluster.workers
-    return workers if isinstance(workers, tuple) else checked.batch.workers
 
 
 def model_metrics(checked: CheckedJob) -> dict[str, float]:

@@ -8,6 +8,8 @@ import platform
 import signal
 import threading
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import (
@@ -27,6 +29,7 @@ from ltm_platform.events import (
     GaveUp,
     ImagesLeftOut,
     Measured,
+    Profiled,
     Progress,
     Started,
     StoppedOnRequest,
@@ -54,7 +57,6 @@ from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from PIL import Image
     from torch import nn
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
+
+PROFILE_FOLDER = "profile"
 
 # How long the end of a run waits for a store that is unavailable; nothing interrupts it.
 INTERRUPTED_S = 10.0
@@ -114,6 +118,8 @@ class TrackedRun:
                 self.tag(f"ltm.{event.name}", event.value)
             case ImagesLeftOut():
                 self._log_bad_images(event.images)
+            case Profiled():
+                self._log_bytes(event.files, PROFILE_FOLDER)
             case GaveUp() | StoppedOnRequest() | Failed() | ControllerStarted():
                 pass  # the run's status at its end has it
             case _:
@@ -164,6 +170,12 @@ class TrackedRun:
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         for file in files:
             self._client.log_artifact(self.run_id, str(file), folder)
+
+    def _log_bytes(self, files: Mapping[str, bytes], folder: str) -> None:
+        with TemporaryDirectory() as here:
+            for name, content in files.items():
+                (Path(here) / name).write_bytes(content)
+            self.log_files([Path(here) / name for name in files], folder)
 
     def log_json(self, value: object, path: str) -> None:
         self._client.log_text(self.run_id, json.dumps(value), path)

@@ -20,6 +20,7 @@ from ltm_platform.training.engine.weights import (
 )
 from ltm_platform.training.left_out import LeftOut
 from ltm_platform.training.measurement.bench import inference_speed
+from ltm_platform.training.profiling import StepProfiler
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.recipe.early_stop import EarlyStop
 from ltm_platform.training.step_metrics import Diverged, StepMeter
@@ -62,6 +63,8 @@ class Trainer:
             parts = [self._train_loader.bad, self.components.val_loader.bad]
             self._left_out = LeftOut(parts, send)
             self._validate = Validation(self.components, self._watchdog)
+            profiles = job.tracking.profile and context.rank == 0
+            self._profiler = StepProfiler(send, self._engine.device) if profiles else None
             self._policy = CheckpointPolicy(job.checkpoint.every_steps, context)
             self._early_stop = EarlyStop(job.recipe.early_stop)
             # From here on the RNG states (dropout, drop path) differ between ranks.
@@ -131,6 +134,8 @@ class Trainer:
     def _train_epoch(self, epoch: int, batches: Iterator[Decoded]) -> None:
         end = self._train_loader.steps(epoch + 1)
         for _ in self._stepper.epoch(epoch, self._watchdog.watched(batches)):
+            if self._profiler:
+                self._profiler.step()
             if self.steps_done == end:
                 continue  # the epoch's own checkpoint comes after validation
             if self._policy.is_due(self.steps_done):
@@ -186,5 +191,7 @@ class Trainer:
 
     def close(self) -> None:
         self._watchdog.close()
+        if self._profiler:
+            self._profiler.close()
         self._train_loader.close()
         self.components.val_loader.close()

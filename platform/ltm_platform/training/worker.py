@@ -68,5 +68,7 @@ def train_rank(config: WorkerConfig, context: WorkerContext) -> Iterator[EpochEn
     except Stopped:
         send(StoppedOnRequest())
     finally:
-        sender.flush()
-        trainer.close()
+        try:
+            trainer.close()
+        finally:
+            sender.flush()

@@ -16,6 +16,7 @@ from ltm_platform.events import (
     GaveUp,
     ImagesLeftOut,
     Measured,
+    Profiled,
     Progress,
     Started,
     StoppedOnRequest,
@@ -59,7 +60,9 @@ class Workers:
                 self._received.put(event)
             case ControllerStarted():
                 self._controller = event.handle
-            case Progress() | Measured() | Started() | Waiting() | Decided() | ImagesLeftOut():
+            case Progress() | Measured() | Started() | Waiting() | Decided():
+                pass
+            case ImagesLeftOut() | Profiled():
                 pass
             case GaveUp() | StoppedOnRequest() | Failed():
                 pass  # `recording` raises for these

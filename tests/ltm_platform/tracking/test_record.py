@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ltm_platform.errors import UserError
-from ltm_platform.events import EpochEnded, ImagesLeftOut, Measured, Progress, Started
+from ltm_platform.events import EpochEnded, ImagesLeftOut, Measured, Profiled, Progress, Started
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import (
     RunRecord,
@@ -77,6 +77,13 @@ def test_images_that_are_left_out_are_named_also_after_the_run_was_resumed(
         "training": ["image 'a'", "image 'b'", "image 'ü'"],
         "validation": ["image 'v'"],
     }
+
+
+def test_a_trace_becomes_artifacts(tmp_path: Path, job: JobSpec, client: MlflowClient) -> None:
+    with tracked_run(job, "digits-1", tmp_path) as run:
+        run(Profiled({"trace.json.gz": b"traced"}, "ten steps"))
+    path = client.download_artifacts(run.run_id, "profile", str(tmp_path))
+    assert (Path(path) / "trace.json.gz").read_bytes() == b"traced"
 
 
 # --- the status at the end

@@ -21,6 +21,11 @@ from ltm_platform.cli import options
     help="Give the cluster this environment variable, too, which all who see its dashboard see; "
     "may be given several times. A name that is not known to be harmless needs its value.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Trace ten steps with torch's profiler, into the artifacts of the run.",
+)
 @options.force
 @options.verbose
 def command(
@@ -30,6 +35,7 @@ def command(
     address: str | None,
     detach: bool,
     variables: tuple[str, ...],
+    profile: bool,
     force: bool,
     verbose: bool,
 ) -> None:
@@ -46,6 +52,8 @@ def command(
     from ltm_platform.errors import UserError
     from ltm_platform.job import JobSpec
 
+    if profile:
+        overrides = (*overrides, "tracking.profile=true")
     spec = JobSpec.load(job, overrides)
     words = [*program(), "submit", job, *(word for o in overrides for word in ("--set", o))]
     if api.goes_to_cluster(spec, address):

@@ -24,6 +24,7 @@ from ltm_platform.events import (
     GaveUp,
     ImagesLeftOut,
     Measured,
+    Profiled,
     Progress,
     Started,
     StoppedOnRequest,
@@ -121,7 +122,7 @@ class Screen:
                 self._start(event)
             case Waiting():
                 self._note(f"it waits for {event.missing}")
-            case Decided() | ImagesLeftOut():
+            case Decided() | ImagesLeftOut() | Profiled():
                 self._note(event.sentence)
             case EpochEnded():
                 self._latest.update(event.metrics)
