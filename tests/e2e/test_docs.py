@@ -54,6 +54,10 @@ RUN_BY = {
     "ltm-platform submit * --detach": (
         f"{E2E}/test_cluster.py::test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it"
     ),
+    "ltm-platform submit * --profile": (
+        f"{HERE}/training/test_profiling.py::"
+        "test_ten_steps_are_traced_also_over_the_end_of_an_epoch"
+    ),
     "ltm-platform submit jobs/quickstart.yaml --set *": (
         f"{E2E}/test_engines.py::test_stage_1_every_step_at_another_ratio_within_a_budget"
     ),
