@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ltm_platform.checks.images import (
-    check_cache,
-    check_data,
-    check_sample,
-    check_source,
+from ltm_platform.checks.batch import (
+    check_pairs,
     with_fitting_batch,
+    with_workers,
 )
+from ltm_platform.checks.images import check_cache, check_data, check_sample, check_source
 from ltm_platform.checks.model import (
     check_files,
     check_names,
@@ -30,7 +29,7 @@ from ltm_platform.checks.stores import (
     check_tracking,
     with_absolute_paths,
 )
-from ltm_platform.checks.training import check_pairs, check_precision, check_recipe
+from ltm_platform.checks.training import check_precision, check_recipe, warmup_notices
 from ltm_platform.errors import UserError
 from ltm_platform.storage.path import is_address
 
@@ -89,7 +88,8 @@ def check_job(job: JobSpec) -> tuple[str, ...]:
     check_names(job)
     notices = check_size(job)
     check_recipe(job)
-    return notices
+    check_pairs(job)
+    return notices + warmup_notices(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,8 @@ def check_here(job: JobSpec, resources: Resources | None) -> Findings:
     if resources is None:
         left_out.append("workers, since Ray alone knows what is free")
     else:
-        job = _with_workers(job, resources)
+        job = with_workers(job, resources)
+        check_pairs(job)
         check_workers(job, resources)
         check_compiler(job, resources)
         check_precision(job, use_gpu=resources.gpus >= 1)
@@ -158,7 +159,7 @@ def check(
     with collector():
         check_storage(job)
     use_gpu = resources.gpus >= 1
-    job = _with_workers(job, resources)
+    job = with_workers(job, resources)
     with collector():
         check_workers(job, resources)
         check_compiler(job, resources)
@@ -167,8 +168,7 @@ def check(
     check_cache(job)
     with collector():
         check_sample(job, dataset)
-    job, notices = with_fitting_batch(job, dataset)
-    check_pairs(job)
+    job, notices = with_fitting_batch(job, len(dataset.train))
     check_precision(job, use_gpu=use_gpu)
     if job.engine.offload != "none" and not use_gpu:
         notices += ("engine.offload saves nothing here: without GPUs all is on the CPU",)
@@ -197,13 +197,6 @@ def check(
 def with_notices(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more to say before it starts."""
     return replace(checked, notices=checked.notices + tuple(further))
-
-
-def _with_workers(job: JobSpec, resources: Resources) -> JobSpec:
-    """The job with a number of workers in the place of ``auto``."""
-    if job.cluster.workers != "auto":
-        return job
-    return job.replace("cluster.workers", resources.auto_workers(job.cluster.cpus_per_worker))
 
 
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:

@@ -83,7 +83,7 @@ def build_components(
         batch = _fitting_batch(job, num_classes, batch, context)
         send(_decided(batch))
         seed_everything(recipe.seed)
-    model = build_network(job, num_classes).model
+    model = build_network(job, num_classes, norm_group=batch.norm_group).model
     train_loader, val_loader = _build_loaders(job, dataset, batch, context, input_pixels(model))
     optimizer = build_optimizer(model, recipe)
     engine = build_engine(

@@ -160,6 +160,13 @@ def sync_bn() -> Seen:
         return finish(run)
 
 
+def shared_bn() -> Seen:
+    """Half of the micro-batch for each of two workers, which share its statistics."""
+    job = sync_bn_job().replace("recipe.sync_bn", False).replace("recipe.micro_batch", 16)
+    with ready(job) as run:
+        return finish(run)
+
+
 def buckets() -> Seen:
     with ready(buckets_job()) as run:
         return finish(run)
