@@ -31,6 +31,7 @@ SHARING = {
         "test_ddp",
         "test_micro_batch",
         "test_ranks",
+        "test_stage_report",
         "test_sync_bn",
         "test_validation",
         "test_weights",

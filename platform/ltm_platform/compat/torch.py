@@ -1,10 +1,12 @@
-"""torch: the ends of data loaders, and memory that processes share."""
+"""torch: the ends of data loaders, memory that processes share, and the end of a backward pass."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.utils.data import DataLoader
 
@@ -32,3 +34,14 @@ def empty_shared(like: Tensor, shape: tuple[int, ...]) -> Tensor:
         size *= length
     storage = like.untyped_storage()._new_shared(size, device=like.device)
     return like.new(storage).view(shape)
+
+
+def after_gradients(loss: Tensor, call: Callable[[], object]) -> None:
+    """Call once the backward pass of ``loss`` has computed all gradients; what others queue in the
+    pass, as DDP does to wait for the other ranks, comes later."""
+    from torch.autograd import Variable
+
+    def queue(_: Tensor) -> None:
+        Variable._execution_engine.queue_callback(call)
+
+    loss.register_hook(queue)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
-from ltm_platform.compat.deepspeed_engine import clear_gradients
+from ltm_platform.compat.deepspeed_engine import clear_gradients, wrapped_optimizer
+from ltm_platform.compat.torch import after_gradients
+from ltm_platform.training.measurement.stage_times import COMPUTE, COPY, EXCHANGE, stage_clock
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import Diverged
 
@@ -26,6 +28,7 @@ class Stepper:
     """Trains on micro-batches, `accumulation` of them an optimizer step.
 
     steps_done: optimizer steps since the start of training.
+    clock: where the time of the steps goes.
     """
 
     def __init__(self, job: JobSpec, components: Components, meter: StepMeter) -> None:
@@ -35,6 +38,12 @@ class Stepper:
         self._steps = components.train_loader.steps(job.recipe.epochs)
         self._plan = self._model.plan if job.model.elastic else None
         self.steps_done = 0
+        self.clock = stage_clock(self._engine.device, components.train_loader.spent)
+        # A single rank waits for nobody.
+        self._exchange = EXCHANGE if self._engine.world_size > 1 else COMPUTE
+        optimizer = wrapped_optimizer(components.engine)
+        # What follows it within a step of ZeRO is the gathering of the weights.
+        optimizer.register_step_post_hook(lambda *_: self.clock.lap(COMPUTE))
 
     def epoch(self, epoch: int, batches: Iterable[Decoded]) -> Iterator[None]:
         """Train on what is left of an epoch; yields after every optimizer step. Collective.
@@ -50,7 +59,8 @@ class Stepper:
         self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
-        for index, (images, labels) in enumerate(batches, start=1):
+        self.clock.restart()
+        for index, (images, labels) in enumerate(self.clock.waited(batches), start=1):
             its.schedule.step_update(self.steps_done)
             loss, micro_parts = self._loss(images, labels, epoch)
             parts += micro_parts / its.batch.accumulation
@@ -58,22 +68,31 @@ class Stepper:
             if complete:  # what ranks tell each other travels while backward computes
                 its.bottleneck.share()
                 self._meter.share(parts)
+            after_gradients(loss, lambda: self.clock.lap(COMPUTE))
             self._engine.backward(loss)
+            self.clock.lap(self._exchange)
             self._engine.step()
+            self.clock.lap(self._exchange)
             if not complete:
                 continue
             clear_gradients(self._engine)
             self.steps_done += 1
             method_hooks.after_step(self._engine, self.steps_done, self._steps)
             self._compress()
+            self.clock.lap(COMPUTE)
             its.bottleneck.sync()
+            self.clock.lap(self._exchange)
             if its.ema:
                 its.ema.update()
+            self.clock.lap(COMPUTE)
             lr, ends_epoch = max(self._engine.get_lr()), self.steps_done == end
             self._meter.step(self.steps_done, epoch, lr, ends_epoch=ends_epoch)
             self._check_gradient(parts)
             parts = self._new_parts()
+            self.clock.lap(self._exchange)
+            self.clock.step()
             yield
+            self.clock.restart()
         self._meter.check()
         self._meter.send_rest()
         if self._plan is not None:
@@ -93,6 +112,7 @@ class Stepper:
         """The loss of one micro-batch, and its parts as `Objective` gives them."""
         its, device = self._components, self._engine.device
         images, labels = images.to(device), labels.to(device)
+        self.clock.lap(COPY)
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features = self._engine(images)
         return its.objective(images, labels, logits, features, epoch)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ltm_platform.compat.torch import empty_shared, is_running, shut_down
+from ltm_platform.compat.torch import after_gradients, empty_shared, is_running, shut_down
 
 
 def test_the_processes_of_a_loader_end_when_they_are_told_to() -> None:
@@ -27,3 +27,18 @@ def test_a_tensor_is_made_where_processes_share_it(dtype: torch.dtype) -> None:
     assert (made.shape, made.dtype, made.is_contiguous()) == ((4, 2, 3), dtype, True)
     assert made.is_shared()
     assert made.untyped_storage().nbytes() >= made.nbytes
+
+
+def test_the_end_of_a_backward_pass_is_told_before_what_it_waits_for() -> None:
+    log: list[str] = []
+    first = torch.nn.Linear(2, 2)
+
+    def accumulated(_: torch.Tensor) -> None:
+        log.append("gradient")
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: log.append("wait"))
+
+    first.weight.register_post_accumulate_grad_hook(accumulated)
+    loss = first(torch.ones(1, 2)).sum()
+    after_gradients(loss, lambda: log.append("told"))
+    (loss / 2).backward()
+    assert log == ["gradient", "told", "wait"]

@@ -128,7 +128,7 @@ def finish(run: SmallRun) -> Seen:
     """Train to the end."""
     stage = run.components.engine.zero_optimization_stage()
     seen: Seen = {"start": parameters(run)} if stage < 3 else {}
-    run.train()
+    seen["epochs"] = [ended.metrics for ended in run.train()]
     if stage < 3:
         seen["end"] = parameters(run)
     return seen | {"losses": run.losses, "skipped": run.components.engine.skipped_steps}
