@@ -32,6 +32,7 @@ SMOKES: Mapping[str, Smoke] = {
     "campaign": Smoke("--damage 2", r"damage +all +2 +0 kinds"),
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
     "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
+    "every_job": Smoke("--jobs quickstart", r"quickstart +{N} +{N} +{N}"),
     "ib_overhead": Smoke(
         f"--backbone {SMALL} --batch 2 --classes 4 --runs 1", r"streaming statistics +{N} ms"
     ),

@@ -103,7 +103,7 @@ def plan_in(job: JobSpec, ray: Session) -> RunPlan:
         storage_s=seconds,
         needed_bytes=needed_bytes(job, parameters, workers),
         free_bytes=free_storage(job),
-        images=job.recipe.epochs * len(checked.dataset.train),
+        images=job.recipe.epochs * _images_of_epoch(checked),
     )
 
 
@@ -117,6 +117,11 @@ def _batches(job: JobSpec) -> tuple[tuple[BatchPlan, ...], dict[int, str]]:
         except UserError as error:
             refused[workers] = str(error)
     return tuple(plans), refused
+
+
+def _images_of_epoch(checked: CheckedJob) -> int:
+    images, batches = len(checked.dataset.train), checked.job.data.limit_batches
+    return images if batches is None else min(images, batches * checked.batch.global_batch)
 
 
 def _largest_layer(job: JobSpec, num_classes: int) -> int:
