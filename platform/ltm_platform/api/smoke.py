@@ -60,8 +60,8 @@ def smoke(
         except KeyboardInterrupt:
             if not seen.stopped:
                 raise
-        where = address or spec.cluster.address
-        resume(seen.folder.name, address=where, tracking_uri=store, **options)
+        again = address or spec.cluster.address
+        resume(seen.folder.name, address=again, tracking_uri=store, **options)
     except BaseException:
         if seen.begun:
             with suppress(UserError, OSError):  # why it failed is what counts

@@ -36,7 +36,7 @@ def empty_shared(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return like.new(storage).view(shape)
 
 
-def after_gradients(loss: Tensor, call: Callable[[], object]) -> None:
+def after_gradients(loss: Tensor, call: Callable[[], None]) -> None:
     """Call once the backward pass of ``loss`` has computed all gradients; what others queue in the
     pass, as DDP does to wait for the other ranks, comes later."""
     from torch.autograd import Variable

@@ -39,6 +39,10 @@ def test_the_end_of_a_backward_pass_is_told_before_what_it_waits_for() -> None:
 
     first.weight.register_post_accumulate_grad_hook(accumulated)
     loss = first(torch.ones(1, 2)).sum()
-    after_gradients(loss, lambda: log.append("told"))
+
+    def told() -> None:
+        log.append("told")
+
+    after_gradients(loss, told)
     (loss / 2).backward()
     assert log == ["gradient", "told", "wait"]
