@@ -33,6 +33,7 @@ SHARING = {
         "test_elastic",
         "test_micro_batch",
         "test_ranks",
+        "test_stage_report",
         "test_sync_bn",
         "test_validation",
         "test_weights",

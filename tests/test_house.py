@@ -39,6 +39,7 @@ HANDED_OUT = {
     "_iterator": "torch",
     "_shutdown_workers": "torch",
     "_new_shared": "torch",
+    "_execution_engine": "torch",
     "aug_fn": "timm",
     "_pos_embed": "timm",
     "_ref_window_sizes": "timm",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MEASURED = re.compile(r"^(system|bench|time)/|images_per_s$")
+MEASURED = re.compile(r"^(system|bench|time|memory)/|images_per_s$")
 """Metrics that differ between two runs of one job."""
 _NUMBER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}|\d+")
 _TEMPORARY = re.compile(r"\.part\b|\.tmp\b|^\.checkpoint|-journal$|-wal$|-shm$")

@@ -32,6 +32,7 @@ SMOKES: Mapping[str, Smoke] = {
     "campaign": Smoke("--damage 2", r"damage +all +2 +0 kinds"),
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
     "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
+    "every_job": Smoke("--jobs quickstart", r"quickstart +{N} +{N} +{N}"),
     "gpu": Smoke(
         "--tiny --parts step attention losses copies disk", r"\| vit_nano_patch4_32 \| {N} \| {N}"
     ),

@@ -61,6 +61,9 @@ RUN_BY = {
     "ltm-platform submit jobs/quickstart.yaml --set *": (
         f"{E2E}/test_engines.py::test_stage_1_every_step_at_another_ratio_within_a_budget"
     ),
+    "ltm-platform submit jobs/*.yaml --smoke": (
+        f"{E2E}/test_smoke.py::test_a_job_is_tried_and_nothing_of_it_stays"
+    ),
     "ltm-platform submit jobs/*.yaml --set data.path=FOLDER": (
         f"{HERE}/job/test_job_files.py::"
         "test_every_rival_of_the_table_has_a_job_at_its_published_cost"

@@ -29,6 +29,7 @@ from ltm_platform.api.records import (
     stop,
 )
 from ltm_platform.api.sending import plan_there
+from ltm_platform.api.smoke import smoke, smoke_there
 from ltm_platform.api.sweeps import resume_sweep, tune
 from ltm_platform.api.training import resume, submit
 from ltm_platform.api.values import (
@@ -42,6 +43,7 @@ from ltm_platform.api.values import (
     RunEvent,
     RunResult,
     SentCommand,
+    Smoke,
     Status,
     Stopped,
     SweepBegins,
@@ -66,6 +68,7 @@ __all__ = [
     "RunEvent",
     "RunResult",
     "SentCommand",
+    "Smoke",
     "Status",
     "Stopped",
     "SweepBegins",
@@ -93,6 +96,8 @@ __all__ = [
     "resume",
     "resume_sweep",
     "runs",
+    "smoke",
+    "smoke_there",
     "start_local_ray",
     "status",
     "stop",

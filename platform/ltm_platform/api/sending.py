@@ -36,14 +36,16 @@ def send_submit(
     verbose: bool,
     variables: Sequence[str],
     typed: Sequence[str],
+    smoke: bool = False,
 ) -> SentCommand:
-    """Have a job trained there.
+    """Have a job trained there, or with ``smoke`` tried.
 
     Raises:
         UserError: it would be refused there, or the cluster does not take it.
     """
     from ltm_platform import checks
     from ltm_platform.ray_cluster.jobs_api import JobsClient, check_store
+    from ltm_platform.runs.rehearsal import rehearsal_job
 
     environment = passed_on(variables, os.environ)
     store = tracking.tracking_uri(job.tracking.uri)
@@ -52,8 +54,9 @@ def send_submit(
     notices = checks.check_job(job)
     checks.check_network(job)
     cluster = JobsClient(address)
-    run = _free_name(cluster, job, store, name)
+    run = _free_name(cluster, rehearsal_job(job) if smoke else job, store, name)
     words = ["submit", "--name", run, *ON_THE_HEAD, *_switches(force=force, verbose=verbose)]
+    words += ["--smoke"] * smoke
     sent = _send(cluster, words, run, _as_sent(job, store), environment, typed)
     return replace(sent, notices=notices)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ltm_platform.inference.predict import Drawn, Prediction
     from ltm_platform.report.pareto import Measurement
     from ltm_platform.runs.lookup import RunSummary
+    from ltm_platform.runs.rehearsal import Forecast
     from ltm_platform.storage.run_folder import RunFolder
     from ltm_platform.tuning.sweep_driver import Plan
 
@@ -76,6 +77,18 @@ class RunResult:
     """The id of its MLflow run."""
     tracking_uri: str
     """The address of MLflow's store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Smoke:
+    """A job that was tried, and of which nothing is left."""
+
+    name: str
+    epochs: int
+    """Of the whole job."""
+    checked: CheckedJob
+    """What was trained: the job with fewer batches and epochs."""
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ltm_platform.checks.images import (
-    check_cache,
-    check_data,
-    check_sample,
-    check_source,
+from ltm_platform.checks.batch import (
+    check_pairs,
     with_fitting_batch,
+    with_workers,
 )
+from ltm_platform.checks.images import check_cache, check_data, check_sample, check_source
 from ltm_platform.checks.model import (
     check_files,
     check_names,
@@ -37,10 +36,10 @@ from ltm_platform.checks.stores import (
 )
 from ltm_platform.checks.training import (
     check_deepspeed,
-    check_pairs,
     check_precision,
     check_recipe,
     for_device,
+    warmup_notices,
 )
 from ltm_platform.errors import UserError
 from ltm_platform.storage.path import is_address
@@ -100,7 +99,8 @@ def check_job(job: JobSpec) -> tuple[str, ...]:
     check_names(job)
     notices = check_size(job)
     check_recipe(job)
-    return notices
+    check_pairs(job)
+    return notices + warmup_notices(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,8 @@ def check_here(job: JobSpec, resources: Resources | None) -> Findings:
     if resources is None:
         left_out.append("workers, since Ray alone knows what is free")
     else:
-        job = _with_workers(job, resources)
+        job = with_workers(job, resources)
+        check_pairs(job)
         check_workers(job, resources)
         check_accelerator(job, resources)
         check_compiler(job, resources)
@@ -170,7 +171,7 @@ def check(
     with collector():
         check_storage(job)
     use_gpu = resources.gpus >= 1
-    job = _with_workers(job, resources)
+    job = with_workers(job, resources)
     with collector():
         check_workers(job, resources)
         check_accelerator(job, resources)
@@ -180,8 +181,7 @@ def check(
     check_cache(job)
     with collector():
         check_sample(job, dataset)
-    job, notices = with_fitting_batch(job, dataset)
-    check_pairs(job)
+    job, notices = with_fitting_batch(job, len(dataset.train))
     check_precision(job, use_gpu=use_gpu)
     check_deepspeed(job)
     job = for_device(job, use_gpu=use_gpu)
@@ -212,15 +212,6 @@ def check(
 def with_notices(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:
     """The same with more to say before it starts."""
     return replace(checked, notices=checked.notices + tuple(further))
-
-
-def _with_workers(job: JobSpec, resources: Resources) -> JobSpec:
-    """The job with a number of workers in the place of ``auto``."""
-    if job.cluster.workers != "auto":
-        return job
-    its = job.cluster
-    workers = resources.auto_workers(its.cpus_per_worker, its.gpus_per_worker)
-    return job.replace("cluster.workers", workers)
 
 
 def with_problems(checked: CheckedJob, further: Iterable[str]) -> CheckedJob:

@@ -75,24 +75,3 @@ def check_sample(job: JobSpec, dataset: Dataset) -> None:
             BadImages(part, len(source), job.data.allow_bad).add(found)
         except UserError as error:
             raise job.error("data.path", f"data.path: {error}") from None
-
-
-def with_fitting_batch(job: JobSpec, dataset: Dataset) -> tuple[JobSpec, tuple[str, ...]]:
-    """A training set smaller than one global batch is trained on as one batch, with a notice."""
-    workers, images = job.cluster.worker_range[1], len(dataset.train)
-    if images >= job.recipe.global_batch:
-        return job, ()
-    if images < workers:
-        raise job.error(
-            "cluster.workers",
-            f"cluster.workers is {workers}, but the training set has only {images} images",
-        )
-    unit = workers * (2 if job.recipe.mix.enabled else 1)
-    largest = images // unit * unit or workers
-    notice = (
-        f"recipe.global_batch is {largest} instead of {job.recipe.global_batch}: "
-        f"the training set has only {images} images"
-    )
-    if job.recipe.micro_batch != "auto":
-        job = job.replace("recipe.micro_batch", None)
-    return job.replace("recipe.global_batch", largest), (notice,)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm.errors import first_line, quoted
+from ltm_platform.checks.batch import norm_notices
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -198,9 +199,9 @@ def with_model(
             job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
-    notices: tuple[str, ...] = ()
+    notices = norm_notices(job, model)
     if network.new_classifier:
-        notices = (f"the classifier starts anew: the data has {num_classes} classes",)
+        notices += (f"the classifier starts anew: the data has {num_classes} classes",)
     if method_of(model).scoring_images and not (job.model.pretrained or job.model.checkpoint):
         notices += (
             f"model.method {job.model.method!r} chooses by the weights that it starts from, which "

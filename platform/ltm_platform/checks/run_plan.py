@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_platform import checks
 from ltm_platform.checks.stores import free_storage, needed_bytes
-from ltm_platform.job.batch import plan_batch
+from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage.run_folder import storage_root
@@ -62,10 +62,11 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
         UserError: the job is wrong in a way that nothing could override.
     """
     with session(address) as ray:
-        return _plan(job, ray)
+        return plan_in(job, ray)
 
 
-def _plan(job: JobSpec, ray: Session) -> RunPlan:
+def plan_in(job: JobSpec, ray: Session) -> RunPlan:
+    """`plan_run` with what a session has."""
     there = free = at_most = ray.resources
     if ray.joined:
         there, free = attach.there(), attach.free()
@@ -102,21 +103,25 @@ def _plan(job: JobSpec, ray: Session) -> RunPlan:
         storage_s=seconds,
         needed_bytes=needed_bytes(job, parameters, workers),
         free_bytes=free_storage(job),
-        images=job.recipe.epochs * len(checked.dataset.train),
+        images=job.recipe.epochs * _images_of_epoch(checked),
     )
 
 
 def _batches(job: JobSpec) -> tuple[tuple[BatchPlan, ...], dict[int, str]]:
     """For the numbers of workers in the job's range; of one number, for all up to it, too."""
-    micro = None if job.recipe.micro_batch == "auto" else job.recipe.micro_batch
     fewest, most = job.cluster.worker_range
     plans, refused = [], {}
     for workers in range(1 if fewest == most else fewest, most + 1):
         try:
-            plans.append(plan_batch(job.recipe.global_batch, micro, workers))
-        except ValueError as error:
+            plans.append(job.batch(workers))
+        except UserError as error:
             refused[workers] = str(error)
     return tuple(plans), refused
+
+
+def _images_of_epoch(checked: CheckedJob) -> int:
+    images, batches = len(checked.dataset.train), checked.job.data.limit_batches
+    return images if batches is None else min(images, batches * checked.batch.global_batch)
 
 
 def _largest_layer(job: JobSpec, num_classes: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm.errors import quoted
 from ltm_platform.errors import nearest
+from ltm_platform.job.shorten import EPOCHS, WARMUP
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
@@ -49,17 +50,15 @@ def check_recipe(job: JobSpec) -> None:
             f"{key} is {quoted(policy)}, but must be timm's notation such as rand-m9-mstd0.5, "
             f"with numbers up to {_LARGEST_IN_POLICY}",
         ) from None
-    check_pairs(job)
 
 
-def check_pairs(job: JobSpec) -> None:
-    """Check that every worker has pairs of images to mix."""
-    micro_batch = job.batch(job.cluster.worker_range[1]).micro_batch
-    if job.recipe.mix.enabled and micro_batch % 2:
-        key = "recipe.micro_batch" if job.recipe.micro_batch else "recipe.global_batch"
-        raise job.error(
-            key, f"recipe.mix mixes pairs of images, but each worker takes {micro_batch} at a time"
-        )
+def warmup_notices(job: JobSpec) -> tuple[str, ...]:
+    """A notice of a warm-up that was cut with the epochs."""
+    recipe, was = job.recipe, job.shortened(WARMUP)
+    if was is None:
+        return ()
+    now = f"{recipe.warmup_epochs:g} instead of {was:g}"
+    return (f"{WARMUP} is {now}: {EPOCHS} is {recipe.epochs}",)
 
 
 def check_deepspeed(job: JobSpec) -> None:

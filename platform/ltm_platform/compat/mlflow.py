@@ -51,6 +51,16 @@ def remove_unfinished_uploads(artifacts: str) -> None:
             left.unlink(missing_ok=True)
 
 
+def remove_artifacts(artifacts: str) -> None:
+    """Remove a run's artifacts, which stay when it is deleted; ``artifacts``: their address.
+
+    The public way is ``mlflow gc``, for whole stores and on the machine that has them.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(artifacts).delete_artifacts()
+
+
 def make_tables(database: Path) -> None:
     """Write a new sqlite database with MLflow's tables, as it does when it opens an empty one.
 

@@ -1,10 +1,13 @@
-"""torch: the ends of data loaders, memory that processes share, and how often one compiles."""
+"""torch: the ends of data loaders and backward passes, memory that processes share, how often one
+compiles."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.utils.data import DataLoader
 
@@ -41,3 +44,14 @@ def allow_graphs(count: int) -> None:
 
     config = torch._dynamo.config
     config.recompile_limit = max(count, config.recompile_limit)
+
+
+def after_gradients(loss: Tensor, call: Callable[[], None]) -> None:
+    """Call once the backward pass of ``loss`` has computed all gradients; what others queue in the
+    pass, as DDP does to wait for the other ranks, comes later."""
+    from torch.autograd import Variable
+
+    def queue(_: Tensor) -> None:
+        Variable._execution_engine.queue_callback(call)
+
+    loss.register_hook(queue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -45,12 +46,26 @@ class Failure:
 Decoded = tuple[torch.Tensor, torch.Tensor]
 
 
+@dataclass(slots=True)
+class Spent:
+    """Seconds that batches took their decode processes."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    """Augmenting included."""
+
+    def add(self, other: Spent) -> None:
+        self.read_s += other.read_s
+        self.decode_s += other.decode_s
+
+
 class DecodedBatch(NamedTuple):
     """Images [b, 3, H, W] float, labels [b] int64, and the bad images that were met."""
 
     images: torch.Tensor
     labels: torch.Tensor
     bad: tuple[BadImage, ...]
+    spent: Spent
 
 
 class Decoder:
@@ -84,14 +99,17 @@ class Decoder:
     def __getitem__(self, batch: Batch) -> DecodedBatch | Failure:
         """The images of ``batch``."""
         try:
+            start = time.perf_counter()
             records = self._source.read(batch.indices)
+            read = time.perf_counter()
             labels = [label for _, label in records]
             bad: list[BadImage] = []
             with _own_random_state():
                 images = _gather(len(records), self._images(batch, records, labels, bad))
         except UserError as error:
             return Failure(error.with_traceback(None))
-        return DecodedBatch(images, torch.tensor(labels), tuple(bad))
+        spent = Spent(read - start, time.perf_counter() - read)
+        return DecodedBatch(images, torch.tensor(labels), tuple(bad), spent)
 
     def _images(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ltm_platform.data.bad_images import BadImages
-from ltm_platform.data.decode import STANDARD, Decoded, DecodedBatch, Decoder
+from ltm_platform.data.decode import STANDARD, Decoded, DecodedBatch, Decoder, Spent
 from ltm_platform.data.order import Batch, Order, check_global_batch
 from ltm_platform.data.processes import DecodePool
 
@@ -43,6 +43,7 @@ class Loader:
             pass takes the place of such a one.
 
     bad: those that were met.
+    spent: what reading and decoding of all batches so far has taken.
 
     Raises:
         UserError: the source is smaller than one global batch.
@@ -72,6 +73,7 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self.bad = BadImages("training", len(source), allow_bad)
+        self.spent = Spent()
         decoder = Decoder(
             source, transform, seed, rule, order=self._order, allowed=self.bad.allowed
         )
@@ -102,6 +104,7 @@ class Loader:
     def _noted(self, batches: Iterator[DecodedBatch]) -> Iterator[Decoded]:
         for batch in batches:
             self.bad.add({one.image: one.sentence for one in batch.bad})
+            self.spent.add(batch.spent)
             yield batch.images, batch.labels
 
     def _micro_batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -155,7 +158,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Images [b, 3, H, W] float, labels [b] int64, valid [b] bool; errors as for `Loader`."""
         decoded = self._pool.decode(map(self._indices, range(len(self))))
-        for step, (images, labels, bad) in enumerate(decoded):
+        for step, (images, labels, bad, _) in enumerate(decoded):
             self.bad.add({one.image: one.sentence for one in bad})
             repeats = torch.arange(self._batch).clamp(max=len(labels) - 1)
             valid = torch.arange(self._batch) < self._images - self._first(step)

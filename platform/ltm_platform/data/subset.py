@@ -43,6 +43,13 @@ def subset(source: ImageSet, share: float) -> ImageSet:
     return Subset(source, stratified_split(source.labels, _keys(source), share)[1])
 
 
+def thinned(source: ImageSet, images: int) -> ImageSet:
+    """As many of the images, evenly from among all; the whole where it has no more."""
+    if images >= len(source):
+        return source
+    return Subset(source, np.arange(images) * len(source) // images)
+
+
 def fold(source: ImageSet, number: int, of: int) -> tuple[ImageSet, ImageSet]:
     """All images but one of ``of`` parts, and that part.
 

@@ -21,6 +21,8 @@ class Layer:
     """For every dotted key, the backbone that its file is for; None where a user typed the key."""
     problems: list[str] = field(default_factory=list)
     """Sentences about what could not be read; reported together with the errors found later."""
+    shortened: dict[str, float] = field(default_factory=dict)
+    """For a dotted key whose value was cut to fit another, what was given."""
 
     def get(self, key: str) -> Any:
         """The value at a dotted key; None where nothing is."""
@@ -36,7 +38,16 @@ class Layer:
             self.origins | top.origins,
             self.backbones | dict.fromkeys(top.origins) | top.backbones,
             self.problems + top.problems,
+            {key: was for key, was in self.shortened.items() if key not in top.origins},
         )
+
+    def is_override(self, key: str) -> bool:
+        """Whether it was typed on the command line."""
+        return self.origins.get(key, "").startswith(_OVERRIDE)
+
+    def origins_from(self, source: str) -> Origins:
+        """Where the values of a finished job were given; ``source``: as in `Origins`."""
+        return Origins(source, self.origins, self.backbones, self.shortened)
 
 
 def _overlay(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +68,8 @@ class Origins:
     """The job file, or what else the job was made from."""
     of_key: Mapping[str, str] = field(default_factory=dict)
     backbones: Mapping[str, str | None] = field(default_factory=dict)
-    """As in `Layer`."""
+    shortened: Mapping[str, float] = field(default_factory=dict)
+    """Both as in `Layer`."""
 
     def where(self, key: str) -> str:
         return self.of_key.get(key, "default")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.errors import printable, quoted, shortened
 from ltm_platform.errors import UserError, closest, typed
 from ltm_platform.job.layer import Layer, Origins
+from ltm_platform.job.shorten import laid_over
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def read_job(
     path = _find(name, Path())
     layer = Layer(dict(below or {})).under(_read_chain(path, known))
     for override in overrides:
-        layer = layer.under(read_override(override, layer))
+        layer = laid_over(layer, read_override(override, layer))
     if layer.values.get("name") is None:
         layer.values["name"] = _name_from(path)
-    return layer, Origins(_shown(path), layer.origins, layer.backbones)
+    return layer, layer.origins_from(_shown(path))
 
 
 def bundled_folder() -> Path:
@@ -118,7 +119,7 @@ def _read_chain(path: Path, known: Collection[str]) -> Layer:
         top = layers.pop()
         backbone = top.get("model.backbone") or merged.get("model.backbone")
         top.backbones = dict.fromkeys(top.origins, backbone)
-        merged = merged.under(top)
+        merged = laid_over(merged, top)
     merged.origins.pop("extends", None)
     return merged
 

@@ -97,8 +97,9 @@ class Recipe(Section):
     global_batch: Images = 256
     """Images per optimizer step, over all workers: the same for one worker or eight."""
     micro_batch: Images | Literal["auto"] | None = None
-    """Images per forward pass of one worker, accumulated up to its share of the global batch; null
-    is the whole share, auto the largest part of it that fits the memory, found at the start."""
+    """Most images per forward pass of one worker; what its share of the global batch has more is
+    accumulated. Batch normalisation takes its statistics over so many: workers with smaller shares
+    join theirs. null is no limit, auto the largest that fits the memory, found at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
     lr: LearningRate = 2e-4
@@ -108,7 +109,8 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     """Decoupled weight decay; biases and normalisation layers are spared."""
     warmup_epochs: Annotated[float, Field(ge=0, le=100_000)] = 0.0
-    """Epochs, also fractions of one, in which the learning rate rises to lr."""
+    """Epochs, also fractions of one, in which the learning rate rises to lr. Where a later file or
+    an override leaves fewer epochs than that, it keeps its share of them."""
     layer_decay: KeptFraction | None = None
     """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -88,6 +88,9 @@ class Data(Section):
     validation in place of the validation images; null validates on those."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
     """Number of equal parts, class by class, that `fold` counts."""
+    limit_batches: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Batches of an epoch, and of its validation, of images that lie evenly among all: for a trial
+    of a job; null takes all images."""
     allow_bad: Annotated[float, Field(ge=0, le=0.5)] = 0.001
     """Share of the images of each part that may be impossible to decode. In training the next image
     takes the place of such a one, in validation it is not counted; above the share the run ends."""

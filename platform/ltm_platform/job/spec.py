@@ -16,6 +16,7 @@ from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
+from ltm_platform.job.shorten import laid_over
 from ltm_platform.job.stored import BEFORE
 from ltm_platform.job.yaml_text import dump_yaml
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Scalar = str | int | float | bool | None
-_BATCH_KEYS = ("recipe.global_batch", "recipe.micro_batch", "cluster.workers")
+_BATCH_KEYS = ("recipe.global_batch", "cluster.workers")
 
 
 class JobSpec(Section):
@@ -102,16 +103,15 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> JobSpec:
-        # With "auto" the workers are known later, but a micro-batch must fit at least one of them.
         try:
-            plan_batches(self.recipe.global_batch, self._micro_batch, self.cluster.worker_range)
+            plan_batches(self.recipe.global_batch, self.micro_limit, self.cluster.worker_range)
         except ValueError as error:
             raise conflict(str(error), *_BATCH_KEYS) from None
         return self
 
     @property
-    def _micro_batch(self) -> int | None:
-        """The micro-batch of the job; None, the whole share of a worker, for ``auto``."""
+    def micro_limit(self) -> int | None:
+        """The most images of a micro-batch; None, the whole share of a worker, for ``auto``."""
         micro = self.recipe.micro_batch
         return None if micro == "auto" else micro
 
@@ -121,7 +121,12 @@ class JobSpec(Section):
         With ``recipe.micro_batch: auto`` it is the whole share, of which workers find a part.
         """
         try:
-            return plan_batch(self.recipe.global_batch, self._micro_batch, workers)
+            return plan_batch(
+                self.recipe.global_batch,
+                self.micro_limit,
+                workers,
+                even=self.recipe.mix.enabled,
+            )
         except ValueError as error:
             fields = {key: self._get(key) for key in _BATCH_KEYS}
             raise UserError(self._origins.prefix(*_BATCH_KEYS) + str(error), fields) from None
@@ -134,10 +139,10 @@ class JobSpec(Section):
         """
         known = self._origins
         layer = Layer(self.to_dict(), dict(known.of_key), dict(known.backbones))
+        layer.shortened.update(known.shortened)
         for override in overrides:
-            layer = layer.under(read_override(override, layer))
-        origins = Origins(known.source, layer.origins, layer.backbones)
-        return self._build(layer.values, origins, layer.problems)
+            layer = laid_over(layer, read_override(override, layer))
+        return self._build(layer.values, layer.origins_from(known.source), layer.problems)
 
     def replace(self, key: str, value: Any) -> JobSpec:
         """The job with one field changed and checked again; `where` is as before."""
@@ -167,6 +172,10 @@ class JobSpec(Section):
         """Where a field was given: ``jobs/x.yaml:4``, ``--set recipe.epochs=10`` or ``default``."""
         self._get(key)
         return self._origins.where(key)
+
+    def shortened(self, key: str) -> float | None:
+        """What was given of a field that was cut to fit another; None: nothing was cut."""
+        return self._origins.shortened.get(key)
 
     def backbone_of(self, key: str) -> str | None:
         """The backbone that the file which gave a field is for; None where no file gave it."""

@@ -3,7 +3,7 @@
 No other part of the platform but `compat` imports MLflow.
 """
 
-from ltm_platform.tracking.append import add_curve, end_run
+from ltm_platform.tracking.append import add_curve, end_run, remove_run
 from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import (
@@ -54,6 +54,7 @@ __all__ = [
     "how_it_ended",
     "list_runs",
     "read_curves",
+    "remove_run",
     "run_of_folder",
     "runs_page",
     "serving_ui",

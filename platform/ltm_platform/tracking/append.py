@@ -1,4 +1,4 @@
-"""What is added to a run after it has ended."""
+"""What is done to a run after it has ended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
+from ltm_platform.compat.mlflow import remove_artifacts
 from ltm_platform.tracking.runs import ERROR_TAG
-from ltm_platform.tracking.store import connect
+from ltm_platform.tracking.store import check_answers, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,3 +59,16 @@ def end_run(uri: str, run_id: str, status: str, reason: str, ended_ms: int) -> N
     client = connect(uri)
     client.set_tag(run_id, ERROR_TAG, reason)
     client.set_terminated(run_id, status, end_time=ended_ms)
+
+
+def remove_run(uri: str, run_id: str) -> None:
+    """Delete a run with its artifacts.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    check_answers(uri)
+    client = connect(uri)
+    artifacts = client.get_run(run_id).info.artifact_uri
+    client.delete_run(run_id)
+    remove_artifacts(artifacts)

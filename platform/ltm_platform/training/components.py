@@ -12,6 +12,7 @@ import torch
 from ltm_platform.data import open_data
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.subset import thinned
 from ltm_platform.data.transforms import Augmentation, train_transform
 from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
@@ -89,7 +90,8 @@ def build_components(
         batch = _fitting_batch(job, num_classes, batch, context)
         send(_decided(batch))
         seed_everything(recipe.seed)
-    model = build_network(job, num_classes).model
+    model = build_network(job, num_classes, norm_group=batch.norm_group).model
+    dataset = _limited(dataset, job.data.limit_batches, batch)
     train_loader, val_loader = _build_loaders(job, dataset, batch, context, input_pixels(model))
     optimizer = build_optimizer(model, recipe)
     engine = build_engine(
@@ -114,6 +116,18 @@ def build_components(
         bottleneck=bottleneck,
         mixer=Mixer(recipe, num_classes),
         ema=ema,
+    )
+
+
+def _limited(dataset: Dataset, batches: int | None, batch: BatchPlan) -> Dataset:
+    """As many batches of the images, where the job limits them."""
+    if batches is None:
+        return dataset
+    at_a_time = batch.micro_batch * batch.workers
+    return replace(
+        dataset,
+        train=thinned(dataset.train, batches * batch.global_batch),
+        val=thinned(dataset.val, batches * at_a_time),
     )
 
 

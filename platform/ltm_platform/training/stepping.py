@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
-from ltm_platform.compat.deepspeed_engine import clear_gradients
+from ltm_platform.compat.deepspeed_engine import clear_gradients, wrapped_optimizer
+from ltm_platform.compat.torch import after_gradients
 from ltm_platform.training.engine.compiled import COMPILED_RATIOS
+from ltm_platform.training.measurement.stage_times import COMPUTE, COPY, EXCHANGE, stage_clock
 from ltm_platform.training.prefetch import DevicePrefetcher
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged
@@ -28,6 +30,7 @@ class Stepper:
     """Trains on micro-batches, `accumulation` of them an optimizer step.
 
     steps_done: optimizer steps since the start of training.
+    clock: where the time of the steps goes.
     """
 
     def __init__(self, job: JobSpec, components: Components, meter: StepMeter) -> None:
@@ -37,6 +40,12 @@ class Stepper:
         self._steps = components.train_loader.steps(job.recipe.epochs)
         self._plan = self._model.plan if job.model.elastic else None
         self.steps_done = 0
+        self.clock = stage_clock(self._engine.device, components.train_loader.spent)
+        # A single rank waits for nobody.
+        self._exchange = EXCHANGE if self._engine.world_size > 1 else COMPUTE
+        optimizer = wrapped_optimizer(components.engine)
+        # What follows it within a step of ZeRO is the gathering of the weights.
+        optimizer.register_step_post_hook(lambda *_: self.clock.lap(COMPUTE))
 
     def epoch(self, epoch: int, batches: Iterable[Decoded]) -> Iterator[None]:
         """Train on what is left of an epoch; yields after every optimizer step. Collective.
@@ -52,8 +61,10 @@ class Stepper:
         self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
-        arriving = DevicePrefetcher(batches, self._engine.device)
+        self.clock.restart()
+        arriving = DevicePrefetcher(self.clock.waited(batches), self._engine.device)
         for index, (images, labels) in enumerate(arriving, start=1):
+            self.clock.lap(COPY)
             its.schedule.step_update(self.steps_done)
             loss, micro_parts = self._loss(images, labels, epoch)
             parts += micro_parts / its.batch.accumulation
@@ -61,24 +72,33 @@ class Stepper:
             if complete:  # what ranks tell each other travels while backward computes
                 its.bottleneck.share()
                 self._meter.share(parts)
+            after_gradients(loss, lambda: self.clock.lap(COMPUTE))
             self._engine.backward(loss)
+            self.clock.lap(self._exchange)
             self._engine.step()
+            self.clock.lap(self._exchange)
             if not complete:
                 continue
             clear_gradients(self._engine)
             self.steps_done += 1
             method_hooks.after_step(self._engine, self.steps_done, self._steps)
             self._compress()
+            self.clock.lap(COMPUTE)
             its.bottleneck.sync()
+            self.clock.lap(self._exchange)
             if its.ema:
                 its.ema.update()
+            self.clock.lap(COMPUTE)
             lr, ends_epoch = max(self._engine.get_lr()), self.steps_done == end
             self._meter.step(self.steps_done, epoch, lr, ends_epoch=ends_epoch)
             if self.steps_done % CHECK_STEPS == 0:  # where the meter has waited for the device
                 its.bottleneck.note_seeded()
             self._check_gradient(parts)
             parts = self._new_parts()
+            self.clock.lap(self._exchange)
+            self.clock.step()
             yield
+            self.clock.restart()
         self._meter.check()
         self._meter.send_rest()
         if self._plan is not None:

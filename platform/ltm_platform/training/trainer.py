@@ -20,6 +20,7 @@ from ltm_platform.training.engine.weights import (
 )
 from ltm_platform.training.left_out import LeftOut
 from ltm_platform.training.measurement.bench import inference_speed
+from ltm_platform.training.measurement.stage_report import StageReport
 from ltm_platform.training.profiling import StepProfiler
 from ltm_platform.training.recipe import method_hooks
 from ltm_platform.training.recipe.early_stop import EarlyStop
@@ -60,6 +61,14 @@ class Trainer:
             self._train_loader = self.components.train_loader
             self._meter = StepMeter(send, self._batch.global_batch, self.components.objective.parts)
             self._stepper = Stepper(job, self.components, self._meter)
+            self._stages = StageReport(
+                job.data,
+                self._stepper.clock,
+                send,
+                images=self._batch.global_batch // self._batch.workers,
+                ranks_here=context.local_world_size,
+                device=self._engine.device,
+            )
             parts = [self._train_loader.bad, self.components.val_loader.bad]
             self._left_out = LeftOut(parts, send)
             self._validate = Validation(self.components, self._watchdog)
@@ -112,13 +121,16 @@ class Trainer:
             start, first_step = time.perf_counter(), self.steps_done
             self._train_epoch(epoch, batches)
             seconds = time.perf_counter() - start
+            stages = self._stages.epoch_ended()
             images = (self.steps_done - first_step) * self._batch.global_batch
             last = epoch + 1 == epochs
             if not last:
                 batches = self._train_loader.epoch(epoch + 1)  # decoded meanwhile
+            start = time.perf_counter()
             validated, confusion = self._validate()
+            validated["time/validation_s"] = time.perf_counter() - start
             self._left_out.exchange()
-            metrics = {"train/images_per_s": images / seconds} | validated
+            metrics = {"train/images_per_s": images / seconds} | stages | validated
             metrics |= self._skipped_steps()
             self._early_stop.update(metrics["val/top1"])
             ended = EpochEnded(self.steps_done, epoch, metrics)
@@ -136,6 +148,7 @@ class Trainer:
         for _ in self._stepper.epoch(epoch, self._watchdog.watched(batches)):
             if self._profiler:
                 self._profiler.step()
+            self._stages.within_epoch(self.steps_done, epoch)
             if self.steps_done == end:
                 continue  # the epoch's own checkpoint comes after validation
             if self._policy.is_due(self.steps_done):

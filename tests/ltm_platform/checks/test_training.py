@@ -33,7 +33,7 @@ def test_the_nearest_part_is_told() -> None:
 @pytest.mark.parametrize(
     ("overrides", "taken"),
     [
-        (["recipe.micro_batch=3", "recipe.global_batch=48"], 3),
+        (["recipe.micro_batch=1", "recipe.global_batch=48"], 1),
         (["recipe.global_batch=42"], 21),
         (["recipe.global_batch=42", "recipe.micro_batch=auto"], 21),
     ],

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ltm_platform.compat.torch import allow_graphs, empty_shared, is_running, shut_down
+from ltm_platform.compat.torch import (
+    after_gradients,
+    allow_graphs,
+    empty_shared,
+    is_running,
+    shut_down,
+)
 
 
 def test_the_processes_of_a_loader_end_when_they_are_told_to() -> None:
@@ -52,3 +58,22 @@ def test_a_function_has_as_many_graphs_as_are_allowed(monkeypatch: pytest.Monkey
     assert graphs() == 4
     allow_graphs(3)
     assert torch._dynamo.config.recompile_limit == 4
+
+
+def test_the_end_of_a_backward_pass_is_told_before_what_it_waits_for() -> None:
+    log: list[str] = []
+    first = torch.nn.Linear(2, 2)
+
+    def accumulated(_: torch.Tensor) -> None:
+        log.append("gradient")
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: log.append("wait"))
+
+    first.weight.register_post_accumulate_grad_hook(accumulated)
+    loss = first(torch.ones(1, 2)).sum()
+
+    def told() -> None:
+        log.append("told")
+
+    after_gradients(loss, told)
+    (loss / 2).backward()
+    assert log == ["gradient", "told", "wait"]

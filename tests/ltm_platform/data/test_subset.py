@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ltm_platform.data import open_data, open_dataset
+from ltm_platform.data.subset import thinned
 from ltm_platform.errors import UserError
 from ltm_platform.job import Data, JobSpec
 
@@ -53,3 +54,14 @@ def test_an_image_of_a_part_is_that_of_the_whole(cache: Path) -> None:
 def test_a_fold_beyond_the_last_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.fold is 5, but must be at most 4"):
         JobSpec.load("quickstart", ["data.fold=5"])
+
+
+@pytest.mark.parametrize("images", [1, 7, 1437, 1438, 9999])
+def test_a_few_images_lie_evenly_among_all(cache: Path, images: int) -> None:
+    whole = open_dataset("digits", cache=cache, val_fraction=0.2).train
+    few = thinned(whole, images)
+    assert len(few) == min(images, len(whole))
+    kept = [whole.locate(index) for index in range(len(whole))]
+    found = np.array([kept.index(few.locate(index)) for index in range(min(len(few), 20))])
+    assert (np.diff(found) >= len(whole) // max(images, 1)).all()
+    assert (few.labels[: len(found)] == whole.labels[found]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ltm_platform.errors import UserError
-from ltm_platform.training.engine.sync_bn import synchronise
-from ltm_platform.training.measurement.micro_batch import candidates, find_micro_batch, largest
+from ltm_platform.job.batch import micro_batches as divisors
+from ltm_platform.training.engine.sync_bn import RankGroup, synchronise
+from ltm_platform.training.measurement.micro_batch import find_micro_batch, largest
 
 from .small_run import CLASSES, MODEL, small_job
 
@@ -29,7 +31,7 @@ def norm_layers() -> dict[str, Any]:
             nn.init.uniform_(net[0].weight, generator=torch.Generator().manual_seed(1))
             first, last = 0, 4
             if over == "ranks":
-                synchronise(net)
+                synchronise(net, RankGroup())
                 first, last = rank * 4 // workers, (rank + 1) * 4 // workers
             x = images[first:last].clone().requires_grad_()
             for _ in range(2):
@@ -45,6 +47,30 @@ def norm_layers() -> dict[str, Any]:
     return seen
 
 
+def norm_groups() -> dict[str, Any]:
+    """Batch norm over pairs of ranks, and torch's own over the images of this rank's pair."""
+    rank = dist.get_rank()
+    random = torch.Generator().manual_seed(0)
+    images = 3 + 2 * torch.randn(8, 4, 5, 5, generator=random)
+    weight = torch.randn(images.shape, generator=random)
+    norms = nn.Sequential(nn.BatchNorm2d(4))
+    synchronise(norms, RankGroup(2))
+    pair, own = rank // 2 * 4, rank * 2
+    seen = {}
+    for kind, net, first, count in (
+        ("shared", deepcopy(norms), own, 2),  # as a copy without its closed heads is made
+        ("compiled", torch.compile(deepcopy(norms), backend="eager"), own, 2),
+        ("plain", nn.Sequential(nn.BatchNorm2d(4)), pair, 4),
+    ):
+        x = images[first : first + count].clone().requires_grad_()
+        y = net(x)
+        (y * weight[first : first + count]).sum().backward()
+        of_rank = slice(own - pair, own - pair + 2) if kind == "plain" else slice(None)
+        _, variance, _ = net.buffers()
+        seen[kind] = [y.detach()[of_rank], x.grad[of_rank], variance]
+    return seen
+
+
 def micro_batches() -> dict[str, Any]:
     """Rank 1 has less memory than rank 0."""
     device = torch.device("cpu")
@@ -54,7 +80,7 @@ def micro_batches() -> dict[str, Any]:
         return size <= (16, 7)[dist.get_rank()]
 
     tried: list[int] = []
-    seen: dict[str, Any] = {"agreed": largest(candidates(24, even=False), fits, device)}
+    seen: dict[str, Any] = {"agreed": largest(divisors(24, even=False), fits, device)}
     seen["tried"] = tried
     try:
         largest([16, 32], fits, device)

@@ -128,7 +128,7 @@ def finish(run: SmallRun) -> Seen:
     """Train to the end."""
     stage = run.components.engine.zero_optimization_stage()
     seen: Seen = {"start": parameters(run)} if stage < 3 else {}
-    run.train()
+    seen["epochs"] = [ended.metrics for ended in run.train()]
     if stage < 3:
         seen["end"] = parameters(run)
     return seen | {"losses": run.losses, "skipped": run.components.engine.skipped_steps}
@@ -157,6 +157,13 @@ def losses(stage: int) -> Seen:
 
 def sync_bn() -> Seen:
     with ready(sync_bn_job()) as run:
+        return finish(run)
+
+
+def shared_bn() -> Seen:
+    """Half of the micro-batch for each of two workers, which share its statistics."""
+    job = sync_bn_job().replace("recipe.sync_bn", False).replace("recipe.micro_batch", 16)
+    with ready(job) as run:
         return finish(run)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ltm_platform.job import JobSpec
 
-from .small_run import MODEL
+from .small_run import MODEL, small_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +62,15 @@ def test_training_and_validation_see_a_picture_as_a_person_does(
     for field in ({"exif": False}, {"background": "hidden"}):
         for ours, theirs in zip(seen("phone", **field), upright, strict=True):
             assert not torch.allclose(ours, theirs, atol=0.1)
+
+
+def test_a_job_may_take_a_few_batches_of_each_part(
+    start_run: StartRun, context: FolderContext
+) -> None:
+    """48 images to train on are 6 batches, 21 to validate on are 11."""
+    recipe = {"epochs": 2, "global_batch": 8, "micro_batch": 2}
+    run = start_run(small_job({"model": MODEL, "recipe": recipe}, data__limit_batches=3), context)
+    train, val = run.components.train_loader, run.components.val_loader
+    assert (train.steps(1), train.steps(2), len(val)) == (3, 6, 3)
+    assert sum(int(valid.sum()) for *_, valid in val) == 6
+    assert [ended.step for ended in run.train()] == [3, 6]

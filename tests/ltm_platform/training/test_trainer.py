@@ -311,7 +311,7 @@ def test_a_whole_run_ends_with_what_its_network_costs(context: FolderContext) ->
     assert last.metrics["bench/latency_ms"] > 0
     assert last.metrics["bench/images_per_s"] > 0
     order = [type(one) for one in events if type(one) is not Progress]
-    assert [kind.__name__ for kind in order] == ["Started", "EpochEnded", "Measured"]
+    assert [kind.__name__ for kind in order] == ["Started", "Decided", "EpochEnded", "Measured"]
 
 
 def test_measuring_leaves_the_network_as_it_is(start_run: StartRun, context: FolderContext) -> None:

@@ -67,7 +67,8 @@ def untimed(events: list[Event], after: int) -> list[Progress]:
     told = [one for one in events if isinstance(one, Progress) and one.step > after]
     kept = []
     for one in told:
-        metrics = {k: v for k, v in one.metrics.items() if k != "train/images_per_s"}
+        of_time = ("train/images_per_s", "time/", "memory/")
+        metrics = {k: v for k, v in one.metrics.items() if not k.startswith(of_time)}
         if metrics:
             kept.append(replace(one, metrics=metrics, time_ms=0))
     return kept

@@ -97,6 +97,14 @@ def test_a_lower_rate_takes_its_end_with_it(job: JobSpec) -> None:
     )
 
 
+def test_fewer_epochs_take_the_warm_up_with_them(job: JobSpec) -> None:
+    changed = with_values(job, {"recipe.epochs": 1}, "x")
+    share = job.recipe.warmup_epochs / job.recipe.epochs
+    assert changed.recipe.warmup_epochs == pytest.approx(share)
+    with pytest.raises(UserError, match="warmup_epochs is 2, but must be at most"):
+        with_values(job, {"recipe.epochs": 1, "recipe.warmup_epochs": 2}, "x")
+
+
 def test_a_ratio_takes_the_place_of_a_plan(job: JobSpec) -> None:
     planned = job.replace("model.compression_ratio", None).replace("model.plan", {"blocks.1": 30})
     changed = with_values(planned, {"model.compression_ratio": 0.5}, "x")

@@ -26,6 +26,12 @@ from ltm_platform.cli import options
     is_flag=True,
     help="Trace ten steps with torch's profiler, into the artifacts of the run.",
 )
+@click.option(
+    "--smoke",
+    is_flag=True,
+    help="Try it instead: a few steps, a checkpoint and a resume from it, where it is to run, and "
+    "how long all of it would take. Nothing of it stays.",
+)
 @options.force
 @options.verbose
 def command(
@@ -36,6 +42,7 @@ def command(
     detach: bool,
     variables: tuple[str, ...],
     profile: bool,
+    smoke: bool,
     force: bool,
     verbose: bool,
 ) -> None:
@@ -45,6 +52,7 @@ def command(
     Example:
       ltm-platform submit jobs/quickstart.yaml --set engine.zero_stage=2
       ltm-platform submit jobs/ltm_vit_b.yaml --address http://127.0.0.1:8265 --detach
+      ltm-platform submit jobs/ltm_vit_b.yaml --smoke
     """
     from ltm_platform import api
     from ltm_platform.cli.program import program, typed
@@ -59,16 +67,26 @@ def command(
     if api.goes_to_cluster(spec, address):
         from ltm_platform.cli.screen.cluster import follow_run
 
-        sent = api.submit(
-            spec,
-            name=name,
-            address=address,
-            wait=False,
-            variables=variables,
-            typed=words,
-            force=force,
-            verbose=verbose,
-        )
+        if smoke:
+            sent = api.smoke_there(
+                spec,
+                name=name,
+                address=address,
+                variables=variables,
+                force=force,
+                verbose=verbose,
+            )
+        else:
+            sent = api.submit(
+                spec,
+                name=name,
+                address=address,
+                wait=False,
+                variables=variables,
+                typed=words,
+                force=force,
+                verbose=verbose,
+            )
         follow_run(sent, detach=detach)
         return
     if detach or variables:
@@ -78,8 +96,22 @@ def command(
             f"keeps a Ray on this machine that outlives the terminal"
         )
     from ltm_platform.cli.screen.run import Screen
+    from ltm_platform.cli.screen.smoke import SmokeScreen
 
     with uncaptured() as console, long_searches(console):
+        if smoke:
+            rehearsal = SmokeScreen(console)
+            with rehearsal:
+                tried = api.smoke(
+                    spec,
+                    name=name,
+                    address=address,
+                    force=force,
+                    listener=rehearsal,
+                    printed=dimmed(console, verbose=verbose),
+                )
+            rehearsal.forecast(tried)
+            return
         screen = Screen(console)
         with screen:
             result = api.submit(

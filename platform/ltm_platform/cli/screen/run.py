@@ -178,7 +178,7 @@ class Screen:
         if "val/top1" in self._latest:
             parts.append(f"top-1 {self._latest['val/top1']:.1f} %")
         if "train/images_per_s" in self._latest:
-            parts.append(_rate(self._latest["train/images_per_s"]))
+            parts.append(rate(self._latest["train/images_per_s"]))
         return "  ".join(parts)
 
     def result(self, result: RunResult, command: Sequence[str]) -> None:
@@ -190,10 +190,10 @@ class Screen:
         if "val/ema_top1" in metrics:
             table.add_row("top-1 of the EMA", f"{metrics['val/ema_top1']:.2f} %")
         table.add_row("size", _cost(checked))
-        table.add_row("training", _rate(metrics["train/images_per_s"]))
+        table.add_row("training", rate(metrics["train/images_per_s"]))
         table.add_row(
             "inference",
-            f"{_rate(metrics['bench/images_per_s'])} at batch 16, "
+            f"{rate(metrics['bench/images_per_s'])} at batch 16, "
             f"{metrics['bench/latency_ms']:.1f} ms for one image",
         )
         table.add_row("best checkpoint", locations.shown(result.best.location))
@@ -226,7 +226,7 @@ class Screen:
         self._console.print(text, soft_wrap=True)
 
 
-def _rate(images_per_s: float) -> str:
+def rate(images_per_s: float) -> str:
     digits = 0 if images_per_s >= 10 else 2
     return f"{images_per_s:,.{digits}f} images/s"
 

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all ranks, on any device and backend.
+"""Batch normalisation over the images of several ranks, on any device and backend.
 
 torch.nn.SyncBatchNorm, and timm's conversion to it, run on CUDA alone; this runs on gloo too, so
 that what is tested on a CPU is what trains on GPUs. It costs one all-reduce of 2 C numbers a layer,
@@ -20,26 +20,44 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """All of torch's, and so all of timm's."""
 
 
+class RankGroup:
+    """Ranks that share statistics. Collective: all ranks make theirs at the same time.
+
+    size: neighbouring ranks in a group, a divisor of the world size; None: all ranks are one.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self._group = dist.new_subgroups(size)[0] if size else None
+
+    def mean(self, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x, group=self._group)
+        return x / self.size
+
+    @property
+    def size(self) -> int:
+        return dist.get_world_size(self._group)
+
+    def __deepcopy__(self, _: object) -> RankGroup:
+        """A copy of a network is normalised as the network is; a process group has no copy."""
+        return self
+
+
 class _Mean(torch.autograd.Function):
-    """The mean over ranks; its gradient is that of the sum of all ranks' losses."""
+    """The mean over a group's ranks; its gradient is that of the sum of their losses."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return _mean_over_ranks(x)
+    def forward(ctx: Any, x: Tensor, group: RankGroup) -> Tensor:
+        ctx.group = group
+        return group.mean(x)
 
     @staticmethod
-    def backward(_: Any, grad: Tensor) -> Tensor:
-        return _mean_over_ranks(grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.group.mean(grad), None
 
 
-def _mean_over_ranks(x: Tensor) -> Tensor:
-    x = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(x)
-    return x / dist.get_world_size()
-
-
-def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """x [b, C, H, W] by mean and variance over all ranks; running statistics follow them."""
+def _normalised(norm: SyncBatchNorm2d | SyncBatchNormAct2d, x: Tensor) -> Tensor:
+    """x [b, C, H, W] by mean and variance over the group; running statistics follow them."""
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
     assert norm.running_mean is not None
@@ -52,14 +70,14 @@ def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         # Second moments about the running mean, which all ranks share: about 0 they would cancel.
         about = norm.running_mean.float().clone()
         offset, moment = _Mean.apply(
-            torch.stack([mean - about, var + (mean - about).square()])
+            torch.stack([mean - about, var + (mean - about).square()]), norm.group
         ).unbind()
         mean, var = offset + about, moment - offset.square()
         scale = (var + norm.eps).rsqrt()
         out = (full - mean.view(channels)) * scale.view(channels)
         if norm.affine:
             out = out * norm.weight.view(channels) + norm.bias.view(channels)
-        images = x.numel() // x.shape[1] * dist.get_world_size()
+        images = x.numel() // x.shape[1] * norm.group.size
         with torch.no_grad():
             unbiased = var * (images / max(1, images - 1))
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
@@ -70,7 +88,9 @@ def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """torch's. Modifications: in training, statistics are those of all ranks' images."""
+    """torch's. Modifications: in training, statistics are those of the images of a group."""
+
+    group: RankGroup
 
     def forward(self, x: Tensor) -> Tensor:
         return _normalised(self, x)
@@ -79,27 +99,40 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNormAct2d(BatchNormAct2d):
     """timm's batch norm with an activation. Modifications: as for `SyncBatchNorm2d`."""
 
+    group: RankGroup
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.act(self.drop(_normalised(self, x)))
         return out
 
 
-_SYNCED: dict[type[nn.Module], type[nn.Module]] = {
+_SYNCED: dict[type[nn.Module], type[SyncBatchNorm2d | SyncBatchNormAct2d]] = {
     nn.BatchNorm2d: SyncBatchNorm2d,
     BatchNormAct2d: SyncBatchNormAct2d,
 }
 
 
-def synchronise(model: nn.Module) -> None:
-    """Every batch norm inside the model becomes one over all ranks; names and weights stay.
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
+
+
+def strange_norm(model: nn.Module) -> str | None:
+    """The kind of a batch norm that ranks cannot share."""
+    norms = (module for module in model.modules() if isinstance(module, BATCH_NORMS))
+    return next((type(norm).__name__ for norm in norms if type(norm) not in _SYNCED), None)
+
+
+def synchronise(model: nn.Module, group: RankGroup) -> None:
+    """Every batch norm inside the model becomes one over a group; names and weights stay.
 
     Raises:
         ValueError: the model has a batch norm of another kind.
     """
+    if kind := strange_norm(model):
+        raise ValueError(f"sync_bn is true, but cannot be for {kind}")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if not isinstance(child, BATCH_NORMS):
-                continue
-            if type(child) not in _SYNCED:
-                raise ValueError(f"sync_bn is true, but cannot be for {type(child).__name__}")
-            setattr(parent, name, adopt(_SYNCED[type(child)], child))
+            if isinstance(child, BATCH_NORMS):
+                norm = adopt(_SYNCED[type(child)], child)
+                norm.group = group
+                setattr(parent, name, norm)

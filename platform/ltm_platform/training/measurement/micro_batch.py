@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.autograd.graph import saved_tensors_hooks
 
 from ltm_platform.errors import UserError
+from ltm_platform.job.batch import micro_batches
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.device import own_precision, wants_channels_last
 from ltm_platform.training.recipe.network import build_network, build_objective
@@ -53,16 +54,11 @@ def find_micro_batch(
     Raises:
         UserError: on all ranks, when not even the smallest fits.
     """
-    sizes = candidates(share, even=job.recipe.mix.enabled)
+    sizes = micro_batches(share, even=job.recipe.mix.enabled)
     step = training_step(job, num_classes, device)
     of_gpu = job.cluster.gpus_per_worker
     fits = fits_gpu(step, device, of_gpu) if device.type == "cuda" else fits_cpu(step, ranks_here)
     return largest(sizes, fits, device)
-
-
-def candidates(share: int, *, even: bool) -> list[int]:
-    """Micro-batches that divide a rank's share of the global batch, from small to large."""
-    return [n for n in range(1, share + 1) if share % n == 0 and not (even and n % 2)]
 
 
 def largest(sizes: Sequence[int], fits: Callable[[int], bool], device: torch.device) -> int:

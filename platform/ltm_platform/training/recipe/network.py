@@ -17,7 +17,12 @@ from ltm_platform.models import (
     method_of,
 )
 from ltm_platform.training.engine.device import own_precision
-from ltm_platform.training.engine.sync_bn import synchronise
+from ltm_platform.training.engine.sync_bn import (
+    RankGroup,
+    has_batch_norm,
+    strange_norm,
+    synchronise,
+)
 from ltm_platform.training.recipe.distillation import Teacher
 from ltm_platform.training.recipe.optimization import Objective
 
@@ -37,8 +42,11 @@ class Network:
     """Weights were loaded, but those of the classifier were for another number of classes."""
 
 
-def build_network(job: JobSpec, num_classes: int) -> Network:
+def build_network(job: JobSpec, num_classes: int, *, norm_group: int = 1) -> Network:
     """The job's model with its first weights, its frozen parts, synced and checkpointed.
+
+    norm_group: neighbouring ranks that share batch norms' statistics, see `BatchPlan`. Collective
+        where it is not 1.
 
     Raises:
         FieldError: something of it does not fit.
@@ -48,7 +56,9 @@ def build_network(job: JobSpec, num_classes: int) -> Network:
     freeze(model, job.recipe.freeze)
     freeze_for_method(model)
     if job.recipe.sync_bn:
-        synchronise(model)
+        synchronise(model, RankGroup())
+    elif norm_group > 1 and has_batch_norm(model) and not strange_norm(model):
+        synchronise(model, RankGroup(norm_group))
     if job.engine.grad_checkpointing:
         try:
             model.set_grad_checkpointing()

@@ -14,6 +14,7 @@ from ltm_platform.checks import CheckedJob, check
 from ltm_platform.cli.screen.run import Screen
 from ltm_platform.errors import RunError
 from ltm_platform.events import (
+    Decided,
     EpochEnded,
     Event,
     Failed,
@@ -208,3 +209,12 @@ def test_a_part_that_failed_is_said_once_and_that_it_is_tried_again(
     plain.screen(RunBegins(checked, RunFolder(tmp_path)))
     plain.screen(Failed("rank 1: MemoryError"))
     assert plain.lines[-1].strip() == "note      rank 1: MemoryError; it is tried again"
+
+
+def test_what_holds_a_run_back_is_one_line() -> None:
+    plain = Plain()
+    said = "waiting for images: 62 % of the step; data.loader_workers=12 would help"
+    with plain.screen:
+        plain.screen(Started(1, 0, 3, 0, "cpu", 2))
+        plain.screen(Decided("held_back_by", "decode", said))
+    assert [line.split("note")[1].strip() for line in plain.lines] == [said]

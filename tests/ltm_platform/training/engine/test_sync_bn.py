@@ -19,6 +19,18 @@ def test_batch_norm_over_two_workers_is_that_of_the_whole_batch(ranks: RankPool)
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
 
 
+def test_workers_with_a_part_of_a_micro_batch_share_its_statistics(ranks: RankPool) -> None:
+    (alone,), both = ranks.run(1, scenarios.plain_sync_bn), ranks.run(2, scenarios.shared_bn)
+    losses = [torch.tensor(seen["losses"]) for seen in (both[0], alone)]
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
+
+
+def test_groups_of_workers_have_statistics_of_their_own(ranks: RankPool) -> None:
+    for seen in ranks.run(4, collectives.norm_groups):
+        for kind in ("shared", "compiled"):
+            torch.testing.assert_close(seen[kind], seen["plain"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["torch", "timm"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_synchronised_layers_equal_torchs_on_the_whole_batch(

@@ -10,7 +10,6 @@ import torch
 from ltm_platform.job import JobSpec
 from ltm_platform.training.measurement.micro_batch import (
     activation_bytes,
-    candidates,
     fits_gpu,
     training_step,
 )
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
     from .rank_pool import RankPool
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("share", "even", "expected"),
-    [
-        (1, False, [1]),
-        (12, False, [1, 2, 3, 4, 6, 12]),
-        (12, True, [2, 4, 6, 12]),
-        (64, False, [1, 2, 4, 8, 16, 32, 64]),
-    ],
-)
-def test_what_divides_the_share_is_tried(share: int, even: bool, expected: list[int]) -> None:
-    assert candidates(share, even=even) == expected
 
 
 def job(**engine: object) -> JobSpec:

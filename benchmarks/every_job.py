@@ -1,0 +1,82 @@
+"""Every bundled job for real: `submit --smoke` of each by one worker, on generated JPEGs.
+
+    python benchmarks/every_job.py
+    python benchmarks/every_job.py --jobs ltm_vit_b savit_efficientvit_b1_r224 --batch 4
+
+Six optimizer steps, two validations, a checkpoint and a resume from it, in a Ray that this process
+starts once. The global batch is small; where there is no GPU, bf16 gives way to fp32, which CPUs
+are faster in. Published weights are left out, and a teacher with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from PIL import Image
+
+from ltm_platform import api
+from ltm_platform.job.load import bundled_folder
+
+SIZE = (500, 400)
+CLASSES = 2
+
+
+def photographs(folder: Path, images: int) -> None:
+    """Smooth noise, which takes a JPEG decoder as long as a photograph does."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(images):
+            file = folder / split / f"class-{number % CLASSES}" / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            small = random.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), dtype=np.uint8)
+            Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(file, quality=90)
+
+
+def overrides(data: Path, batch: int) -> list[str]:
+    settings = [
+        f"data.path={data}",
+        "data.loader_workers=1",
+        "model.pretrained=false",
+        "recipe.distill.teacher=null",
+        f"recipe.global_batch={batch}",
+        f"recipe.micro_batch={batch}",
+        "cluster.workers=1",
+    ]
+    return settings if torch.cuda.is_available() else [*settings, "engine.precision=fp32"]
+
+
+def main() -> None:
+    bundled = sorted(file.stem for file in bundled_folder().glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", nargs="+", choices=bundled, default=bundled, metavar="JOB")
+    parser.add_argument("--batch", type=int, default=2, help="global batch")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ltm-every-job-") as folder:
+        os.environ["LTM_PLATFORM_HOME"] = str(Path(folder) / "home")
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        data = Path(folder) / "photographs"
+        photographs(data, 4 * args.batch)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        print(f"{'job':<30}{'all s':>8}{'a step s':>10}{'GiB':>7}")
+        began = time.perf_counter()
+        for name in args.jobs:
+            start = time.perf_counter()
+            found = api.smoke(name, overrides=overrides(data, args.batch)).forecast
+            seconds = time.perf_counter() - start
+            print(
+                f"{name:<30}{seconds:>8.0f}{found.step_s:>10.2f}{found.memory_gib:>7.2f}",
+                flush=True,
+            )
+        print(f"{'all':<30}{time.perf_counter() - began:>8.0f}")
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

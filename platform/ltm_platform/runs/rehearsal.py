@@ -1,0 +1,121 @@
+"""A job tried in a few steps: what is trained for it, what that shows, and its removal."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltm_platform import tracking
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ltm_platform.checks import CheckedJob
+    from ltm_platform.job import JobSpec
+    from ltm_platform.storage.run_folder import RunFolder
+
+BATCHES = 3
+EPOCHS = 2
+"""The second begins with the checkpoint of the first, and has the bound in its loss."""
+_LONGEST_NAME = 56
+
+
+def rehearsal_job(job: JobSpec) -> JobSpec:
+    """The job with two epochs of three steps and three batches of validation each.
+
+    Workers, precision, data, storage and tracking store stay; no model is registered, and nothing
+    is tried again.
+    """
+    values = {
+        "name": f"{job.name[:_LONGEST_NAME].rstrip('.-_')}-smoke",
+        "data.limit_batches": BATCHES,
+        "recipe.warmup_epochs": min(job.recipe.warmup_epochs, job.recipe.epochs, EPOCHS),
+        "recipe.epochs": EPOCHS,
+        "recipe.early_stop": None,
+        "cluster.max_failures": 0,
+        "tracking.aliases": [],
+        "tracking.register_as": None,
+        "tracking.log_model": False,
+    }
+    for key, value in values.items():
+        job = job.replace(key, value)
+    return job
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the few steps of a rehearsal say of the whole job."""
+
+    step_s: float
+    """Seconds of an optimizer step, once the loader is at its own pace."""
+    images_per_s: float
+    """Of all workers."""
+    network_images_per_s: float
+    """What they would be with images at once."""
+    loader_images_per_s: float | None
+    """What decode processes give; None where there are none, or nothing was measured of them."""
+    memory_gib: float
+    """The most that a worker has needed: of its GPU, or else of the machine's memory."""
+    validation_s: float
+    """Of one epoch."""
+    hours: float
+    """Of all epochs with their validation."""
+
+
+def forecast(
+    checked: CheckedJob, epochs: int, metrics: Mapping[str, float], micro_batch: int
+) -> Forecast:
+    """From the metrics of a rehearsal's last epoch.
+
+    Its loader was ahead when it was measured, so what it gives is told from what it took for an
+    image.
+
+    Args:
+        checked: the rehearsal's job, with the whole data set.
+        epochs: of the whole job.
+        micro_batch: images of a worker's forward pass, of a batch of validation too.
+    """
+    batch, job = checked.batch, checked.job
+    share, workers = batch.global_batch // batch.workers, batch.workers
+    network_s, decoding_s, loader_s = batch.global_batch / metrics["train/images_per_s"], 0.0, None
+    if "time/step_s" in metrics:  # else an epoch is one step, the first of its process
+        waiting = metrics["time/read_share"] + metrics["time/decode_share"]
+        network_s = metrics["time/step_s"] * (1 - waiting)
+        decoding_s = (metrics["time/read_ms"] + metrics["time/decode_ms"]) / 1000 * share
+    if job.data.loader_workers and decoding_s:
+        loader_s = decoding_s / job.data.loader_workers
+    step_s = max(network_s, loader_s) if loader_s else network_s + decoding_s
+    at_a_time = micro_batch * workers
+    val_batches = -(-len(checked.dataset.val) // at_a_time)
+    validation_s = metrics["time/validation_s"] * val_batches / min(BATCHES, val_batches)
+    steps = -(-epochs * len(checked.dataset.train) // batch.global_batch)
+    return Forecast(
+        step_s=step_s,
+        images_per_s=batch.global_batch / step_s,
+        network_images_per_s=batch.global_batch / network_s,
+        loader_images_per_s=batch.global_batch / loader_s if loader_s else None,
+        memory_gib=metrics["memory/peak_gib"],
+        validation_s=validation_s,
+        hours=(steps * step_s + epochs * validation_s) / 3600,
+    )
+
+
+def clear(folder: RunFolder, uri: str, *, keep_log: bool) -> None:
+    """Remove a run: its record in MLflow, its checkpoints and its folder, but perhaps for the log.
+
+    Raises:
+        UserError: the store does not answer; nothing is removed.
+        OSError: the storage cannot be written to.
+    """
+    if folder.run_id:
+        tracking.remove_run(uri, folder.run_id)
+    if folder.storage.path != str(folder.path):
+        folder.storage.delete_folder()
+    for path in folder.path.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not (keep_log and path == folder.log):
+            path.unlink()
+    if not keep_log:
+        folder.path.rmdir()

@@ -1,0 +1,72 @@
+"""`--set recipe.epochs=1` works for every job: the warm-up is cut with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_platform.checks import check_job
+from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.job.load import bundled_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOBS = sorted(file.stem for file in bundled_folder().glob("*.yaml"))
+BASE = "extends: quickstart\nrecipe: {epochs: 300, warmup_epochs: 5}\n"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_can_train_for_one_epoch(name: str) -> None:
+    whole, short = JobSpec.load(name), JobSpec.load(name, ["recipe.epochs=1"])
+    share = whole.recipe.warmup_epochs / whole.recipe.epochs
+    assert short.recipe.warmup_epochs == pytest.approx(share, rel=1e-3)
+    assert check_job(short)[-1] == (
+        f"recipe.warmup_epochs is {share:.4g} instead of {whole.recipe.warmup_epochs:g}: "
+        "recipe.epochs is 1"
+    )
+    again = JobSpec.from_dict(short.to_dict())  # as a worker, or a resumed run, has it
+    assert again == short
+    assert again.shortened("recipe.warmup_epochs") is None
+
+
+@pytest.mark.parametrize("epochs", [5, 6, 100])
+def test_a_warm_up_that_fits_is_left_alone(base: Path, epochs: int) -> None:
+    job = JobSpec.load(base, [f"recipe.epochs={epochs}"])
+    assert job.recipe.warmup_epochs == 5
+    assert not any("warmup" in notice for notice in check_job(job))
+
+
+def test_a_file_that_extends_another_cuts_it_too(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text("extends: base.yaml\nrecipe: {epochs: 3}\n")
+    assert JobSpec.load(tmp_path / "short.yaml").recipe.warmup_epochs == 0.05
+    changed = JobSpec.load(base).overridden(["recipe={epochs: 3}"])
+    assert changed.recipe.warmup_epochs == 0.05
+    assert changed.shortened("recipe.warmup_epochs") == 5
+
+
+def test_what_is_typed_is_never_cut(base: Path) -> None:
+    job = JobSpec.load(base, ["recipe.epochs=2", "recipe.warmup_epochs=1"])
+    assert job.recipe.warmup_epochs == 1
+    assert job.shortened("recipe.warmup_epochs") is None
+    for overrides in (
+        ["recipe.warmup_epochs=5", "recipe.epochs=2"],
+        ["recipe.epochs=2", "recipe.warmup_epochs=5"],
+    ):
+        with pytest.raises(UserError, match=r"warmup_epochs is 5, but must be at most .* 2"):
+            JobSpec.load(base, overrides)
+    nonsense = BASE.replace("300", "3")
+    base.write_text(nonsense)
+    with pytest.raises(UserError, match=r"warmup_epochs is 5, but must be at most .* 3"):
+        JobSpec.load(base)
+    with pytest.raises(UserError, match=r"recipe.epochs is 'x'"):
+        JobSpec.load(base, ["recipe.epochs=x"])
