@@ -32,6 +32,8 @@ class Size:
     jpegs: int
     attention: tuple[int, int, int, int]
     """Images, heads, tokens, channels of a head."""
+    compiles: bool = True
+    """Compiling takes a minute a network, on a CPU several."""
 
 
 FULL = Size(
@@ -46,7 +48,9 @@ FULL = Size(
     jpegs=1024,
     attention=(128, 6, 158, 64),
 )
-TINY = Size({"vit_nano_patch4_32": 32}, batch=4, steps=2, jpegs=8, attention=(2, 2, 9, 32))
+TINY = Size(
+    {"vit_nano_patch4_32": 32}, batch=4, steps=2, jpegs=8, attention=(2, 2, 9, 32), compiles=False
+)
 
 
 @dataclass(frozen=True)

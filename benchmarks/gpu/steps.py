@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def step(bench: Bench) -> list[Row]:
     rows = []
-    for compiled in (False, True):
+    for compiled in (False, True) if bench.size.compiles else (False,):
         for network in bench.size.networks:
             name = f"{network}{', compiled' if compiled else ''}"
             if bench.fits(f"step of {name}"):
