@@ -78,7 +78,8 @@ def forecast(
     """
     batch, job = checked.batch, checked.job
     share, workers = batch.global_batch // batch.workers, batch.workers
-    network_s, decoding_s, loader_s = batch.global_batch / metrics["train/images_per_s"], 0.0, None
+    network_s, decoding_s = batch.global_batch / metrics["train/images_per_s"], 0.0
+    loader_s: float | None = None
     if "time/step_s" in metrics:  # else an epoch is one step, the first of its process
         waiting = metrics["time/read_share"] + metrics["time/decode_share"]
         network_s = metrics["time/step_s"] * (1 - waiting)

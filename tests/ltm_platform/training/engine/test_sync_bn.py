@@ -27,8 +27,7 @@ def test_workers_with_a_part_of_a_micro_batch_share_its_statistics(ranks: RankPo
 
 def test_groups_of_workers_have_statistics_of_their_own(ranks: RankPool) -> None:
     for seen in ranks.run(4, collectives.norm_groups):
-        for kind in ("shared", "compiled"):
-            torch.testing.assert_close(seen[kind], seen["plain"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen["shared"], seen["plain"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["torch", "timm"])
