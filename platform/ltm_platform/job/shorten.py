@@ -32,7 +32,7 @@ def shortened(warmup: Any, before: Any, epochs: Any) -> float | None:
     nothing would."""
     if not (_is_number(warmup) and _is_number(before) and _is_number(epochs)):
         return None
-    if not epochs < warmup <= before:
+    if not 0 < epochs < warmup <= before:
         return None
     return float(f"{warmup / before * epochs:.4g}")
 
