@@ -67,7 +67,6 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-
 PROFILE_FOLDER = "profile"
 
 # How long the end of a run waits for a store that is unavailable; nothing interrupts it.
