@@ -163,6 +163,7 @@ def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
     start += ["--dashboard-port", str(free_port()), "--temp-dir", str(short_folder)]
     patient = environment | {"RAY_raylet_start_wait_time_s": str(TIMEOUT_S)}
     overrides = ("checkpoint.every_steps=10", "recipe.epochs=500")
+    family: list[psutil.Process] = []
     words = ["submit", str(tiny_job), "--name", "joined", "--address", f"127.0.0.1:{port}"]
     with subprocess.Popen(
         start, env=patient, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -172,11 +173,14 @@ def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
             assert any("Ray runtime started" in line for line in head.stdout)
             with in_background(environment, *words, *settings(*overrides)) as process:
                 await_step(home / "runs/joined", 10, process)
+                # Later some have lost their parent.
+                family += psutil.Process(head.pid).children(recursive=True)
                 kill_part(head, "gcs_server")
                 assert process.wait(TIMEOUT_S) == 1
         finally:
-            for child in psutil.Process(head.pid).children(recursive=True):
-                child.kill()
+            for one in (*family, *psutil.Process(head.pid).children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             head.kill()
     run = tracking.find_run(store, "joined")
     assert run.status == "FAILED"
