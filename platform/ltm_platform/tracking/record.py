@@ -7,7 +7,7 @@ import logging
 import platform
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import (
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
+JOB_FILE = "job.yaml"
 
 # How long the end of a run waits for a store that is unavailable; nothing interrupts it.
 INTERRUPTED_S = 10.0
@@ -204,13 +205,24 @@ class TrackedRun:
         return register_model(self._client, self.run_id, model_id, name, aliases)
 
     def log_job(self, job: JobSpec) -> None:
-        """The job as parameters, one a field, and as the file ``job.yaml``."""
+        """The job as parameters, then as ``job.yaml``; after a kill what the run lacks of them."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in job.flat().items()]
+        if self._has_job():
+            return
+        known = self._client.get_run(self.run_id).data.params
+        values = {key: value for key, value in job.flat().items() if key not in known}
+        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items()]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
-        self._client.log_text(self.run_id, job.to_yaml(), "job.yaml")
+        self._client.log_text(self.run_id, job.to_yaml(), JOB_FILE)
+
+    def _has_job(self) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):  # a server's artifacts, where the run goes on without it
+            return any(one.path == JOB_FILE for one in self._client.list_artifacts(self.run_id))
+        return True
 
     def reopen(self, *, repeats: bool) -> None:
         """Continue a run that ended: its metrics are loaded, its error is removed.
@@ -302,8 +314,7 @@ def tracked_run(
     with ending(run):
         if run_id:
             run.reopen(repeats=repeats)
-        else:
-            run.log_job(job)
+        run.log_job(job)
         interval_s = TRIAL_INTERVAL_S if parent else INTERVAL_S
         with sampling(run.log_system, run.next_system_step, interval_s):
             yield run
