@@ -34,6 +34,7 @@ from ltm_platform.events import (
 )
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
+from ltm_platform.storage.manifest import JOB_FILE
 from ltm_platform.tracking import sqlite_file, unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-JOB_FILE = "job.yaml"
 
 # How long the end of a run waits for a store that is unavailable; nothing interrupts it.
 INTERRUPTED_S = 10.0
@@ -208,8 +208,6 @@ class TrackedRun:
         """The job as parameters, then as ``job.yaml``; after a kill what the run lacks of them."""
         from mlflow.entities import Param
 
-        if self._has_job():
-            return
         known = self._client.get_run(self.run_id).data.params
         values = {key: value for key, value in job.flat().items() if key not in known}
         params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items()]
@@ -217,7 +215,8 @@ class TrackedRun:
             self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
         self._client.log_text(self.run_id, job.to_yaml(), JOB_FILE)
 
-    def _has_job(self) -> bool:
+    def has_job(self) -> bool:
+        """Whether all of `log_job` was written, as far as can be seen."""
         from mlflow.exceptions import MlflowException
 
         with suppress(MlflowException):  # a server's artifacts, where the run goes on without it
@@ -314,7 +313,8 @@ def tracked_run(
     with ending(run):
         if run_id:
             run.reopen(repeats=repeats)
-        run.log_job(job)
+        if not (run_id and run.has_job()):
+            run.log_job(job)
         interval_s = TRIAL_INTERVAL_S if parent else INTERVAL_S
         with sampling(run.log_system, run.next_system_step, interval_s):
             yield run
