@@ -104,7 +104,7 @@ def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSwee
     with ending(sweep):
         if run_id:
             sweep.reopen(repeats=True)
-        else:
+        if not (run_id and sweep.has_job()):
             sweep.log_job(job)
         try:
             yield sweep
