@@ -17,6 +17,7 @@ from ltm_platform.ray_cluster.address import EMBEDDED
 from ltm_platform.ray_cluster.session import session
 from ltm_platform.runs.checkpoint_lookup import find_checkpoint, original_name, run_of
 from ltm_platform.storage import locations, permissions
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -166,8 +167,8 @@ def _log(
     from ltm_platform.report import pareto as report
     from ltm_platform.report.figures import pareto_figure, save
 
-    with tempfile.TemporaryDirectory(prefix="ltm-pareto-") as folder:
-        picture, text = Path(folder) / "curve.png", Path(folder) / "curve.json"
+    with temporary_folder("ltm-pareto-") as folder:
+        picture, text = folder / "curve.png", folder / "curve.json"
         save(pareto_figure(record.name, curves), picture)
         text.write_text(
             json.dumps({kind: [asdict(one) for one in curve] for kind, curve in curves.items()})

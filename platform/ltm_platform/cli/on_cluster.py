@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from ltm_platform.cli.app import main
 from ltm_platform.ray_cluster.jobs_api import Request, arguments
+from ltm_platform.temporary import temporary_folder
 
 if __name__ == "__main__":
     request = Request.here()
     if request is None:
         sys.exit("there is no command to run")
-    with tempfile.TemporaryDirectory(prefix="ltm-request-") as folder:
+    with temporary_folder("ltm-request-") as folder:
         os.chdir(folder)  # so that errors name the job file alone
-        main(arguments(request, Path(folder)))
+        main(arguments(request, folder))

@@ -6,17 +6,21 @@ import json
 import logging
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from requests.exceptions import RequestException
 
+from ltm_platform.temporary import temporary_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mlflow import MlflowClient
 
 HEALTH_PATH = "/health"
 """Of a server: what answers once it serves, without a login."""
@@ -36,6 +40,22 @@ EXPERIMENT_PATH = "/api/2.0/mlflow/experiments/get-by-name"
 """Of a server."""
 STORE_LOGGER = "mlflow.store.db.utils"
 """Prints a traceback for every error of a database, which it raises, too."""
+
+
+def tracking_client(uri: str) -> MlflowClient:
+    """MLflow's own, whose temporary files go when it is interrupted, too."""
+    from mlflow import MlflowClient
+
+    class Client(MlflowClient):
+        @contextmanager
+        def _log_artifact_helper(self, run_id: str, artifact_file: str) -> Iterator[str]:
+            with temporary_folder("ltm-artifact-") as folder:
+                path = PurePosixPath(artifact_file)
+                yield str(folder / path.name)
+                parent = None if path.parent == PurePosixPath() else str(path.parent)
+                self.log_artifact(run_id, str(folder / path.name), parent)
+
+    return Client(tracking_uri=uri)
 
 
 def remove_unfinished_uploads(artifacts: str) -> None:

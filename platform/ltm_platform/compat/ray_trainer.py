@@ -76,7 +76,8 @@ class LeanTrainer(TorchTrainer):
 
     Ranks read their images themselves: without a data set to shard, Ray Data's callback would
     still start a process and have every rank import Ray Data. A driver's placement groups are freed
-    when it ends, so no process has to clean them up; those of a trial, which is an actor, are not.
+    when it ends, and those of a trial by its sweep; the process that Ray Train has for it asks the
+    Ray that started last on this machine, and frees those of a run that is not in there.
     Without an autoscaler there are no requests for nodes to coordinate.
 
     While it waits for the controller it calls ``check``, whose exception ends `fit`: the answer of
@@ -96,9 +97,7 @@ class LeanTrainer(TorchTrainer):
         self._check, self._policy = check, policy
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        unused: tuple[type, ...] = (DatasetsCallback,)
-        if ray.get_runtime_context().get_actor_id() is None:
-            unused += (PlacementGroupCleanerCallback,)
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
 from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE, job_of
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +170,7 @@ def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores
         files=[name for name in KINDS if (evaluation.checkpoint / name).is_file()],
         ratios=list(evaluation.ratios),
     )
-    with tempfile.TemporaryDirectory(prefix="ltm-evaluate-") as storage:
+    with temporary_folder("ltm-evaluate-") as storage:
         trainer = LeanTrainer(
             score_checkpoint,
             train_loop_config=dict(config),
@@ -179,7 +179,7 @@ def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores
                 use_gpu=evaluation.use_gpu,
                 resources_per_worker={"CPU": job.cluster.cpus_per_worker},
             ),
-            run_config=ray.train.RunConfig(name="evaluate", storage_path=storage),
+            run_config=ray.train.RunConfig(name="evaluate", storage_path=str(storage)),
         )
         try:
             with as_run_error():

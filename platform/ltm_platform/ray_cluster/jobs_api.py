@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
@@ -23,9 +21,11 @@ from ltm_platform.ray_cluster.auth_token import token_wanted, use_token
 from ltm_platform.ray_cluster.code_upload import write_package
 from ltm_platform.storage.addresses import has_secret
 from ltm_platform.storage.locations import HOME_VARIABLE, shown
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ltm_platform.job import JobSpec
 
@@ -165,13 +165,13 @@ class JobsClient:
         }
         if is_here(self.address) and HOME_VARIABLE in os.environ:
             variables[HOME_VARIABLE] = os.environ[HOME_VARIABLE]
-        with tempfile.TemporaryDirectory(prefix="ltm-code-") as folder:
-            write_package(Path(folder))
+        with temporary_folder("ltm-code-") as folder:
+            write_package(folder)
             try:
                 _once_there_is_an_agent(self._client.submit_job)(
                     entrypoint=ENTRY,
                     submission_id=submission,
-                    runtime_env={"working_dir": folder, "env_vars": variables},
+                    runtime_env={"working_dir": str(folder), "env_vars": variables},
                     metadata={"run": run, "command": args[0]},
                 )
             except (RuntimeError, OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 
@@ -15,6 +14,7 @@ from ltm_platform.storage import contact, locations
 from ltm_platform.storage.checkpoints import choose
 from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 from ltm_platform.storage.run_folder import RunFolder
+from ltm_platform.temporary import temporary_folder
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
     with FileLock(f"{folder}.lock"):
         if record.status == "FINISHED" and _is_whole(folder):
             return folder
-        with TemporaryDirectory(dir=folder.parent) as part:
-            copy = tracking.fetch_files(store, record.run_id, tracked_folder(kind), Path(part))
+        with temporary_folder("tmp", folder.parent) as part:
+            copy = tracking.fetch_files(store, record.run_id, tracked_folder(kind), part)
             if copy is None:
                 return None
             shutil.rmtree(folder, ignore_errors=True)

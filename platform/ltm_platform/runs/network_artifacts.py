@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
@@ -29,10 +27,12 @@ from ltm_platform.storage.manifest import (
     read_manifest,
     sealed,
 )
+from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking import ImageInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from typing import Any
 
     from ltm_platform.data import Dataset
@@ -84,13 +84,13 @@ def log_checkpoint(
     path = checkpoint.fetch()
     listed = read_manifest(path).files
     kept = [file for file in (WEIGHTS_FILE, EMA_FILE, JOB_FILE) if file in listed]
-    with TemporaryDirectory() as folder:
-        classes_file, manifest = Path(folder) / CLASSES_FILE, Path(folder) / manifest_name(0)
+    with temporary_folder("ltm-checkpoint-") as folder:
+        classes_file, manifest = folder / CLASSES_FILE, folder / manifest_name(0)
         classes_file.write_text(json.dumps(classes))
         text = sealed(
             Origin(name, run.run_id, path.name),
             # Checksums as they were when the checkpoint was written.
-            {file: listed[file] for file in kept} | fingerprints(Path(folder), [CLASSES_FILE]),
+            {file: listed[file] for file in kept} | fingerprints(folder, [CLASSES_FILE]),
             rank=0,
             world_size=1,
             steps_done=checkpoint.steps_done,

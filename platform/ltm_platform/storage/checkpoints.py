@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -16,9 +14,11 @@ from ltm_platform.compat.ray_checkpoints import FOLDER_PREFIX, RECORD_FILE, Reco
 from ltm_platform.errors import UserError
 from ltm_platform.storage import manifest
 from ltm_platform.storage.manifest import IncompleteCheckpoint, Sealed
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ltm_platform.storage.path import StoragePath
     from ltm_platform.storage.run_folder import RunFolder
@@ -42,10 +42,10 @@ class StoredCheckpoint:
     def fetch(self) -> Path:
         """The local folder with its files, copied there if need be."""
         if self._is_elsewhere and not self.path.is_dir():
-            with FileLock(f"{self.path}.lock"), TemporaryDirectory(dir=self.path.parent) as part:
+            with FileLock(f"{self.path}.lock"), temporary_folder("tmp", self.path.parent) as part:
                 if not self.path.is_dir():
-                    self.source.fetch(Path(part) / "copy")
-                    (Path(part) / "copy").rename(self.path)
+                    self.source.fetch(part / "copy")
+                    (part / "copy").rename(self.path)
         return self.path
 
     def checked(self, run_id: str | None) -> Path:

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ltm import plugins
@@ -19,6 +18,7 @@ from ltm_platform.compat.mlflow import (
     exists_already,
     link_to_version,
 )
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,9 +111,9 @@ def log_model(
     ).model_id
     status = "FAILED"
     try:
-        with TemporaryDirectory(prefix="ltm-model-") as folder:
-            save_model(network, inputs, Path(folder), run_id=run_id, model_id=model_id)
-            client.log_model_artifacts(model_id, folder)
+        with temporary_folder("ltm-model-") as folder:
+            save_model(network, inputs, folder, run_id=run_id, model_id=model_id)
+            client.log_model_artifacts(model_id, str(folder))
         status = "READY"
     finally:
         client.finalize_logged_model(model_id, status)

@@ -7,13 +7,10 @@ import logging
 import platform
 import signal
 import threading
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import (
-    DELETED,
     IMAGES_FOLDER,
     is_image,
     is_unavailable,
@@ -37,26 +34,28 @@ from ltm_platform.events import (
 )
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
-from ltm_platform.tracking import sqlite_file, unsent_metrics
+from ltm_platform.storage.manifest import JOB_FILE
+from ltm_platform.temporary import temporary_folder
+from ltm_platform.tracking import unsent_metrics
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
+from ltm_platform.tracking.new_run import create_run
 from ltm_platform.tracking.retry import OUTAGE_S, RetryingClient
 from ltm_platform.tracking.runs import (
     EPOCH_TAG,
     ERROR_TAG,
     HOST_TAG,
-    PARENT_TAG,
     RESTARTS_TAG,
-    RUN_FOLDER_TAG,
     WAITS_TAG,
     WORKERS_TAG,
     last_rows,
 )
-from ltm_platform.tracking.store import connect, deleted_experiment, tracking_uri
+from ltm_platform.tracking.store import connect, tracking_uri
 from ltm_platform.tracking.system import INTERVAL_S, PREFIX, TRIAL_INTERVAL_S, sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from PIL import Image
     from torch import nn
@@ -171,10 +170,10 @@ class TrackedRun:
             self._client.log_artifact(self.run_id, str(file), folder)
 
     def _log_bytes(self, files: Mapping[str, bytes], folder: str) -> None:
-        with TemporaryDirectory() as here:
+        with temporary_folder("ltm-artifact-") as here:
             for name, content in files.items():
-                (Path(here) / name).write_bytes(content)
-            self.log_files([Path(here) / name for name in files], folder)
+                (here / name).write_bytes(content)
+            self.log_files([here / name for name in files], folder)
 
     def log_json(self, value: object, path: str) -> None:
         self._client.log_text(self.run_id, json.dumps(value), path)
@@ -215,13 +214,23 @@ class TrackedRun:
         return register_model(self._client, self.run_id, model_id, name, aliases)
 
     def log_job(self, job: JobSpec) -> None:
-        """The job as parameters, one a field, and as the file ``job.yaml``."""
+        """The job as parameters, then as ``job.yaml``; after a kill what the run lacks of them."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in job.flat().items()]
+        known = self._client.get_run(self.run_id).data.params
+        values = {key: value for key, value in job.flat().items() if key not in known}
+        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items()]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
-        self._client.log_text(self.run_id, job.to_yaml(), "job.yaml")
+        self._client.log_text(self.run_id, job.to_yaml(), JOB_FILE)
+
+    def has_job(self) -> bool:
+        """Whether all of `log_job` was written, as far as can be seen."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):  # a server's artifacts, where the run goes on without it
+            return any(one.path == JOB_FILE for one in self._client.list_artifacts(self.run_id))
+        return True
 
     def reopen(self, *, repeats: bool) -> None:
         """Continue a run that ended: its metrics are loaded, its error is removed.
@@ -313,7 +322,7 @@ def tracked_run(
     with ending(run):
         if run_id:
             run.reopen(repeats=repeats)
-        else:
+        if not (run_id and run.has_job()):
             run.log_job(job)
         interval_s = TRIAL_INTERVAL_S if parent else INTERVAL_S
         with sampling(run.log_system, run.next_system_step, interval_s):
@@ -354,17 +363,6 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
         _log.error("the run stays RUNNING in %s: %s", locations.shown(run.uri), error)
 
 
-def create_run(
-    client: RetryingClient, uri: str, experiment: str, name: str, folder: Path, parent: str | None
-) -> str:
-    """The id of a new run."""
-    tags = {RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()}
-    if parent:
-        tags[PARENT_TAG] = parent
-    run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=tags)
-    return str(run.info.run_id)
-
-
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C must not cut off the writing of the final status."""
@@ -377,24 +375,3 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for signum, handler in held.items():
             signal.signal(signum, handler)
-
-
-def _experiment_id(client: RetryingClient, uri: str, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        location = None  # a server knows its own
-        if not uri.startswith(("http://", "https://")):
-            database = sqlite_file.database_of(uri)
-            folder = database.parent if database else locations.home()
-            location = (folder / "artifacts" / name).as_uri()
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException:  # another run created it a moment ago
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage == DELETED:
-        raise deleted_experiment(uri, name, experiment.experiment_id)
-    return experiment.experiment_id

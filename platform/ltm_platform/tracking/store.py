@@ -21,6 +21,7 @@ from ltm_platform.compat.mlflow import (
     HEALTH_PATH,
     is_locked,
     quiet_store,
+    tracking_client,
 )
 from ltm_platform.errors import UserError
 from ltm_platform.storage import addresses, locations
@@ -69,11 +70,9 @@ def connect(uri: str) -> RetryingClient:
     database = sqlite_file.database_of(uri)
     if database:
         sqlite_file.ensure(database)
-    from mlflow import MlflowClient
-
     quiet_store()
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = tracking_client(uri)
         if database:
             _begin(client, database)
     except Exception as error:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ltm_platform.tracking.record import TrackedRun, create_run, ending
+from ltm_platform.tracking.new_run import create_run
+from ltm_platform.tracking.record import TrackedRun, ending
 from ltm_platform.tracking.retry import OUTAGE_S
 from ltm_platform.tracking.runs import PARENT_TAG, RUN_FOLDER_TAG, last_rows
 from ltm_platform.tracking.store import connect, tracking_uri
@@ -104,7 +105,7 @@ def tracked_sweep(job: JobSpec, name: str, folder: Path) -> Iterator[TrackedSwee
     with ending(sweep):
         if run_id:
             sweep.reopen(repeats=True)
-        else:
+        if not (run_id and sweep.has_job()):
             sweep.log_job(job)
         try:
             yield sweep

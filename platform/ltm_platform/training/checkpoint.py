@@ -10,7 +10,6 @@ import random
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from ltm_platform.storage.manifest import (
     manifest_name,
     sealed,
 )
+from ltm_platform.temporary import temporary_folder
 from ltm_platform.training.engine.optimizer_state import (
     Scalars,
     gather_optimizer_state,
@@ -93,7 +93,7 @@ class Snapshot:
                 folder = Path(target.path)
                 folder.mkdir(parents=True, exist_ok=True)
             else:
-                folder = Path(stack.enter_context(TemporaryDirectory(prefix="ltm-checkpoint-")))
+                folder = stack.enter_context(temporary_folder("ltm-checkpoint-"))
             files = fingerprints(folder, self._write_files(folder))
             if not target.is_local:
                 target.put(folder)

@@ -89,6 +89,25 @@ def test_a_trace_becomes_artifacts(tmp_path: Path, job: JobSpec, client: MlflowC
 # --- the status at the end
 
 
+def test_a_run_that_was_killed_while_it_noted_its_job_notes_the_rest_when_it_goes_on(
+    job: JobSpec, store: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    with tracked_run(job, "whole", tmp_path):
+        pass
+    whole = only_run(store)
+    experiment = client.get_experiment_by_name(job.tracking.experiment)
+    cut_off = client.create_run(experiment.experiment_id).info.run_id
+    client.log_param(cut_off, "recipe.lr", whole.params["recipe.lr"])
+    with tracked_run(job, "cut-off", tmp_path, run_id=cut_off):
+        pass
+    assert client.get_run(cut_off).data.params == whole.params
+    assert [file.path for file in client.list_artifacts(cut_off)] == ["job.yaml"]
+    changed = job.replace("recipe.lr", 1e-4)
+    with tracked_run(changed, "cut-off", tmp_path, run_id=cut_off):
+        pass
+    assert client.get_run(cut_off).data.params == whole.params
+
+
 def test_a_run_that_ends_is_finished(job: JobSpec, store: str, client: MlflowClient) -> None:
     with tracked_run(job, "digits-1", FOLDER) as run:
         assert client.get_run(run.run_id).info.status == "RUNNING"

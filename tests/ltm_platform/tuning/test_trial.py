@@ -12,6 +12,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster.resources import Resources
 from ltm_platform.tracking import STOPPED_TAG, find_run, list_runs, tracked_run, tracked_sweep
+from ltm_platform.tracking.runs import RUN_FOLDER_TAG
 from ltm_platform.tuning.sweep import check_not_lost, drop_unknown
 from ltm_platform.tuning.trial import EPOCH, FINISHED, STOPPED, TrialSettings, train
 
@@ -45,6 +46,21 @@ def test_a_trial_that_ended_is_not_repeated(settings: TrialSettings) -> None:
     assert whole == {"val/top1": 50.0, EPOCH: settings.job.recipe.epochs, FINISHED: 1}
     (stopped_early,) = train(settings, "stopped", {"recipe.lr": 1e-3})
     assert stopped_early == {"val/top1": 50.0, EPOCH: 3, STOPPED: 1}
+
+
+def test_a_sweep_that_was_killed_while_it_noted_its_job_notes_it_when_it_goes_on(
+    job: JobSpec, store: str, tmp_path: Path
+) -> None:
+    with tracked_sweep(job, "whole", tmp_path / "whole") as sweep:
+        whole = sweep.run_id
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_run(whole).info.experiment_id
+    tags = client.get_run(whole).data.tags | {RUN_FOLDER_TAG: str(tmp_path / "cut-off")}
+    cut_off = client.create_run(experiment, tags=tags).info.run_id
+    with tracked_sweep(job, "cut-off", tmp_path / "cut-off") as sweep:
+        assert sweep.run_id == cut_off
+    assert client.get_run(cut_off).data.params == client.get_run(whole).data.params
+    assert [file.path for file in client.list_artifacts(cut_off)] == ["job.yaml"]
 
 
 def test_values_that_make_no_job_are_a_failed_run(settings: TrialSettings, store: str) -> None:

@@ -21,7 +21,7 @@ class ScoringConfig(TypedDict):
     ratios: list[float | None]
 
 
-class Scores(TypedDict):
+class ScoringResult(TypedDict):
     """What all ranks found together."""
 
     rows: list[dict[str, Any]]
@@ -30,7 +30,7 @@ class Scores(TypedDict):
     """Images that cannot be decoded and are not counted, a sentence each."""
 
 
-def score_checkpoint(config: ScoringConfig) -> Scores:
+def score_checkpoint(config: ScoringConfig) -> ScoringResult:
     """Scores of every file at every ratio; the same on all ranks.
 
     Raises:
@@ -80,4 +80,4 @@ def score_checkpoint(config: ScoringConfig) -> Scores:
                 rows.append({"file": file, "ratio": ratio, "scores": scores})
     finally:
         loader.close()
-    return Scores(rows=rows, left_out=sorted(loader.bad.found.values()))
+    return ScoringResult(rows=rows, left_out=sorted(loader.bad.found.values()))
