@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
@@ -32,3 +34,13 @@ def empty_shared(like: Tensor, shape: tuple[int, ...]) -> Tensor:
         size *= length
     storage = like.untyped_storage()._new_shared(size, device=like.device)
     return like.new(storage).view(shape)
+
+
+def resize_bicubic(pixels: Tensor, out: Tensor) -> None:
+    """Pixels [h, w, 3] uint8 resized with antialiasing, as Pillow does, to ``out`` [H, W, 3].
+
+    ``interpolate`` cannot write to memory that is there.
+    """
+    size = list(out.shape[:2])
+    image, resized = (values.permute(2, 0, 1)[None] for values in (pixels, out))
+    torch.ops.aten._upsample_bicubic2d_aa.out(image, size, False, out=resized)

@@ -12,7 +12,9 @@ from ltm_platform.job.layer import Layer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BEFORE: Mapping[str, Any] = {"data": {"exif": False, "background": "hidden"}}
+BEFORE: Mapping[str, Any] = {
+    "data": {"exif": False, "background": "hidden", "decode": "exact"},
+}
 """Values that do what versions without these fields did."""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm_platform.data.decode import Decoded
+    from ltm_platform.data.loader import TrainingBatch
     from ltm_platform.job import JobSpec
     from ltm_platform.training.components import Components
     from ltm_platform.training.step_metrics import StepMeter
@@ -36,7 +36,7 @@ class Stepper:
         self._plan = self._model.plan if job.model.elastic else None
         self.steps_done = 0
 
-    def epoch(self, epoch: int, batches: Iterable[Decoded]) -> Iterator[None]:
+    def epoch(self, epoch: int, batches: Iterable[TrainingBatch]) -> Iterator[None]:
         """Train on what is left of an epoch; yields after every optimizer step. Collective.
 
         batches: micro-batches of this rank, beginning with a step's first.
@@ -50,9 +50,9 @@ class Stepper:
         self._engine.module.train()
         self._compress()
         self._meter.restart_clock()
-        for index, (images, labels) in enumerate(batches, start=1):
+        for index, batch in enumerate(batches, start=1):
             its.schedule.step_update(self.steps_done)
-            loss, micro_parts = self._loss(images, labels, epoch)
+            loss, micro_parts = self._loss(batch, epoch)
             parts += micro_parts / its.batch.accumulation
             complete = index % its.batch.accumulation == 0
             if complete:  # what ranks tell each other travels while backward computes
@@ -89,10 +89,11 @@ class Stepper:
     def _new_parts(self) -> Tensor:
         return torch.zeros(len(self._components.objective.parts), device=self._engine.device)
 
-    def _loss(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: TrainingBatch, epoch: int) -> tuple[Tensor, Tensor]:
         """The loss of one micro-batch, and its parts as `Objective` gives them."""
         its, device = self._components, self._engine.device
-        images, labels = images.to(device), labels.to(device)
+        images, labels = batch.images.to(device), batch.labels.to(device)
+        images = its.to_network(images, batch.changes)
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features = self._engine(images)
         return its.objective(images, labels, logits, features, epoch)

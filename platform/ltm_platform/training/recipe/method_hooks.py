@@ -12,12 +12,12 @@ from ltm_platform.models import method_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
-
+    from ltm_platform.data.loader import TrainingBatch
+    from ltm_platform.data.pixels.on_device import ToNetwork
     from ltm_platform.training.engine.interface import Engine
 
 
-def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def scoring_pass(engine: Engine, batches: Iterable[TrainingBatch], to_network: ToNetwork) -> None:
     """Show the method as many training images as it wants, without a step. Collective.
 
     batches: micro-batches of this rank, as many on all ranks and of the same size; the rest of them
@@ -30,8 +30,9 @@ def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> No
     dtype = next(network.parameters()).dtype
     with evaluating(network):
         method.before_scoring(network.model)
-        for images, labels in batches:
-            images, labels = images.to(engine.device, dtype), labels.to(engine.device)
+        for batch in batches:
+            images, labels = batch.images.to(engine.device), batch.labels.to(engine.device)
+            images = to_network(images, batch.changes).to(dtype)
             logits, _ = network(images)
             method.score(network.model, F.cross_entropy(logits.float(), labels))
             seen += len(images) * engine.world_size
