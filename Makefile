@@ -22,10 +22,10 @@ UNIT := tests/test_house.py tests/benchmarks tests/ltm tests/ltm_platform
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow" --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 2
+	$(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 3
 
 test-all: venv
-	$(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 2
+	$(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 3
 
 coverage: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --numprocesses auto --dist loadfile \

@@ -26,9 +26,11 @@ ENVIRONMENT = {
 
 SHARING = {
     "trained": ["test_browser", "test_engines", "test_evaluate", "test_faults", "test_reports"],
+    "ray": ["test_events", "test_ray_train", "test_services", "test_session"],
     "ranks": [
         "test_checkpoint",
         "test_ddp",
+        "test_elastic",
         "test_micro_batch",
         "test_ranks",
         "test_sync_bn",
@@ -36,7 +38,7 @@ SHARING = {
         "test_weights",
     ],
 }
-"""Files that ask for a costly fixture, by its name: the trained runs, and the ranks' answers."""
+"""Files that ask for a costly fixture: the trained runs, Ray's session, the ranks' answers."""
 
 
 class ByFixtures(LoadScopeScheduling):

@@ -55,7 +55,7 @@ class Run:
     ) -> None:
         """``mounted`` is called with the folder that is to be the home."""
         self.home = material.home(name, mounted)
-        self._environment = material.environment(self.home)
+        self._environment = dict(material.environment(self.home))
         self.output = self.home.with_suffix(".out")
         self._job = self.home / "job.yaml"
         self._job.write_text(variant.job(material.shards))
@@ -74,6 +74,10 @@ class Run:
             "reconcile": ["reconcile"],
         }[verb]
         return one_process.run(words, self._environment, self.output, hit=hit, trouble=trouble)
+
+    def tracked_by(self, address: str) -> None:
+        """From now on its commands ask a server."""
+        self._environment["MLFLOW_TRACKING_URI"] = address
 
     @property
     def status(self) -> str | None:
@@ -180,8 +184,8 @@ def left_behind(home: Path) -> Iterator[str]:
         yield f"a process is left: {' '.join(process.cmdline())[:200]}"
 
 
-def compare(home: Path, reference: Record) -> Iterator[str]:
-    """In what a finished run differs from an undisturbed one."""
+def compare(home: Path, reference: Record, *, files: bool = True) -> Iterator[str]:
+    """In what a finished run differs from an undisturbed one; ``files``: in those that it left."""
     now = record.status(home, NAME)
     if now != "FINISHED":
         yield f"resumed to its end, the run is {now}."
@@ -203,7 +207,7 @@ def compare(home: Path, reference: Record) -> Iterator[str]:
         yield f"checkpoints are kept of steps {[steps for steps, _ in found.checkpoints]}."
     elif found.checkpoints != reference.checkpoints:
         yield "the last weights, optimizer or RNG states are others."
-    for name in sorted(found.files.keys() | reference.files.keys()):
+    for name in sorted(found.files.keys() | reference.files.keys()) if files else ():
         count, right_count = found.files.get(name, 0), reference.files.get(name, 0)
         if count != right_count and not name.startswith("tmp/"):
             yield f"there are {count} files {name} in place of {right_count}."

@@ -1,5 +1,5 @@
-"""A run whose disk is full, whose folder cannot be written to or whose store is locked; after that
-it is resumed to its end and compared."""
+"""A run whose disk is full, whose folder cannot be written to, or whose store is locked, away or
+served by a server that ends; after that it is resumed to its end and compared."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from . import record
 from .cases import Hit
 from .kills import Run, compare, last_line, left_behind
 from .material import VARIANTS
 from .report import Outcome
+from .servers import TrackingServer
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from .cases import Case, Stage
     from .kills import References
     from .material import Material
 
-Trouble = Literal["full disk", "read-only run", "locked store"]
+Trouble = Literal[
+    "full disk", "read-only run", "locked store", "store away", "server killed", "server held"
+]
+SERVED: Mapping[Trouble, signal.Signals] = {
+    "server killed": signal.SIGKILL,
+    "server held": signal.SIGSTOP,
+}
+NEED_ROOT: frozenset[Trouble] = frozenset({"full disk", "read-only run"})
 
 DISK_BYTES = 24 << 20
 LEFT_BYTES = 200_000
 """At most, on a disk that is called full."""
 LONGEST_LOCK_S = 10.0
+"""For a server and a store that are away, too."""
 STAGES: tuple[Stage, ...] = ("start", "training", "checkpoint", "evaluation", "end")
 
 
@@ -44,8 +54,8 @@ def can_mount() -> bool:
 def carry_out(case: Case, material: Material, references: References) -> Outcome:
     """Train a run that meets with a trouble, then resume it without."""
     draw, outcome = case.draw(), Outcome(size=1)
-    kinds: tuple[Trouble, ...] = ("full disk", "read-only run", "locked store")
-    kind = draw.choice(kinds if can_mount() else kinds[2:])
+    kinds: tuple[Trouble, ...] = get_args(Trouble)
+    kind = draw.choice([one for one in kinds if can_mount() or one not in NEED_ROOT])
     variant = draw.choice([one for one in VARIANTS if not one.decoders])
     reference = references.of(variant)
     hit = Hit(
@@ -57,6 +67,7 @@ def carry_out(case: Case, material: Material, references: References) -> Outcome
         if disk:
             stack.callback(_unmount, run.home)
         trouble = _Trouble(kind, run, draw)
+        stack.callback(trouble.end)
         with closing(trouble):
             ended = run.command("submit", hit, trouble.begin)
         outcome.story.append(f"{kind} in {ended.stage or 'nothing'}: exit code {ended.code}")
@@ -75,7 +86,7 @@ def carry_out(case: Case, material: Material, references: References) -> Outcome
             if again.code:
                 outcome.faults.append(f"it cannot go on after a {kind}: {last_line(again)}")
         if not outcome.faults:
-            outcome.faults += compare(run.home, reference)
+            outcome.faults += compare(run.home, reference, files=kind not in SERVED)
     if not outcome.faults:
         shutil.rmtree(run.home)
         run.output.unlink()
@@ -88,8 +99,8 @@ def _judged(kind: Trouble, code: int, output: str, status: str | None) -> list[s
         return [f"a traceback after a {kind}: {tail}"]
     if code not in (0, 1, 2):
         return [f"the exit code is {code} after a {kind}: {tail}"]
-    if kind == "locked store" and code:
-        return [f"a lock of {LONGEST_LOCK_S:g} s is not waited for: {tail}"]
+    if kind in ("locked store", *SERVED) and code:
+        return [f"{kind} for up to {LONGEST_LOCK_S:g} s is not waited for: {tail}"]
     wanted = {0: "FINISHED", 1: "FAILED"}.get(code)
     # On a full disk the store cannot note the end.
     if wanted and status not in (wanted, None) and kind != "full disk":
@@ -98,26 +109,43 @@ def _judged(kind: Trouble, code: int, output: str, status: str | None) -> list[s
 
 
 class _Trouble:
-    """One that begins when it is called for and ends when it is closed."""
+    """One that begins when it is called for and is over when it is closed."""
 
     def __init__(self, kind: Trouble, run: Run, draw: random.Random) -> None:
         self._kind, self._run = kind, run
         self._left = draw.randrange(LEFT_BYTES)
         self._locked_s = draw.uniform(0.1, LONGEST_LOCK_S)
         self._after = ExitStack()
+        self._server: TrackingServer | None = None
+        if kind in SERVED:
+            self._server = TrackingServer(run.home)
+            self._server.start()
+            run.tracked_by(self._server.address)
 
     def begin(self) -> None:
         if self._kind == "full disk":
             self._fill()
         elif self._kind == "read-only run":
             self._forbid(self._run.home / "runs")
+        elif self._kind == "locked store":
+            self._meanwhile(self._lock)
+        elif self._kind == "store away":
+            self._meanwhile(self._move_away)
         else:
-            thread = threading.Thread(target=self._lock)
-            thread.start()
-            self._after.callback(thread.join)
+            self._meanwhile(self._hit_server)
 
     def close(self) -> None:
         self._after.close()
+
+    def end(self) -> None:
+        """All that it has started ends."""
+        if self._server:
+            self._server.close()
+
+    def _meanwhile(self, trouble: Callable[[], None]) -> None:
+        thread = threading.Thread(target=trouble)
+        thread.start()
+        self._after.callback(thread.join)
 
     def _fill(self) -> None:
         file = self._run.home / "ballast"
@@ -131,6 +159,16 @@ class _Trouble:
         subprocess.run(["mount", "--bind", folder, folder], check=True)
         self._after.callback(_unmount, folder)
         subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+
+    def _move_away(self) -> None:
+        database = self._run.home / "mlflow.db"
+        away = database.rename(database.with_suffix(".away"))
+        time.sleep(self._locked_s)
+        away.rename(database)
+
+    def _hit_server(self) -> None:
+        assert self._server
+        self._server.hit(SERVED[self._kind], self._locked_s)
 
     def _lock(self) -> None:
         database = self._run.home / "mlflow.db"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
+from ltm_platform.data import open_dataset
 
 from .conftest import (
     TIMEOUT_S,
@@ -24,8 +26,6 @@ from .conftest import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Cli
 
 pytestmark = pytest.mark.slow
@@ -82,18 +82,22 @@ def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     run = tracking.find_run(store, "damaged")
     assert (run.status, run.tags.get("ltm.restarts")) == ("FAILED", None)
 
-    bad = tmp_path / "images/dog/7.png"
-    bad.write_bytes(bad.read_bytes()[:-30])  # of its pixels, too
-    allowed = (f"data.path={images}", "data.allow_bad=0.05")
+    parts = open_dataset(images, cache=tmp_path, val_fraction=0.2)
+    bad = [str(part.locate(0)) for part in (parts.train, parts.val)]
+    for name in bad:
+        file = tmp_path / "images" / name.split("'")[1]
+        file.write_bytes(file.read_bytes()[:-30])  # of its pixels, too
+    allowed = (f"data.path={images}", "data.allow_bad=0.2")
     done = cli(*job, "--name", "bad", *settings(*allowed))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bad_images.json" in done.stdout
     run_id = tracking.find_run(store, "bad").run_id
     artifact = MlflowClient(store).download_artifacts(run_id, "bad_images.json", str(tmp_path))
     found = [name for part in json.loads(Path(artifact).read_text()).values() for name in part]
-    assert [name.partition(" cannot be decoded")[0] for name in found] == [
-        f"image 'dog/7.png' of {images}"
-    ]
+    assert sorted(name.partition(" cannot be decoded")[0] for name in found) == sorted(bad)
+    done = cli("evaluate", "bad", "--last", "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"not counted: 1 image that cannot be decoded\n  {bad[1]} " in done.stderr
 
 
 def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from ltm_platform.compat.ray_checkpoints import RECORD_FILE
@@ -15,12 +16,25 @@ from ltm_platform.storage.run_folder import RunFolder
 from .conftest import TIMEOUT_S, await_step, history, resume, submitted
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from .conftest import Cli
 
 STEPS = 90
 """Of the tiny job's two epochs."""
+
+
+def listening(process: subprocess.Popen[bytes]) -> set[str]:
+    """The addresses on which a command and all that it has started can be reached."""
+    command = psutil.Process(process.pid)
+    sockets = [
+        socket
+        for one in (command, *command.children(recursive=True))
+        for socket in one.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
+    return {socket.laddr.ip.removeprefix("::ffff:") for socket in sockets}
 
 
 def test_a_killed_run_of_two_workers_goes_on_to_its_end(
@@ -30,6 +44,7 @@ def test_a_killed_run_of_two_workers_goes_on_to_its_end(
     overrides = ("engine.zero_stage=1", "cluster.workers=2", "checkpoint.every_steps=10")
     with submitted(environment, tiny_job, "cut-off", *overrides) as process:
         await_step(run, 20, process)
+        assert listening(process) == {"127.0.0.1"}
         process.kill()
     resume(cli, store, "cut-off")
     for key in ("train/loss", "train/lr"):

@@ -12,6 +12,8 @@ import ltm
 from ltm.interfaces import Kept, Site, SiteInput, SiteKind
 from ltm.methods import build_method
 
+from ..marks import fast_only
+
 NETS = {
     "vit_nano_patch4_32": 32,
     "swin_nano_patch2_window4_32": 32,
@@ -30,10 +32,8 @@ def create(backbone: str) -> tuple[Any, torch.Tensor]:
     return model.eval(), torch.randn(4, 3, size, size)
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    ["vit_nano_patch4_32", *(pytest.param(n, marks=pytest.mark.slow) for n in list(NETS)[1:])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", NETS)
 def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Path) -> None:
     model, x = create(backbone)
     batch = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
@@ -69,6 +69,7 @@ class OneSite(torch.nn.Module):
 RIVALS = [method for method in ltm.list_token_methods() if method != "ltm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "kept"), [*((m, (3, 4)) for m in RIVALS), ("spvit", 13)])
 def test_rivals_export_for_any_batch(method: str, kept: Kept) -> None:
     net, x = OneSite(method, kept).eval(), torch.randn(4, 24, 16)
@@ -90,7 +91,7 @@ def test_what_is_soft_in_training_compiles(method: str) -> None:
     torch.testing.assert_close(net.method.loss_terms(), terms)
 
 
-@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
+@pytest.mark.parametrize("backbone", fast_only(list(NETS)[:2], ["vit_nano_patch4_32"]))
 def test_compile_breaks_no_graph(backbone: str) -> None:
     model, x = create(backbone)
     torch.compiler.reset()

@@ -17,6 +17,7 @@ SECTIONS = dict(re.findall(r"(?ms)^## (.+?)\n(.*?)(?=^## |\Z)", TEXT))
 BLOCK = re.compile(r"(?ms)^```(\w+)\n(?:# (\S+\.(?:py|toml))\n)?(.*?)^```$")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["A method", "A backbone"])
 def test_an_example_works_and_touches_no_file_of_ours(title: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall(SECTIONS[title])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from .packages import install, run
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ assert "halve" in ltm.list_token_methods()
     assert out == "Halving 1.0 halve ltm.methods"
 
 
+@pytest.mark.slow
 def test_a_decorator_beside_the_entry_point_does_no_harm(tmp_path: Path) -> None:
     decorated = HALVE.replace("class Halve", "@ltm.register_method('halve')\nclass Halve")
     files = {"halving.py": "import ltm\n" + decorated}
@@ -104,6 +107,7 @@ def test_names_that_clash_are_named_with_both_packages(tmp_path: Path) -> None:
     assert "'halve = " in out
 
 
+@pytest.mark.slow
 def test_a_name_of_ours_cannot_be_taken(tmp_path: Path) -> None:
     files = {"halving.py": HALVE}
     install(tmp_path, "halving", files, {"ltm.methods": {"tome": "halving:Halve"}})
@@ -111,6 +115,7 @@ def test_a_name_of_ours_cannot_be_taken(tmp_path: Path) -> None:
     assert out.startswith("package 'halving' has a method 'tome', which ltm has, too")
 
 
+@pytest.mark.slow
 def test_a_family_that_clashes_or_breaks_does_not_touch_what_we_have(tmp_path: Path) -> None:
     family = """
 from ltm.backbones import StagedModel, register_family

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ltm_platform.api.values import Printed
-    from ltm_platform.inference.evaluate import Evaluation, Score
+    from ltm_platform.inference.evaluate import Evaluation, Scores
     from ltm_platform.inference.export import Format
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.report.pareto import Measurement
@@ -76,13 +76,15 @@ def evaluate(
             method=method,
         )
 
-    evaluation, scores = _scored(prepared, "evaluate.log", printed)
+    evaluation, found = _scored(prepared, "evaluate.log", printed)
     store = tracking.tracking_uri(tracking_uri)
     runs: Sequence[str] = ()
     if method is not None:
         run = run_of(checkpoint, store)
-        runs = record(evaluation, scores, run.name if run else str(checkpoint), store)
-    return Evaluated(tuple(scores), checkpoint, evaluation.dataset.name, tuple(runs), store)
+        runs = record(evaluation, found.scores, run.name if run else str(checkpoint), store)
+    return Evaluated(
+        found.scores, checkpoint, evaluation.dataset.name, tuple(runs), store, found.left_out
+    )
 
 
 @restored_process()
@@ -120,8 +122,8 @@ def pareto(
     def prepared(resources: Resources) -> Evaluation:
         return prepare(checkpoint, data=data, ratios=wanted, workers=workers, resources=resources)
 
-    evaluation, scores = _scored(prepared, "pareto.log", printed)
-    curves = report.curves(scores)
+    evaluation, found = _scored(prepared, "pareto.log", printed)
+    curves = report.curves(found.scores)
     store = tracking.tracking_uri(tracking_uri)
     # On other data it is no property of the run.
     run = run_of(checkpoint, tracking_uri) if data is None else None
@@ -131,12 +133,14 @@ def pareto(
     if picture is not None:
         save(pareto_figure(run.name if run else checkpoint.name, curves), picture)
     name = run.name if run else None
-    return Curve(curves, checkpoint, evaluation.dataset.name, name, artifacts, store)
+    return Curve(
+        curves, checkpoint, evaluation.dataset.name, name, artifacts, store, found.left_out
+    )
 
 
 def _scored(
     prepared: Callable[[Resources], Evaluation], log_name: str, printed: Printed | None
-) -> tuple[Evaluation, list[Score]]:
+) -> tuple[Evaluation, Scores]:
     from ltm_platform.inference.evaluate import run_evaluation
 
     with session(EMBEDDED) as ray:

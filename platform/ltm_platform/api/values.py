@@ -173,6 +173,8 @@ class Evaluated:
     """The names of the runs that record it, where a method was put on the network."""
     tracking_uri: str = ""
     """The address of MLflow's store that has those runs."""
+    left_out: tuple[str, ...] = ()
+    """Images that cannot be decoded and are not counted, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,8 @@ class Curve:
     artifacts: str | None
     """Its artifact folder there."""
     tracking_uri: str
+    left_out: tuple[str, ...] = ()
+    """Images that cannot be decoded and are not counted, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,10 @@ def is_startup_timeout(error: Exception) -> bool:
 
 
 def session_folder() -> Path:
-    """Logs and sockets of the Ray that this process has started, below Ray's temporary folder."""
+    """Logs and sockets of the Ray that this process has started, or that has started it."""
     from ray._private import worker
 
-    assert worker._global_node, "no Ray was started here"
+    assert worker._global_node, "this process has no Ray"
     return Path(worker._global_node.get_session_dir_path())
 
 
@@ -99,6 +99,11 @@ def on_loopback() -> Iterator[None]:
             if old is None:
                 os.environ.pop(name, None)
         _read_again()
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that has started this process listens on 127.0.0.1 alone."""
+    return all(os.environ.get(name) == value for name, value in LOOPBACK_SETTINGS.items())
 
 
 def address_of_auto() -> str:

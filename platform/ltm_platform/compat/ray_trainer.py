@@ -20,6 +20,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from ltm_platform.compat.ray_core import autoscaled_groups
+from ltm_platform.compat.ray_torch import LocalTorchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,7 +92,7 @@ class LeanTrainer(TorchTrainer):
         policy: CausePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, torch_config=LocalTorchConfig(), **kwargs)
         self._check, self._policy = check, policy
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:

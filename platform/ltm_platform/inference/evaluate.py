@@ -52,6 +52,16 @@ class Score:
     images: int
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an evaluation found."""
+
+    scores: tuple[Score, ...]
+    """Sorted by kind of weights, then by ratio."""
+    left_out: tuple[str, ...]
+    """Images that cannot be decoded and are not counted, a sentence each."""
+
+
 def prepare(
     checkpoint: Path,
     *,
@@ -138,7 +148,7 @@ def _costs(
     return tuple(counts)
 
 
-def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> list[Score]:
+def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores:
     """Every image once, at every ratio, for the weights and for their moving average.
 
     Ray must be running. ``ray_stays``: it keeps running when this raises.
@@ -173,13 +183,14 @@ def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> list[S
         )
         try:
             with as_run_error():
-                rows = trainer.fit().return_value
+                found = trainer.fit().return_value
         except KeyboardInterrupt:
             if ray_stays:
                 trainer.abort()
             raise
     costs = dict(zip(evaluation.ratios, evaluation.costs, strict=True))
-    return [
+    scores = (
         Score(KINDS[row["file"]], row["ratio"], costs[row["ratio"]].gmacs, **row["scores"])
-        for row in rows
-    ]
+        for row in found["rows"]
+    )
+    return Scores(tuple(scores), tuple(found["left_out"]))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class LeftOut:
     """The bad images that all ranks have met."""
 
-    def __init__(self, parts: list[BadImages], send: Listener) -> None:
+    def __init__(self, parts: list[BadImages], send: Listener = lambda _: None) -> None:
         self._parts = parts
         self._send = send
         self._told = 0

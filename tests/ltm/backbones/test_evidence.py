@@ -14,6 +14,7 @@ from ltm.errors import FieldError
 from ltm.interfaces import SiteInput
 from ltm.merge import Assigned
 
+from ...marks import fast_only
 from ..declared import assert_declared
 from . import toys
 from .conftest import SMALL, images, with_method
@@ -411,7 +412,11 @@ def test_what_is_computed_again_has_the_same_gradients(toy: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "toy", [toys.OnInput, toys.ByClassAttention, toys.ByReceivedBefore, toys.HandsMap]
+    "toy",
+    fast_only(
+        [toys.OnInput, toys.ByClassAttention, toys.ByReceivedBefore, toys.HandsMap],
+        [toys.ByReceivedBefore],
+    ),
 )
 def test_compile_breaks_no_graph(toy: Any) -> None:
     model, x = classy(toy, {"blocks.1": 8}), images(64)

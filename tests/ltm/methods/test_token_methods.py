@@ -8,6 +8,7 @@ import torch
 import ltm
 from ltm.merge import Merge, Soft
 
+from ...marks import fast_only
 from ..declared import assert_declared
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ NETS = {
 MEANS = ["tome", "pitome", "dtem"]
 
 methods = pytest.mark.parametrize("method", TOKEN_METHODS)
-backbones = pytest.mark.parametrize("backbone", NETS)
+backbones = pytest.mark.parametrize(
+    "backbone", fast_only(NETS, ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
+)
 
 
 def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_platform.data.cache import ShardCache
+from ltm_platform.data.processes import start_fork_server
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
 from ltm_platform.errors import UserError
 
@@ -71,6 +72,7 @@ def test_processes_that_want_a_shard_at_once_share_one_copy(
 ) -> None:
     split = write(tmp_path)
     # Not forked from here: this process has threads of other tests, whose locks a fork would keep.
+    start_fork_server()  # with its imports, which all that comes from it have
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager, ProcessPoolExecutor(4, context) as pool:
         begin = manager.Barrier(4)

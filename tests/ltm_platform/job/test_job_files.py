@@ -67,6 +67,7 @@ RIVALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "method", "result"), RIVALS, ids=lambda value: getattr(value, "title", None)
 )
@@ -93,6 +94,7 @@ def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
     assert same == ours.recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.backbone)
 def test_every_row_can_be_fine_tuned(row: ltm.Published) -> None:
     wishes = [f"model.backbone={row.backbone}", f"model.image_size={row.image_size}"]

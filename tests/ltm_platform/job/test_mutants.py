@@ -31,7 +31,9 @@ def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object) -> None:
         raise KeyError("x")
 
+    mutant = jobs.Mutant(jobs.GOOD.encode())
+    assert jobs.check(mutant, tmp_path) is None
     monkeypatch.setattr(jobs.checks, "check_job", broken)
-    fault = jobs.check(jobs.Mutant(jobs.GOOD.encode()), tmp_path)
+    fault = jobs.check(mutant, tmp_path)
     assert fault
     assert fault.startswith("KeyError at ")

@@ -51,6 +51,7 @@ def elsewhere(program: str, folder: Path) -> str:
 
 
 @pytest.mark.usefixtures("site")
+@pytest.mark.slow
 def test_a_cluster_gets_the_package_of_a_method_and_finds_it(tmp_path: Path) -> None:
     folder = tmp_path / "sent"
 

@@ -86,6 +86,7 @@ def test_google_without_credentials_is_told_how_to_give_them(
     assert "GOOGLE_APPLICATION_CREDENTIALS" in line
 
 
+@pytest.mark.slow
 def test_a_google_store_that_refuses_connections_is_named(
     closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_frozen_parts_keep_their_weights_and_no_others(ranks: RankPool) -> None:
         assert torch.equal(start, seen["end"][name]) == frozen, name
 
 
+@pytest.mark.slow
 def test_a_compiled_network_has_the_same_losses(ranks: RankPool) -> None:
     (plain,), (compiled,) = ranks.run(1, scenarios.plain), ranks.run(1, scenarios.compiled)
     torch.testing.assert_close(losses_of(compiled), losses_of(plain), rtol=1e-4, atol=1e-5)

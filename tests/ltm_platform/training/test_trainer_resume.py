@@ -11,6 +11,7 @@ import torch
 from ltm_platform.events import EpochEnded, Progress, Started
 from ltm_platform.training.trainer import Stopped
 
+from ...marks import fast_only
 from .small_run import MODEL, FolderContext, damaged_digits, small_job
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def untimed(events: list[Event], after: int) -> list[Progress]:
     return kept
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", fast_only(METHODS, ["ltm"]))
 def test_training_goes_on_to_the_bit(start_run: StartRun, tmp_path: Path, method: str) -> None:
     job = job_of(method)
     undisturbed = start_run(job, FolderContext(tmp_path / "whole"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HANGS = """
 import threading
 from ltm_platform.training.watchdog import Watchdog
@@ -53,5 +55,6 @@ def test_who_has_ended_its_work_is_left_alone() -> None:
     assert run(CLOSED).stdout == "went on\n"
 
 
+@pytest.mark.slow
 def test_a_trainer_that_cannot_be_built_does_not_end_the_process_later() -> None:
     assert run(NEVER_BUILT).stdout == "went on\n"

@@ -60,7 +60,7 @@ def command(
       ltm-platform evaluate base-1 --method tome --ratio 0.7
     """
     from ltm_platform import api
-    from ltm_platform.cli.screen.console import printing
+    from ltm_platform.cli.screen.console import name_left_out, printing
     from ltm_platform.storage import locations
 
     with printing(verbose=verbose) as printed:
@@ -78,6 +78,7 @@ def command(
         click.echo(json.dumps([asdict(score) for score in found.scores], indent=2))
     else:
         _print_table(found.scores, f"{found.checkpoint.name} on {found.data}")
+    name_left_out(found.left_out)
     if found.runs:
         store = locations.shown(found.tracking_uri)
         click.echo(f"recorded in {store}: {', '.join(found.runs)}", err=as_json)

@@ -67,7 +67,7 @@ def command(
       ltm-platform pareto quickstart-1 --points 11
     """
     from ltm_platform import api
-    from ltm_platform.cli.screen.console import printing
+    from ltm_platform.cli.screen.console import name_left_out, printing
     from ltm_platform.storage import locations
 
     with printing(verbose=verbose) as printed:
@@ -87,6 +87,7 @@ def command(
         click.echo(json.dumps(text, indent=2))
     else:
         _print_table(found.curves, f"{found.checkpoint.name} on {found.data}")
+    name_left_out(found.left_out)
     if found.artifacts:
         where = f"{found.run} in {locations.shown(found.tracking_uri)}"
         click.echo(f"logged to {where}: metrics and artifacts {found.artifacts}/", err=as_json)

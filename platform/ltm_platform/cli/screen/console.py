@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
 
+NAMED = 3
+"""Of the images that cannot be decoded."""
 WIDTH_OF_FILES = 1000
 """Without a terminal, lines are kept whole for scripts that read them."""
 
@@ -88,6 +90,18 @@ def plain_table(*head: str, texts: int = 1, **options: Any) -> Table:
     for column in table.columns[texts:]:
         column.justify = "right"
     return table
+
+
+def name_left_out(sentences: Sequence[str]) -> None:
+    """Say which images are not counted, where any are not; beside the results."""
+    import click
+
+    if not sentences:
+        return
+    what = "images" if len(sentences) > 1 else "image"
+    click.echo(f"not counted: {len(sentences):,} {what} that cannot be decoded", err=True)
+    for sentence in sentences[:NAMED]:
+        click.echo(f"  {sentence}", err=True)
 
 
 def duration(seconds: float) -> str:

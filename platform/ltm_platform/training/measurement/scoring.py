@@ -21,8 +21,21 @@ class ScoringConfig(TypedDict):
     ratios: list[float | None]
 
 
-def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
-    """Scores of every file at every ratio; the same on all ranks."""
+class Scores(TypedDict):
+    """What all ranks found together."""
+
+    rows: list[dict[str, Any]]
+    """One for every file at every ratio."""
+    left_out: list[str]
+    """Images that cannot be decoded and are not counted, a sentence each."""
+
+
+def score_checkpoint(config: ScoringConfig) -> Scores:
+    """Scores of every file at every ratio; the same on all ranks.
+
+    Raises:
+        UserError: on all ranks, more images than ``data.allow_bad`` cannot be decoded.
+    """
     # The driver imports this module too, and must not load what only ranks need.
     import ray.train
     import ray.train.torch
@@ -32,6 +45,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
     from ltm_platform.data.pixels.on_device import ToNetwork
     from ltm_platform.data.processes import loader_processes
     from ltm_platform.models import create_model, input_pixels, load_weights
+    from ltm_platform.training.left_out import LeftOut
     from ltm_platform.training.measurement.evaluation import score, validation_loader
     from ltm_platform.training.recipe.network import PRECISION
 
@@ -62,6 +76,7 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
             return model(to_network(images))
 
     rows = []
+    left_out = LeftOut([loader.bad])
     try:
         for file in config["files"]:
             load_weights(model, Path(config["checkpoint"]) / file)
@@ -69,7 +84,8 @@ def score_checkpoint(config: ScoringConfig) -> list[dict[str, Any]]:
                 if ratio is not None:
                     model.set_compression(ratio)
                 scores = score(logits, loader, device)
+                left_out.exchange()
                 rows.append({"file": file, "ratio": ratio, "scores": scores})
     finally:
         loader.close()
-    return rows
+    return Scores(rows=rows, left_out=sorted(loader.bad.found.values()))
