@@ -1,4 +1,4 @@
-"""Training samples at a third of timm's cost: what ``data.decode: fast`` stands for.
+"""Training samples for less CPU time than timm's: what ``data.decode: fast`` stands for.
 
 Crops, operations and their strengths are drawn by timm's own code, so that they are those of
 `exact` for the same key. Pixels are near to timm's: an ordinary JPEG is decoded with the quicker
