@@ -4,13 +4,15 @@
     python benchmarks/loader.py --augment published      # RandAugment and random erasing too
     python benchmarks/loader.py --only memory            # ImageNet-size index
     python benchmarks/loader.py --only training          # the loader's share of a step
+    python benchmarks/loader.py --only stages            # where an image's time goes
 
 The photographs are crops, flips and gradings of scikit-learn's two, 500 x 400 pixels, as JPEG.
 timm reads them with ImageDataset and create_loader, with and without its prefetcher; ours reads
 the folder and its shards. Short epochs are interleaved so that all see the same machine, and
 ratios are taken within a round; medians are printed. "CPU ms" is what an image costs in all
 processes together, which does not depend on what else the machine does. Files are in the page
-cache for all of them.
+cache for all of them. Both are measured up to the normalised float batch: what a GPU would do is
+done on the CPU.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import io
 import tempfile
 import time
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -32,16 +36,22 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
+from ltm_platform.compat.timm import allow_posterize_to_black
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import Loader
+from ltm_platform.data.pixels import fast, train_pipeline
+from ltm_platform.data.pixels.fast import FastTraining
+from ltm_platform.data.pixels.jpeg import Jpeg
+from ltm_platform.data.pixels.on_device import ToNetwork
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
-from ltm_platform.data.transforms import Augmentation, allow_posterize_to_black, train_transform
+from ltm_platform.data.transforms import Augmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ltm_platform.data.image_set import ImageSet
+    from ltm_platform.data.pixels.sample import Pipeline
 
 SIZE = 224
 IMAGENET_IMAGES_A_GROUP = 9  # 110 KB each in groups of 1 MiB
@@ -69,15 +79,20 @@ def write_photographs(root: Path, count: int) -> None:
 
 
 def ours(source: ImageSet, augment: Augmentation, args: argparse.Namespace) -> Loader:
+    pipeline = train_pipeline(augment, SIZE, MEAN, args.decode)
+    return _loader(source, pipeline, args.batch, args.workers)
+
+
+def _loader(source: ImageSet, pipeline: Pipeline, batch: int, workers: int) -> Loader:
     return Loader(
         source,
-        train_transform(augment, SIZE, MEAN, STD, resize=args.resize),
-        micro_batch=args.batch,
+        pipeline,
+        micro_batch=batch,
         accumulation=1,
         rank=0,
         world_size=1,
         seed=0,
-        workers=args.workers,
+        workers=workers,
     )
 
 
@@ -106,6 +121,14 @@ def timms(
     for step in dataset.transform.transforms:
         allow_posterize_to_black(step)
     return loader
+
+
+def network_batches(loader: Loader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Float batches in one place in memory, as training on a CPU has them."""
+    to_network, floats = ToNetwork(MEAN, STD), None
+    for batch in loader.epoch(epoch):
+        floats = to_network(batch.images, batch.changes, floats)
+        yield floats, batch.labels
 
 
 def images_per_second(
@@ -138,7 +161,7 @@ def compare(root: Path, args: argparse.Namespace) -> None:
             readers[name] = lambda _, theirs=theirs: theirs
         for name, source in (("ours, folder", folder), ("ours, shards", shards(folder, root))):
             loader = stack.enter_context(closing(ours(source, augment, args)))
-            readers[name] = loader.epoch
+            readers[name] = partial(network_batches, loader)
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
         for round_ in range(args.rounds + 1):
             for name, epoch in readers.items():
@@ -170,7 +193,7 @@ def share_of_training(root: Path, args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     waited = whole = 0.0
     with closing(ours(source, AUGMENTS[args.augment], args)) as loader:
-        batches = chain.from_iterable(map(loader.epoch, count()))
+        batches = chain.from_iterable(network_batches(loader, epoch) for epoch in count())
         next(batches)  # starts the processes
         for _ in range(args.steps):
             start = time.perf_counter()
@@ -184,6 +207,48 @@ def share_of_training(root: Path, args: argparse.Namespace) -> None:
         f"{args.model}, batch {args.batch}, {torch.get_num_threads()} threads: "
         f"a step takes {whole / args.steps:.2f} s, {100 * waited / whole:.2f} % of it waiting"
     )
+
+
+def stages(root: Path, args: argparse.Namespace) -> None:
+    """Print what an image costs at each stage, in one process."""
+    source = open_dataset(str(root), cache=root, val_fraction=0.001).train
+    pipeline = FastTraining(AUGMENTS[args.augment], SIZE, MEAN)
+    to_network, batch = ToNetwork(MEAN, STD), args.batch
+    seconds: dict[str, float] = {}
+    with ExitStack() as stack:
+        for owner, name, stage in (
+            (source, "read", "read"),
+            (Jpeg, "crop", "decode"),
+            (fast, "resize_bicubic", "resize"),
+            (pipeline, "_augment", "augment"),
+        ):
+            timed = _timed(getattr(owner, name), seconds, stage)
+            stack.enter_context(mock.patch.object(owner, name, timed))
+        loader = stack.enter_context(closing(_loader(source, pipeline, batch, workers=0)))
+        for epoch in range(args.rounds + 1):
+            if epoch == 1:  # the first warms up
+                seconds.clear()
+            start = time.process_time()
+            for samples in loader.epoch(epoch):
+                images = _timed(to_network, seconds, "flip, normalise, erase")(*samples[::2])
+                seconds["images"] = seconds.get("images", 0) + len(images)
+            seconds["all"] = seconds.get("all", 0) + time.process_time() - start
+    images, whole = seconds.pop("images"), seconds.pop("all")
+    seconds["the rest"] = whole - sum(seconds.values())
+    for stage, taken in seconds.items():
+        print(f"{stage:<24}{1000 * taken / images:>7.3f} ms{taken / whole:>7.1%}")
+    print(f"{'an image':<24}{1000 * whole / images:>7.3f} ms")
+
+
+def _timed(work: Callable[..., Any], seconds: dict[str, float], stage: str) -> Callable[..., Any]:
+    def timed(*args: Any, **more: Any) -> Any:
+        start = time.process_time()
+        try:
+            return work(*args, **more)
+        finally:
+            seconds[stage] = seconds.get(stage, 0) + time.process_time() - start
+
+    return timed
 
 
 def memory(root: Path, args: argparse.Namespace) -> None:
@@ -237,13 +302,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--augment", choices=AUGMENTS, default="crop")
-    parser.add_argument("--resize", choices=["torch", "pillow"], default="torch")
+    parser.add_argument("--decode", choices=["fast", "exact"], default="fast")
     parser.add_argument("--model", default="vit_tiny_patch16_224")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--index", type=int, default=1_281_167, help="ImageNet's images")
-    parser.add_argument("--only", choices=["speed", "training", "memory"])
+    parser.add_argument("--only", choices=["speed", "stages", "training", "memory"])
     args = parser.parse_args()
-    parts = {"speed": compare, "training": share_of_training, "memory": memory}
+    parts = {"speed": compare, "stages": stages, "training": share_of_training, "memory": memory}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
         write_photographs(root, args.images)

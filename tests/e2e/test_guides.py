@@ -20,8 +20,9 @@ from ltm import plugins
 from ltm_platform.cli import app
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import Loader
+from ltm_platform.data.pixels.exact import ExactTraining
 from ltm_platform.data.sources import find_source
-from ltm_platform.data.transforms import Augmentation, train_transform
+from ltm_platform.data.transforms import Augmentation
 from ltm_platform.job import JobSpec
 
 from .pages import ROOT, block
@@ -106,7 +107,7 @@ def test_a_source_of_another_package_is_read_by_the_loader(tmp_path: Path) -> No
 
     loader = Loader(
         dataset.val,
-        train_transform(Augmentation(), 32, (0.0,) * 3, (1.0,) * 3),
+        ExactTraining(Augmentation(), 32, (0.0,) * 3),
         micro_batch=15,
         accumulation=1,
         rank=0,
@@ -115,9 +116,9 @@ def test_a_source_of_another_package_is_read_by_the_loader(tmp_path: Path) -> No
         workers=1,  # the images are pickled
     )
     labels = []
-    for images, of_batch in loader.epoch(0):
+    for images, of_batch, _ in loader.epoch(0):
         labels += of_batch.tolist()
-        assert torch.equal(images.mean((2, 3)).argmax(1), of_batch)
+        assert torch.equal(images.float().mean((2, 3)).argmax(1), of_batch)
     loader.close()
     assert sorted(labels) == [0] * 10 + [1] * 10 + [2] * 10
 

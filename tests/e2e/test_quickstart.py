@@ -17,7 +17,8 @@ import ltm
 from ltm_platform import tracking
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import EvalLoader
-from ltm_platform.data.transforms import eval_transform
+from ltm_platform.data.pixels.exact import ExactEvaluation
+from ltm_platform.data.pixels.on_device import ToNetwork
 from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
@@ -119,11 +120,11 @@ def test_its_checkpoints_hold_the_network_that_was_measured(
         checkpoint=weights,
     ).eval()
     val = open_dataset("digits", cache=home / "cache", val_fraction=0.2).val
-    transform = eval_transform(32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = EvalLoader(val, transform, batch=64, rank=0, world_size=1, workers=0)
+    to_network = ToNetwork(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    loader = EvalLoader(val, ExactEvaluation(32), batch=64, rank=0, world_size=1, workers=0)
     with torch.inference_mode():
         hits = sum(
-            int(((model(images).argmax(1) == labels) & valid).sum())
+            int(((model(to_network(images)).argmax(1) == labels) & valid).sum())
             for images, labels, valid in loader
         )
     tops = [m.value for m in client.get_metric_history(run.info.run_id, "val/top1")]

@@ -7,11 +7,10 @@ import io
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ltm_platform.data.decode import Decoder, Failure
-from ltm_platform.data.order import Batch
+from ltm_platform.data.decode import STANDARD, decoded
+from ltm_platform.data.pixels.sample import UndecodableError
 from ltm_platform.errors import UserError
 
 from .changes import change
@@ -19,7 +18,6 @@ from .verdict import judge
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -74,25 +72,6 @@ KINDS = (
     Kind("F", "TIFF", EXACT),
     Kind("I", "TIFF", None),
 )
-
-
-class _One:
-    """An `ImageSet` of one picture."""
-
-    classes = ("a", "b")
-    labels = np.zeros(1, dtype=np.int64)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-        return [(self._data, 0) for _ in indices]
-
-    def locate(self, _: int) -> str:
-        return "the picture"
 
 
 class PictureFiles:
@@ -196,15 +175,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 
 def _read(data: bytes) -> Pixels:
     """As the loader does."""
-    decoder = Decoder(_One(data), _as_tensor, seed=0)
-    decoded = decoder[Batch(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))]
-    if isinstance(decoded, Failure):
-        raise decoded.error
-    if decoded.bad:
-        raise UserError(decoded.bad[0].sentence)
-    return decoded.images[0].numpy()
-
-
-def _as_tensor(image: Image.Image) -> torch.Tensor:
-    assert image.mode == "RGB"
-    return torch.from_numpy(np.array(image))
+    try:
+        return np.array(decoded(data, STANDARD))
+    except UndecodableError as error:
+        raise UserError(f"the picture cannot be decoded: {error}") from None

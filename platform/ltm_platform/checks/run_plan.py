@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ltm_platform.job import BatchPlan, JobSpec
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.training.measurement.estimates import Memory
+    from ltm_platform.training.measurement.throughput import Throughput
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class RunPlan:
     """Bytes that are free for them; None: an object store."""
     images: int
     """Images of all epochs."""
+    throughput: Throughput | None
+    """Of one worker, tried on this machine; None where the job has problems."""
 
     def hours(self, images_per_s: float) -> float:
         """Hours of training alone, at so many images a second of all workers together."""
@@ -104,6 +107,21 @@ def plan_in(job: JobSpec, ray: Session) -> RunPlan:
         needed_bytes=needed_bytes(job, parameters, workers),
         free_bytes=free_storage(job),
         images=job.recipe.epochs * _images_of_epoch(checked),
+        throughput=_throughput(checked, nodes),
+    )
+
+
+def _throughput(checked: CheckedJob, nodes: int) -> Throughput | None:
+    from ltm_platform.training.measurement.throughput import measure
+
+    if checked.problems:
+        return None
+    return measure(
+        checked.job,
+        checked.dataset,
+        micro_batch=checked.batch.micro_batch,
+        workers_here=-(-checked.batch.workers // nodes),
+        use_gpu=checked.use_gpu,
     )
 
 

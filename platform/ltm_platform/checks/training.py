@@ -19,7 +19,7 @@ def check_recipe(job: JobSpec) -> None:
     """Check that timm knows the optimizer and can read the augmentation."""
     from timm.optim import get_optimizer_info, list_optimizers
 
-    from ltm_platform.data.transforms import Augmentation, train_transform
+    from ltm_platform.data.transforms import Augmentation, train_stages
     from ltm_platform.training.recipe.optimization import is_elementwise
 
     # No gradient of a gradient is taken in training. A class by its name alone is one of a package
@@ -42,7 +42,7 @@ def check_recipe(job: JobSpec) -> None:
     try:
         if any(float(number) > _LARGEST_IN_POLICY for number in re.findall(r"\d+", policy)):
             raise ValueError("a number that is no magnitude and no count")
-        train_transform(Augmentation(**job.recipe.augment.model_dump()), 32, (0.5,) * 3, (0.5,) * 3)
+        train_stages(Augmentation(**job.recipe.augment.model_dump()), 32, (0.5,) * 3)
     except Exception:  # whatever timm trips over where it cannot read it
         key = "recipe.augment.auto_augment"
         raise job.error(

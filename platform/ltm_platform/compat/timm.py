@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data import auto_augment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def allow_posterize_to_black(step: Any) -> None:
@@ -20,6 +20,18 @@ def allow_posterize_to_black(step: Any) -> None:
     for operation in _operations(step):
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = _posterize
+
+
+def replace_operations(
+    step: Any, table: Mapping[str, Any], otherwise: Callable[[Any], Any]
+) -> None:
+    """Exchange what the operations of a policy do by ``table``, which has timm's functions' names.
+
+    otherwise: makes of timm's function what takes its place where the table has nothing.
+    """
+    for operation in _operations(step):
+        done = operation.aug_fn
+        operation.aug_fn = table.get(done.__name__) or otherwise(done)
 
 
 def _operations(step: Any) -> Iterator[auto_augment.AugmentOp]:

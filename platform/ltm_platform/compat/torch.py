@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,3 +57,13 @@ def after_gradients(loss: Tensor, call: Callable[[], None]) -> None:
         Variable._execution_engine.queue_callback(call)
 
     loss.register_hook(queue)
+
+
+def resize_bicubic(pixels: Tensor, out: Tensor) -> None:
+    """Pixels [h, w, 3] uint8 resized with antialiasing, as Pillow does, to ``out`` [H, W, 3].
+
+    ``interpolate`` cannot write to memory that is there.
+    """
+    size = list(out.shape[:2])
+    image, resized = (values.permute(2, 0, 1)[None] for values in (pixels, out))
+    torch.ops.aten._upsample_bicubic2d_aa.out(image, size, False, out=resized)

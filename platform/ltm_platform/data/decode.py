@@ -1,4 +1,4 @@
-"""From a batch of indices to tensors; runs in the decode processes."""
+"""From a batch of indices to pixels; runs in the decode processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from struct import pack
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import get_worker_info
 
 from ltm_platform.compat.image_loader.pixels import PixelRule
-from ltm_platform.compat.torch import empty_shared
 from ltm_platform.data.bad_images import BadImage
+from ltm_platform.data.pixels.sample import Change, Changes, UndecodableError, collect
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
     from ltm_platform.data.image_set import ImageSet
     from ltm_platform.data.order import Batch, Order
-    from ltm_platform.data.transforms import Transform
+    from ltm_platform.data.pixels.sample import Pipeline
     from ltm_platform.job import Data
 
 STANDARD = PixelRule()
 """The default of a job."""
-
-
-_BLANK = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,6 @@ class Failure:
     """Why a batch could not be read. A value, so that the sentence crosses processes whole."""
 
     error: UserError
-
-
-Decoded = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -60,18 +54,34 @@ class Spent:
 
 
 class DecodedBatch(NamedTuple):
-    """Images [b, 3, H, W] float, labels [b] int64, and the bad images that were met."""
+    """Images [b, 3, H, W] uint8, channels last in memory, labels [b] int64, what is left to do to
+    the images, the bad ones that were met, and the time that it all took."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    changes: Changes
     bad: tuple[BadImage, ...]
     spent: Spent
+
+
+class Filled(NamedTuple):
+    """A `DecodedBatch` but for its images."""
+
+    labels: npt.NDArray[np.int64]
+    changes: Changes
+    bad: tuple[BadImage, ...]
+    spent: Spent
+
+    def of(self, images: torch.Tensor) -> DecodedBatch:
+        """With ``images`` [b, H, W, 3]."""
+        pixels, labels = images.permute(0, 3, 1, 2), torch.from_numpy(self.labels)
+        return DecodedBatch(pixels, labels, self.changes, self.bad, self.spent)
 
 
 class Decoder:
     """Reads, decodes and transforms batches of one source.
 
-    What is random in the transform depends on (seed, pass, index) alone: neither the process
+    What is random in the pipeline depends on (seed, pass, index) alone: neither the process
     that decodes nor what it decoded before can change a sample.
 
     order: where an image that cannot be decoded gives its place to the next one of the pass; None
@@ -82,7 +92,7 @@ class Decoder:
     def __init__(
         self,
         source: ImageSet,
-        transform: Transform,
+        pipeline: Pipeline,
         seed: int,
         rule: PixelRule = STANDARD,
         *,
@@ -90,14 +100,25 @@ class Decoder:
         allowed: int = 0,
     ) -> None:
         self._source = source
-        self._transform = transform
+        self._pipeline = pipeline
         self._seed = seed
         self._order = order
         self._allowed = allowed
         self._rule = rule
 
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return self._pipeline.size
+
     def __getitem__(self, batch: Batch) -> DecodedBatch | Failure:
         """The images of ``batch``."""
+        images = torch.empty(len(batch.indices), self.size, self.size, 3, dtype=torch.uint8)
+        decoded = self.fill(images, batch)
+        return decoded if isinstance(decoded, Failure) else decoded.of(images)
+
+    def fill(self, images: torch.Tensor, batch: Batch) -> Filled | Failure:
+        """Decode ``batch`` into ``images``, the first of [n, size, size, 3] uint8."""
         try:
             start = time.perf_counter()
             records = self._source.read(batch.indices)
@@ -105,66 +126,64 @@ class Decoder:
             labels = [label for _, label in records]
             bad: list[BadImage] = []
             with _own_random_state():
-                images = _gather(len(records), self._images(batch, records, labels, bad))
+                changes = self._fill(images, batch, records, labels, bad)
         except UserError as error:
             return Failure(error.with_traceback(None))
         spent = Spent(read - start, time.perf_counter() - read)
-        return DecodedBatch(images, torch.tensor(labels), tuple(bad), spent)
+        return Filled(np.array(labels, dtype=np.int64), collect(changes), tuple(bad), spent)
 
-    def _images(
+    def _fill(
         self,
+        images: torch.Tensor,
         batch: Batch,
         records: list[tuple[bytes, int]],
         labels: list[int],
         bad: list[BadImage],
-    ) -> Iterator[torch.Tensor]:
+    ) -> list[Change]:
         """Every image in turn; a replaced one changes its label, too."""
+        changes = []
         for row, (data, _) in enumerate(records):
             index, number = int(batch.indices[row]), int(batch.passes[row])
-            image = self._image(data, row, index, bad)
-            if image is None:
-                image, labels[row] = self._replacement(row, index, number, labels[row], bad)
-            _seed_everything(self._seed, number, index)
-            yield self._transform(image)
+            key, out = (self._seed, number, index), images[row]
+            change = self._show(data, key, out, row, index, bad)
+            if change is None:
+                change, labels[row] = self._replace(key, out, row, labels[row], bad)
+            changes.append(change)
+        return changes
 
-    def _image(self, data: bytes, row: int, index: int, bad: list[BadImage]) -> Image.Image | None:
+    def _show(
+        self,
+        data: bytes,
+        key: tuple[int, int, int],
+        out: torch.Tensor,
+        row: int,
+        index: int,
+        bad: list[BadImage],
+    ) -> Change | None:
         try:
-            return decode_rgb(data, self._rule)
-        except MemoryError:
-            raise  # no fault of the image
-        except UnidentifiedImageError:
-            why = "not a known image format"
-        except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
-            why = str(error)
-        bad.append(BadImage(row, index, f"{self._source.locate(index)} cannot be decoded: {why}"))
-        return None
+            return self._pipeline(data, self._rule, key, out)
+        except UndecodableError as error:
+            where = self._source.locate(index)
+            bad.append(BadImage(row, index, f"{where} cannot be decoded: {error}"))
+            return None
 
-    def _replacement(
-        self, row: int, index: int, number: int, label: int, bad: list[BadImage]
-    ) -> tuple[Image.Image, int]:
+    def _replace(
+        self,
+        key: tuple[int, int, int],
+        out: torch.Tensor,
+        row: int,
+        label: int,
+        bad: list[BadImage],
+    ) -> tuple[Change, int]:
+        _, number, index = key
         while self._order and len({one.image for one in bad}) <= self._allowed:
             index = self._order.image_after(index, number)
             ((data, replaced),) = self._source.read([index])
-            image = self._image(data, row, index, bad)
-            if image is not None:
-                return image, replaced
-        return Image.new("RGB", _BLANK), label
-
-
-def _gather(count: int, images: Iterator[torch.Tensor]) -> torch.Tensor:
-    """``count`` images of one shape as [count, 3, H, W].
-
-    In a decode process they go straight into the shared memory in which they will travel, since
-    torch would copy a whole batch there.
-    """
-    first = next(images)
-    shape = (count, *first.shape)
-    alone = get_worker_info() is None
-    batch = first.new_empty(shape) if alone else empty_shared(first, shape)
-    batch[0] = first
-    for number, image in enumerate(images, start=1):
-        batch[number] = image
-    return batch
+            change = self._show(data, key, out, row, index, bad)
+            if change is not None:
+                return change, replaced
+        out.zero_()
+        return Change(), label
 
 
 def pixel_rule(data: Data) -> PixelRule:
@@ -182,7 +201,23 @@ def decode_rgb(data: bytes, rule: PixelRule = STANDARD) -> Image.Image:
     return rule.rgb(Image.open(io.BytesIO(data)))
 
 
-def _seed_everything(seed: int, number: int, index: int) -> None:
+def decoded(data: bytes, rule: PixelRule) -> Image.Image:
+    """As `decode_rgb`.
+
+    Raises:
+        UndecodableError: that is no image, or it is damaged.
+    """
+    try:
+        return decode_rgb(data, rule)
+    except MemoryError:
+        raise  # no fault of the image
+    except UnidentifiedImageError:
+        raise UndecodableError("not a known image format") from None
+    except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
+        raise UndecodableError(str(error)) from error
+
+
+def seed_everything(seed: int, number: int, index: int) -> None:
     """Seed the three global generators that timm and torchvision draw from."""
     digest = blake2b(pack("<qqq", seed, number, index), digest_size=8).digest()
     value = int.from_bytes(digest, "little")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from ltm_platform.data.bad_images import BadImages
-from ltm_platform.data.decode import STANDARD, Decoded, DecodedBatch, Decoder, Spent
+from ltm_platform.data.decode import STANDARD, DecodedBatch, Decoder, Spent
 from ltm_platform.data.order import Batch, Order, check_global_batch
 from ltm_platform.data.processes import DecodePool
 
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data.image_set import ImageSet
-    from ltm_platform.data.transforms import Transform
+    from ltm_platform.data.pixels.sample import Changes, Pipeline
+
+
+class TrainingBatch(NamedTuple):
+    """Images [b, 3, H, W] uint8 and labels [b] int64 in the memory of the host, and what is left to
+    do to the images where the network is: see `ToNetwork`."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    changes: Changes
 
 
 class Loader:
@@ -31,7 +40,7 @@ class Loader:
 
     Args:
         source: images of the whole training set, the same on every rank.
-        transform: image to tensor.
+        pipeline: from an encoded image to the pixels of a sample.
         micro_batch: images a forward pass on one rank.
         accumulation: micro-batches a rank an optimizer step.
         rank: this rank, from 0 to ``world_size - 1``.
@@ -52,7 +61,7 @@ class Loader:
     def __init__(
         self,
         source: ImageSet,
-        transform: Transform,
+        pipeline: Pipeline,
         *,
         micro_batch: int,
         accumulation: int,
@@ -74,10 +83,8 @@ class Loader:
         self._world_size = world_size
         self.bad = BadImages("training", len(source), allow_bad)
         self.spent = Spent()
-        decoder = Decoder(
-            source, transform, seed, rule, order=self._order, allowed=self.bad.allowed
-        )
-        self._pool = DecodePool(decoder, workers)
+        decoder = Decoder(source, pipeline, seed, rule, order=self._order, allowed=self.bad.allowed)
+        self._pool = DecodePool(decoder, workers, micro_batch)
 
     def steps(self, epochs: int) -> int:
         """Global batches, that is optimizer steps, of the first ``epochs`` epochs."""
@@ -87,8 +94,8 @@ class Loader:
         """Epochs that end within the first ``steps`` optimizer steps."""
         return self._order.epochs(steps)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Decoded]:
-        """Micro-batches of ``epoch``: images [b, 3, H, W] float, labels [b] int64.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
+        """Micro-batches of ``epoch``.
 
         There are ``accumulation`` of them an optimizer step. Decode processes begin at once, so
         that the first are there when they are needed. ``start`` is the number of steps, that is
@@ -101,11 +108,11 @@ class Loader:
         """
         return self._noted(self._pool.decode(self._micro_batches(epoch, start)))
 
-    def _noted(self, batches: Iterator[DecodedBatch]) -> Iterator[Decoded]:
+    def _noted(self, batches: Iterator[DecodedBatch]) -> Iterator[TrainingBatch]:
         for batch in batches:
             self.bad.add({one.image: one.sentence for one in batch.bad})
             self.spent.add(batch.spent)
-            yield batch.images, batch.labels
+            yield TrainingBatch(batch.images, batch.labels, batch.changes)
 
     def _micro_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         stride = self._micro_batch * self._world_size
@@ -133,7 +140,7 @@ class EvalLoader:
     def __init__(
         self,
         source: ImageSet,
-        transform: Transform,
+        pipeline: Pipeline,
         *,
         batch: int,
         rank: int,
@@ -150,15 +157,15 @@ class EvalLoader:
         self._rank = rank
         self._world_size = world_size
         self.bad = BadImages("validation", len(source), allow_bad)
-        self._pool = DecodePool(Decoder(source, transform, 0, rule), workers)
+        self._pool = DecodePool(Decoder(source, pipeline, 0, rule), workers, batch)
 
     def __len__(self) -> int:
         return -(-self._images // (self._batch * self._world_size))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Images [b, 3, H, W] float, labels [b] int64, valid [b] bool; errors as for `Loader`."""
+        """Images [b, 3, H, W] uint8, labels [b] int64, valid [b] bool; errors as for `Loader`."""
         decoded = self._pool.decode(map(self._indices, range(len(self))))
-        for step, (images, labels, bad, _) in enumerate(decoded):
+        for step, (images, labels, _, bad, _) in enumerate(decoded):
             self.bad.add({one.image: one.sentence for one in bad})
             repeats = torch.arange(self._batch).clamp(max=len(labels) - 1)
             valid = torch.arange(self._batch) < self._images - self._first(step)

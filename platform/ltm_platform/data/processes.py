@@ -5,28 +5,50 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import connection, parent_process
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ltm_platform.compat import fork_server
-from ltm_platform.compat.torch import is_running, shut_down
-from ltm_platform.data.decode import DecodedBatch, Decoder, Failure
-from ltm_platform.data.order import Batch
+from ltm_platform.compat.torch import empty_shared, is_running, shut_down
+from ltm_platform.data.decode import DecodedBatch, Decoder, Failure, Filled
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
+
+    from ltm_platform.data.order import Batch
 
 T = TypeVar("T")
 
 _PREFETCHED_BATCHES = 2  # per process
 _GRACE_SECONDS = 0.5
+_MOST_AUTO = 24  # an H100 takes less than what so many give
 # A delayed rank delays all others; decoding is ahead of it and can yield the CPU.
 _NICENESS = 10
 # Imported once by the fork server instead of once in every decode process.
-_PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.decode"]
+_PRELOAD = ["timm.data", "pyarrow.parquet", "torch.utils.data", "ltm_platform.data.pixels.fast"]
+
+
+def loader_processes(asked: int | Literal["auto"], ranks: int, *, use_gpu: bool) -> int:
+    """Decode processes of one of ``ranks`` on this node.
+
+    ``auto`` gives every rank that trains on a GPU its share of the cores but for one, which it
+    needs itself. On CPUs training takes all cores, and one process is ahead of it.
+    """
+    if asked != "auto":
+        return asked
+    if not use_gpu:
+        return 1
+    return min(_MOST_AUTO, max(1, cores() // ranks - 1))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_fork_server() -> None:
@@ -37,12 +59,14 @@ def start_fork_server() -> None:
 class DecodePool:
     """Decodes batches in order, in ``workers`` processes that live until `close`, or here if 0.
 
+    batch: images that one has at most.
+
     The processes come from a fork server: the process that trains has threads (Ray's gRPC, gloo,
     CUDA) and must not be forked itself. The server starts with the pool, or before it, and
     imports while the caller builds its model.
     """
 
-    def __init__(self, decoder: Decoder, workers: int) -> None:
+    def __init__(self, decoder: Decoder, workers: int, batch: int) -> None:
         assert workers >= 0
         self._decoder = decoder
         self._schedule = _Schedule()
@@ -52,8 +76,11 @@ class DecodePool:
         self._results: Generator[DecodedBatch, None, None]
         if workers:
             start_fork_server()
+            slots = _PREFETCHED_BATCHES * workers + 1
+            shape = (slots, batch, decoder.size, decoder.size, 3)
+            self._ring = empty_shared(torch.empty(0, dtype=torch.uint8), shape)
             self._loader = DataLoader(
-                decoder,  # type: ignore[arg-type]  # indexed by batches, not by integers
+                _RingDecoder(decoder, self._ring),  # type: ignore[arg-type]  # indexed by tasks
                 sampler=self._schedule,
                 batch_size=None,
                 collate_fn=_unchanged,
@@ -82,9 +109,19 @@ class DecodePool:
     def _begun(self, batches: Iterable[Batch]) -> Iterator[DecodedBatch | Failure]:
         if self._loader is None:
             return map(self._decoder.__getitem__, batches)
-        self._schedule.batches = batches
+        self._schedule.tasks = map(_Task, cycle(range(len(self._ring))), batches)
         with self._context.exits_reported():
-            return iter(self._loader)
+            return map(self._taken, iter(self._loader))
+
+    def _taken(self, result: tuple[int, Filled] | Failure) -> DecodedBatch | Failure:
+        """A batch in memory of its own: what is in the ring may change when the next is asked for.
+
+        By then the processes have as many tasks as the ring has other slots.
+        """
+        if isinstance(result, Failure):
+            return result
+        slot, filled = result
+        return filled.of(self._ring[slot, : len(filled.labels)].clone())
 
     def _checked(
         self, results: Iterator[DecodedBatch | Failure]
@@ -113,13 +150,33 @@ class DecodePool:
         self._loader = None
 
 
-class _Schedule(Sampler[Batch]):
+class _Task(NamedTuple):
+    """A batch to decode, and the slot of the ring that it goes to."""
+
+    slot: int
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class _RingDecoder:
+    """Decodes into memory that is shared for good: mapping it anew for every batch costs more than
+    to copy it."""
+
+    decoder: Decoder
+    ring: torch.Tensor
+
+    def __getitem__(self, task: _Task) -> tuple[int, Filled] | Failure:
+        filled = self.decoder.fill(self.ring[task.slot], task.batch)
+        return filled if isinstance(filled, Failure) else (task.slot, filled)
+
+
+class _Schedule(Sampler[_Task]):
     """What to decode next; lives in this process, so each pass may set another."""
 
-    batches: Iterable[Batch] = ()
+    tasks: Iterable[_Task] = ()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[_Task]:
+        return iter(self.tasks)
 
 
 def _unchanged(item: T) -> T:

@@ -1,4 +1,4 @@
-"""From a decoded image to the tensor that the model sees, by timm's own transforms.
+"""From a decoded image to the pixels that the model sees, by timm's own transforms.
 
 timm crops and resizes with Pillow. By default the same crop is resized by torch's vectorised
 kernel instead, in a third of the time. Of the 8-bit values 98 in 100 are then those of Pillow and
@@ -21,15 +21,17 @@ from torchvision.transforms import Compose, InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ltm_platform.compat.timm import allow_posterize_to_black
+from ltm_platform.data.pixels.on_device import ToNetwork
 
 if TYPE_CHECKING:
+    from timm.data.random_erasing import RandomErasing
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import Resize
 
 Transform = Callable[[Image.Image], torch.Tensor]
 Backend = Literal["torch", "pillow"]
 
-_INTERPOLATION = "bicubic"
+INTERPOLATION = "bicubic"
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,11 @@ class Augmentation:
     random_erasing: float = 0.0
 
 
-def train_transform(
-    augment: Augmentation,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    resize: Backend = "torch",
-) -> Transform:
-    """RGB image of any size -> augmented, normalised [3, image_size, image_size] float."""
+def train_stages(
+    augment: Augmentation, image_size: int, mean: Sequence[float], *, resize: Backend = "torch"
+) -> tuple[Transform, RandomErasing | None]:
+    """RGB image of any size -> augmented [3, image_size, image_size] uint8, and what erases
+    a part of it once it is normalised. Where a shear leaves nothing, ``mean`` is."""
     stages = create_transform(
         (3, image_size, image_size),
         is_training=True,
@@ -67,25 +65,22 @@ def train_transform(
         auto_augment=augment.auto_augment,
         re_prob=augment.random_erasing,
         re_mode="pixel",
-        interpolation=_INTERPOLATION,
+        interpolation=INTERPOLATION,
         mean=tuple(mean),
-        std=tuple(std),
         separate=True,
     )
-    (crop, *flip), colour, (to_tensor, normalise, *erase) = (stage.transforms for stage in stages)
+    (crop, *flip), colour, (_, _, *erase) = (stage.transforms for stage in stages)
     for step in colour:
         allow_posterize_to_black(step)
     if resize == "pillow":
-        return Compose([crop, *flip, *colour, to_tensor, normalise, *erase])
-    # timm's changes of colour and shape are written for Pillow.
-    between = [_to_pillow, *flip, *colour] if colour else flip
-    return Compose([_Crop(crop), *between, _Normalise(mean, std), *erase])
+        steps = [crop, *flip, *colour]
+    else:  # timm's changes of colour and shape are written for Pillow
+        steps = [_Crop(crop), *([_to_pillow] if colour else []), *flip, *colour]
+    return Compose([*steps, _to_pixels]), erase[0] if erase else None
 
 
-def eval_transform(
-    image_size: int, mean: Sequence[float], std: Sequence[float], *, resize: Backend = "torch"
-) -> Transform:
-    """RGB image of any size -> its resized, normalised centre [3, image_size, image_size] float.
+def eval_pixels(image_size: int, *, resize: Backend = "torch") -> Transform:
+    """RGB image of any size -> its resized centre [3, image_size, image_size] uint8.
 
     From 128 pixels up the centre 7/8 is taken, as ImageNet is evaluated; a smaller image has no
     margin to lose.
@@ -94,14 +89,17 @@ def eval_transform(
         (3, image_size, image_size),
         is_training=False,
         crop_pct=_crop_share(image_size),
-        interpolation=_INTERPOLATION,
-        mean=tuple(mean),
-        std=tuple(std),
+        interpolation=INTERPOLATION,
     )
     scale, centre, *_ = whole.transforms
-    if resize == "pillow":
-        return whole
-    return Compose([_Resize(scale), centre, _Normalise(mean, std)])
+    return Compose([scale if resize == "pillow" else _Resize(scale), centre, _to_pixels])
+
+
+def eval_transform(
+    image_size: int, mean: Sequence[float], std: Sequence[float], *, resize: Backend = "torch"
+) -> Transform:
+    """RGB image of any size -> the normalised [3, image_size, image_size] float of `eval_pixels`"""
+    return Compose([eval_pixels(image_size, resize=resize), _Normalise(mean, std)])
 
 
 def eval_resize(image_size: int) -> int:
@@ -142,15 +140,13 @@ def _bicubic(image: Image.Image, size: list[int]) -> torch.Tensor:
 
 
 class _Normalise:
-    """Pixels -> (pixels / 255 - mean) / std, [3, H, W] float: timm's last two steps in one copy."""
+    """Pixels [3, H, W] -> (pixels / 255 - mean) / std, [3, H, W] float."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        self._to_network = ToNetwork(mean, std)
 
-    def __call__(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
-        dense = torch.contiguous_format
-        values = _to_pixels(image).to(torch.float32, memory_format=dense)
-        return values.div_(255).sub_(self._mean).div_(self._std)
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._to_network(pixels[None])[0]
 
 
 def _to_pixels(image: Image.Image | torch.Tensor) -> torch.Tensor:

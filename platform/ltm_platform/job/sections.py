@@ -100,8 +100,12 @@ class Data(Section):
     background: Literal["white", "black", "hidden"] = "white"
     """Colour that shows through transparent pixels; `hidden` is the one that the file holds beneath
     them, as timm has it."""
-    loader_workers: Annotated[int, Field(ge=0, le=256)] = 1
-    """Image decoding processes per worker; 0 decodes in the training process."""
+    decode: Literal["fast", "exact"] = "fast"
+    """Pixels of training: `fast` decodes JPEGs scaled and only as far as the crop needs, `exact`
+    gives timm's own at about twice the CPU time. Validation is always exact."""
+    loader_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = 1
+    """Image decoding processes per worker; 0 decodes in the training process, auto takes the
+    node's cores but for one a GPU, and 1 where there are no GPUs."""
 
     @model_validator(mode="after")
     def _is_a_fold(self) -> Data:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BEFORE: Mapping[str, Any] = {
-    "data": {"exif": False, "background": "hidden"},
+    "data": {"exif": False, "background": "hidden", "decode": "exact"},
     "engine": {"precision": "fp32", "channels_last": False},
 }
 """Values that do what versions without these fields did."""

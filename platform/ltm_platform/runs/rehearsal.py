@@ -76,7 +76,7 @@ def forecast(
         epochs: of the whole job.
         micro_batch: images of a worker's forward pass, of a batch of validation too.
     """
-    batch, job = checked.batch, checked.job
+    batch = checked.batch
     share, workers = batch.global_batch // batch.workers, batch.workers
     network_s, decoding_s = batch.global_batch / metrics["train/images_per_s"], 0.0
     loader_s: float | None = None
@@ -84,8 +84,8 @@ def forecast(
         waiting = metrics["time/read_share"] + metrics["time/decode_share"]
         network_s = metrics["time/step_s"] * (1 - waiting)
         decoding_s = (metrics["time/read_ms"] + metrics["time/decode_ms"]) / 1000 * share
-    if job.data.loader_workers and decoding_s:
-        loader_s = decoding_s / job.data.loader_workers
+    if decoding_s and (processes := metrics["time/decode_processes"]):
+        loader_s = decoding_s / processes
     step_s = max(network_s, loader_s) if loader_s else network_s + decoding_s
     at_a_time = micro_batch * workers
     val_batches = -(-len(checked.dataset.val) // at_a_time)

@@ -12,8 +12,11 @@ import torch
 from ltm_platform.data import open_data
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader, Loader
+from ltm_platform.data.pixels import train_pipeline
+from ltm_platform.data.pixels.on_device import ToNetwork
+from ltm_platform.data.processes import loader_processes
 from ltm_platform.data.subset import thinned
-from ltm_platform.data.transforms import Augmentation, train_transform
+from ltm_platform.data.transforms import Augmentation
 from ltm_platform.events import Decided
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
@@ -54,6 +57,8 @@ class Components:
     num_classes: int
     train_loader: Loader
     val_loader: EvalLoader
+    to_network: ToNetwork
+    """From what the loaders give to what the engine takes."""
     engine: Engine
     """Around a `Classifier` around the timm model."""
     schedule: CosineLRScheduler
@@ -91,8 +96,9 @@ def build_components(
         send(_decided(batch))
         seed_everything(recipe.seed)
     model = build_network(job, num_classes, norm_group=batch.norm_group).model
+    pixels = input_pixels(model)
     dataset = _limited(dataset, job.data.limit_batches, batch)
-    train_loader, val_loader = _build_loaders(job, dataset, batch, context, input_pixels(model))
+    train_loader, val_loader = _build_loaders(job, dataset, batch, context, pixels)
     optimizer = build_optimizer(model, recipe)
     engine = build_engine(
         model,
@@ -110,6 +116,7 @@ def build_components(
         num_classes=num_classes,
         train_loader=train_loader,
         val_loader=val_loader,
+        to_network=ToNetwork(pixels.mean, pixels.std),
         engine=engine,
         schedule=schedule,
         objective=objective,
@@ -135,15 +142,20 @@ def _build_loaders(
     job: JobSpec, dataset: Dataset, batch: BatchPlan, context: WorkerContext, pixels: Pixels
 ) -> tuple[Loader, EvalLoader]:
     augment = Augmentation(**job.recipe.augment.model_dump())
+    processes = loader_processes(
+        job.data.loader_workers,
+        context.local_world_size,
+        use_gpu=context.device.type != "cpu",
+    )
     train = Loader(
         dataset.train,
-        train_transform(augment, pixels.size, pixels.mean, pixels.std),
+        train_pipeline(augment, pixels.size, pixels.mean, job.data.decode),
         micro_batch=batch.micro_batch,
         accumulation=batch.accumulation,
         rank=context.rank,
         world_size=context.world_size,
         seed=job.recipe.seed,
-        workers=job.data.loader_workers,
+        workers=processes,
         allow_bad=job.data.allow_bad,
         rule=pixel_rule(job.data),
     )
@@ -154,6 +166,7 @@ def _build_loaders(
         batch=batch.micro_batch,
         rank=context.rank,
         world_size=context.world_size,
+        workers=processes,
     )
     return train, val
 

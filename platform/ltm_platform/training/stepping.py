@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm_platform.data.decode import Decoded
+    from ltm_platform.data.loader import TrainingBatch
     from ltm_platform.job import JobSpec
     from ltm_platform.training.components import Components
     from ltm_platform.training.step_metrics import StepMeter
@@ -47,7 +47,7 @@ class Stepper:
         # What follows it within a step of ZeRO is the gathering of the weights.
         optimizer.register_step_post_hook(lambda *_: self.clock.lap(COMPUTE))
 
-    def epoch(self, epoch: int, batches: Iterable[Decoded]) -> Iterator[None]:
+    def epoch(self, epoch: int, batches: Iterable[TrainingBatch]) -> Iterator[None]:
         """Train on what is left of an epoch; yields after every optimizer step. Collective.
 
         batches: micro-batches of this rank, beginning with a step's first.
@@ -63,10 +63,10 @@ class Stepper:
         self._meter.restart_clock()
         self.clock.restart()
         arriving = DevicePrefetcher(self.clock.waited(batches), self._engine.device)
-        for index, (images, labels) in enumerate(arriving, start=1):
+        for index, batch in enumerate(arriving, start=1):
             self.clock.lap(COPY)
             its.schedule.step_update(self.steps_done)
-            loss, micro_parts = self._loss(images, labels, epoch)
+            loss, micro_parts = self._loss(batch, epoch)
             parts += micro_parts / its.batch.accumulation
             complete = index % its.batch.accumulation == 0
             if complete:  # what ranks tell each other travels while backward computes
@@ -115,9 +115,10 @@ class Stepper:
     def _new_parts(self) -> Tensor:
         return torch.zeros(len(self._components.objective.parts), device=self._engine.device)
 
-    def _loss(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: TrainingBatch, epoch: int) -> tuple[Tensor, Tensor]:
         """The loss of one micro-batch on the device, and its parts as `Objective` gives them."""
         its = self._components
+        images, labels = its.to_network(batch.images, batch.changes), batch.labels
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features = self._engine(images)
         return its.objective(images, labels, logits, features, epoch)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm_platform.data.decode import Decoded
+    from ltm_platform.data.loader import TrainingBatch
     from ltm_platform.job import JobSpec
     from ltm_platform.training.worker_context import WorkerContext
 
@@ -93,7 +93,9 @@ class Trainer:
                 self._stepper.steps_done, history = checkpoint.restore(stored, self._state())
         if not stored:
             batches = self._train_loader.epoch(0)
-            method_hooks.scoring_pass(self._engine, self._watchdog.watched(batches))
+            method_hooks.scoring_pass(
+                self._engine, self._watchdog.watched(batches), self.components.to_network
+            )
         method_hooks.before_training(self._engine)
         epochs = self.job.recipe.epochs
         started = Started(
@@ -143,7 +145,7 @@ class Trainer:
                 self._send(self._stopped_early(epoch))
                 break
 
-    def _train_epoch(self, epoch: int, batches: Iterator[Decoded]) -> None:
+    def _train_epoch(self, epoch: int, batches: Iterator[TrainingBatch]) -> None:
         end = self._train_loader.steps(epoch + 1)
         for _ in self._stepper.epoch(epoch, self._watchdog.watched(batches)):
             if self._profiler:

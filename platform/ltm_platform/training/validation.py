@@ -45,4 +45,5 @@ class Validation:
 
     def _evaluate(self, confusion: Tensor | None = None) -> dict[str, float]:
         its = self._components
-        return evaluate(its.engine, self._watchdog.watched(its.val_loader), confusion)
+        batches = self._watchdog.watched(its.val_loader)
+        return evaluate(its.engine, batches, its.to_network, confusion)

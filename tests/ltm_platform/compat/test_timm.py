@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
-from ltm_platform.compat.timm import allow_posterize_to_black
+from ltm_platform.compat.timm import allow_posterize_to_black, replace_operations
 
 POLICIES = ["rand-m10-n9", "augmix-m5-w2", "original", "v0"]
 
@@ -33,6 +33,21 @@ def test_no_bits_are_black_in_every_kind_of_policy(policy: str) -> None:
     for one in found:
         assert not np.array(one.aug_fn(image, 0)).any()
         assert one.aug_fn(image, 3) == auto_augment.posterize(image, 3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_a_policy_does_can_be_exchanged(policy: str) -> None:
+    _, colours, _ = create_transform(
+        (3, 32, 32), is_training=True, auto_augment=policy, separate=True
+    )
+    (step,) = colours.transforms
+    replace_operations(step, {"rotate": "ours"}, lambda function: f"timm's {function.__name__}")
+    found = {
+        one.aug_fn for one in (*getattr(step, "ops", []), *chain(*getattr(step, "policy", [])))
+    }
+    assert "ours" in found
+    assert "timm's equalize" in found
+    assert "timm's rotate" not in found
 
 
 def test_transforms_come_in_the_order_that_ours_replaces() -> None:

@@ -11,6 +11,7 @@ from ltm_platform.compat.torch import (
     allow_graphs,
     empty_shared,
     is_running,
+    resize_bicubic,
     shut_down,
 )
 
@@ -77,3 +78,15 @@ def test_the_end_of_a_backward_pass_is_told_before_what_it_waits_for() -> None:
     after_gradients(loss, told)
     (loss / 2).backward()
     assert log == ["gradient", "told", "wait"]
+
+
+@pytest.mark.parametrize("size", [(30, 40), (8, 9), (3, 4), (1, 1)])
+def test_an_image_is_resized_into_memory_that_is_there(size: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (*size, 3), generator=draw, dtype=torch.uint8)
+    batch = torch.zeros(3, 8, 9, 3, dtype=torch.uint8)
+    resize_bicubic(pixels, batch[1])
+    image = pixels.permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(image, (8, 9), mode="bicubic", antialias=True)
+    assert torch.equal(batch[1].permute(2, 0, 1), expected[0])
+    assert not batch[::2].any()

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 from ltm_platform.data import Dataset, open_dataset
-from ltm_platform.data.decode import decode_rgb
 from ltm_platform.data.loader import EvalLoader, Loader
 from ltm_platform.data.order import Order
+from ltm_platform.data.pixels.exact import ExactEvaluation
+from ltm_platform.data.pixels.fast import FastTraining
+from ltm_platform.data.pixels.on_device import ToNetwork
 from ltm_platform.data.sources.folder import FolderImages
 from ltm_platform.data.sources.shards import Record, ShardImages, write_shards
-from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
+from ltm_platform.data.transforms import Augmentation, eval_pixels
 from ltm_platform.errors import ReadError, UserError
 
 if TYPE_CHECKING:
@@ -29,14 +31,16 @@ if TYPE_CHECKING:
     from conftest import Tree
 
     from ltm_platform.data import ImageSet
-    from ltm_platform.data.transforms import Transform
+    from ltm_platform.data.loader import TrainingBatch
+    from ltm_platform.data.pixels.sample import Pipeline
 
 HALF = (0.5, 0.5, 0.5)
 # Draws from Python's, numpy's and torch's generator.
-STRONG = train_transform(
-    Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF, HALF
+STRONG = FastTraining(
+    Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5), 16, HALF
 )
-PLAIN = eval_transform(8, HALF, HALF)
+PLAIN = ExactEvaluation(8)
+TO_NETWORK = ToNetwork(HALF, HALF)
 GLOBAL_BATCH = 32
 
 
@@ -65,12 +69,12 @@ def step_samples(
     return sorted(found)
 
 
-def samples(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]:
-    """Each image with its label as bytes."""
+def samples(batches: Iterable[TrainingBatch]) -> list[bytes]:
+    """Each image as a network takes it, with its label, as bytes."""
     return [
         bytes([label]) + image.numpy().tobytes()
-        for images, labels in batches
-        for image, label in zip(images, labels.tolist(), strict=True)
+        for images, labels, changes in batches
+        for image, label in zip(TO_NETWORK(images, changes), labels.tolist(), strict=True)
     ]
 
 
@@ -91,7 +95,7 @@ def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
     undisturbed = [step_samples(source, 1, step) for step in range(3)]
     with closing(loader(source, world_size=1, workers=1)) as before:
         done = list(islice(before.epoch(1), GLOBAL_BATCH // 4))
-    assert sum(len(labels) for _, labels in done) == GLOBAL_BATCH
+    assert sum(len(batch.labels) for batch in done) == GLOBAL_BATCH
     # One step was done on one rank; four go on.
     ranks = [list(loader(source, rank=r, world_size=4).epoch(1, start=1)) for r in range(4)]
     assert [len(rest) for rest in ranks] == [2 * GLOBAL_BATCH // (4 * 4)] * 4
@@ -101,13 +105,14 @@ def test_an_epoch_left_in_the_middle_goes_on_at_the_next_sample_on_other_ranks(
     assert list(loader(source).epoch(1, start=3)) == []
 
 
-def test_yields_float_images_and_labels(digits: Dataset) -> None:
+def test_yields_images_as_bytes_and_labels(digits: Dataset) -> None:
     train = loader(digits.train)
     batches = list(train.epoch(0))
     assert train.steps(1) == math.ceil(1438 / GLOBAL_BATCH)
     assert len(batches) == train.steps(1) * GLOBAL_BATCH // 4
-    images, labels = batches[0]
-    assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
+    images, labels, changes = batches[0]
+    assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.uint8)
+    assert TO_NETWORK(images, changes).dtype == torch.float32
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
 
 
@@ -116,7 +121,7 @@ def test_augmentation_differs_between_passes(digits: Dataset) -> None:
     only = Loader(
         one_image, STRONG, micro_batch=1, accumulation=1, rank=0, world_size=1, seed=0, workers=0
     )
-    images = [next(only.epoch(epoch))[0] for epoch in range(4)]
+    images = [TO_NETWORK(b.images, b.changes) for b in (next(only.epoch(e)) for e in range(4))]
     assert not any(torch.equal(images[0], other) for other in images[1:])
 
 
@@ -170,11 +175,11 @@ def replacing(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    transform: Transform = STRONG,
+    pipeline: Pipeline = STRONG,
 ) -> Loader:
     return Loader(
         source,
-        transform,
+        pipeline,
         micro_batch=2,
         accumulation=4 // world_size,
         rank=rank,
@@ -197,9 +202,9 @@ def test_the_next_image_of_the_pass_takes_the_place_of_a_bad_one(tree: Tree) -> 
                     index = order.image_after(index, number)
                 expected.append(index)
         # Every image has a colour of its own, and PLAIN keeps it.
-        with closing(replacing(source, transform=PLAIN)) as train:
-            shown = [image for images, _ in train.epoch(epoch) for image in images]
-        plain = [PLAIN(decode_rgb(source.read([index])[0][0])) for index in expected]
+        with closing(replacing(source, pipeline=PLAIN)) as train:
+            shown = [image for images, *_ in train.epoch(epoch) for image in images]
+        plain = [shown_plainly(source, index) for index in expected]
         assert len(shown) == len(plain)
         assert all(torch.equal(*pair) for pair in zip(shown, plain, strict=True))
         assert train.bad.found.keys() == (bad if epoch == 0 else train.bad.found.keys() & bad)
@@ -312,7 +317,7 @@ def test_evaluation_counts_every_image_once(digits: Dataset, images: int, world_
             assert labels.shape == valid.shape == (4,)
             seen += [image.numpy().tobytes() for image in pixels[valid]]
     assert len(steps) == 1
-    expected = [evaluated(source, index) for index in range(images)]
+    expected = [shown_plainly(source, i).numpy().tobytes() for i in range(images)]
     assert sorted(seen) == sorted(expected)
 
 
@@ -349,6 +354,6 @@ def digits_subset(digits: Dataset, images: int) -> ImageSet:
     return ShardImages(write_shards(folder, "train", records, digits.classes))
 
 
-def evaluated(source: ImageSet, index: int) -> bytes:
+def shown_plainly(source: ImageSet, index: int) -> torch.Tensor:
     ((data, _),) = source.read([index])
-    return PLAIN(Image.open(io.BytesIO(data)).convert("RGB")).numpy().tobytes()
+    return eval_pixels(PLAIN.size)(Image.open(io.BytesIO(data)).convert("RGB"))

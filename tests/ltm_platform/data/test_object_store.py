@@ -12,7 +12,7 @@ from ltm_platform.data.cache import ShardCache
 from ltm_platform.data.importing import import_images
 from ltm_platform.data.inspection import check_data
 from ltm_platform.data.loader import Loader
-from ltm_platform.data.transforms import eval_transform
+from ltm_platform.data.pixels.exact import ExactEvaluation
 from ltm_platform.storage.path import storage_path
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
         source = opened(path)
         loader = Loader(
             source,
-            eval_transform(8, HALF, HALF),
+            ExactEvaluation(8),
             micro_batch=4,
             accumulation=1,
             rank=0,
@@ -58,7 +58,7 @@ def test_shards_in_a_store_are_those_of_a_disk_and_train_the_same(
             workers=1,
         )
         with closing(loader):
-            return [x for batch in loader.epoch(0) for x in batch]
+            return [x for batch in loader.epoch(0) for x in (batch.images, batch.labels)]
 
     far, near = first_epoch(f"{bucket}/shards"), first_epoch(str(tmp_path / "shards"))
     assert len(far) >= 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import closing
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,11 @@ import psutil
 import pytest
 import torch
 
+from ltm_platform.data import processes
 from ltm_platform.data.decode import Decoder
 from ltm_platform.data.order import Order
-from ltm_platform.data.processes import DecodePool
-from ltm_platform.data.transforms import eval_transform
+from ltm_platform.data.pixels.exact import ExactEvaluation
+from ltm_platform.data.processes import DecodePool, loader_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +26,24 @@ if TYPE_CHECKING:
     from ltm_platform.data import Dataset
     from ltm_platform.data.order import Batch
 
-PLAIN = eval_transform(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PLAIN = ExactEvaluation(8)
 
 
 def pool(digits: Dataset, workers: int) -> DecodePool:
-    return DecodePool(Decoder(digits.train, PLAIN, seed=5), workers)
+    return DecodePool(Decoder(digits.train, PLAIN, seed=5), workers, batch=4)
 
 
 def epoch(digits: Dataset, number: int = 0) -> Iterator[Batch]:
     return Order(len(digits.train), global_batch=4, seed=5).epoch(number)
+
+
+def test_auto_shares_the_cores_of_a_node_among_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_cores", lambda: 64)
+    assert loader_processes("auto", 8, use_gpu=True) == 7
+    assert loader_processes("auto", 1, use_gpu=True) == 24, "more than a GPU can take"
+    assert loader_processes("auto", 64, use_gpu=True) == 1
+    assert loader_processes("auto", 2, use_gpu=False) == 1, "training takes all cores"
+    assert [loader_processes(number, 8, use_gpu=True) for number in (0, 3)] == [0, 3]
 
 
 def test_processes_begin_before_the_first_batch_is_asked_for(digits: Dataset) -> None:
@@ -50,6 +61,19 @@ def test_processes_live_on_when_an_epoch_is_left_early(digits: Dataset) -> None:
         images, *_ = next(decoding.decode(epoch(digits, 1)))
         assert decode_processes() == before
     assert torch.equal(images, next(pool(digits, workers=0).decode(epoch(digits, 1)))[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_that_are_kept_do_not_change(digits: Dataset, workers: int) -> None:
+    """Though the memory that processes decode into is used again, an epoch left early or not."""
+    number, expected = 9, list(islice(pool(digits, workers=0).decode(epoch(digits, 1)), 9))
+    with closing(pool(digits, workers)) as decoding:
+        next(decoding.decode(epoch(digits)))
+        kept = list(islice(decoding.decode(epoch(digits, 1)), number))
+        next(decoding.decode(epoch(digits)))
+    for ours, theirs in zip(kept, expected, strict=True):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
 
 
 def test_close_ends_the_processes(digits: Dataset) -> None:
@@ -85,12 +109,12 @@ import sys
 from pathlib import Path
 from ltm_platform.data import open_dataset
 from ltm_platform.data.loader import Loader
-from ltm_platform.data.transforms import eval_transform
+from ltm_platform.data.pixels.exact import ExactEvaluation
 
 data = open_dataset("digits", cache=Path(sys.argv[1]), val_fraction=0.2).train
-transform = eval_transform(8, (0.5,) * 3, (0.5,) * 3)
+pipeline = ExactEvaluation(8)
 loader = Loader(
-    data, transform, micro_batch=4, accumulation=1, rank=0, world_size=1, seed=0, workers=2
+    data, pipeline, micro_batch=4, accumulation=1, rank=0, world_size=1, seed=0, workers=2
 )
 batches = loader.epoch(0)
 next(batches)

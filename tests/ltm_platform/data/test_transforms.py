@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,9 +11,28 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from torchvision.transforms.functional import to_tensor
 
-from ltm_platform.data.transforms import Augmentation, Transform, eval_transform, train_transform
+from ltm_platform.data.pixels.on_device import ToNetwork
+from ltm_platform.data.transforms import Augmentation, Transform, eval_transform, train_stages
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+def train_transform(
+    augment: Augmentation,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    resize: Literal["torch", "pillow"] = "torch",
+) -> Transform:
+    """All steps of the way of an image to the network, where training divides them."""
+    pixels, erase = train_stages(augment, size, mean, resize=resize)
+    to_network = ToNetwork(mean, std)
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        values = to_network(pixels(image)[None])[0]
+        return values if erase is None else erase(values)
+
+    return transform
 
 
 def gradient(width: int, height: int) -> Image.Image:

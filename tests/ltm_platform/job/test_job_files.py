@@ -55,7 +55,7 @@ def test_every_row_has_the_published_recipe(name: str) -> None:
     assert (recipe.augment.auto_augment, recipe.augment.random_erasing) == ("rand-m9-mstd0.5", 0.2)
     assert (recipe.ib.weight, recipe.ib.warmup) == (0.1, 0.3)
     assert not job.model.pretrained
-    assert (job.data.exif, job.data.background) == (False, "hidden")
+    assert (job.data.exif, job.data.background, job.data.decode) == (False, "hidden", "exact")
     assert [job.batch(workers).accumulation for workers in (1, 2, 4)] == [4, 2, 1]
 
 

@@ -13,7 +13,10 @@ from torch.nn import functional as F
 
 from ltm_platform.data import open_data
 from ltm_platform.data.loader import EvalLoader, Loader
-from ltm_platform.data.transforms import Augmentation, eval_transform, train_transform
+from ltm_platform.data.pixels import train_pipeline
+from ltm_platform.data.pixels.exact import ExactEvaluation
+from ltm_platform.data.pixels.on_device import ToNetwork
+from ltm_platform.data.transforms import Augmentation
 from ltm_platform.models import create_model, input_pixels
 from ltm_platform.storage import locations
 from ltm_platform.training.components import seed_everything
@@ -39,20 +42,22 @@ def train_plainly(job: JobSpec) -> dict[str, Any]:
     classes = len(dataset.classes)
     model = build_network(job, classes).model
     pixels = input_pixels(model)
-    transform = train_transform(
-        Augmentation(**recipe.augment.model_dump()), pixels.size, pixels.mean, pixels.std
+    pipeline = train_pipeline(
+        Augmentation(**recipe.augment.model_dump()), pixels.size, pixels.mean, job.data.decode
     )
+    to_network = ToNetwork(pixels.mean, pixels.std)
     batch = {"micro_batch": recipe.global_batch, "accumulation": 1, "rank": 0, "world_size": 1}
     more = {"seed": recipe.seed, "workers": 0, "allow_bad": job.data.allow_bad}
-    loader = Loader(dataset.train, transform, **batch, **more)
+    loader = Loader(dataset.train, pipeline, **batch, **more)
     optimizer = build_optimizer(model, recipe)
     schedule = build_schedule(optimizer, recipe, loader.steps(recipe.epochs))
     objective, bottleneck = build_objective(job, model, classes, torch.device("cpu"))
     mixer, network = Mixer(recipe, classes), Classifier(model)
     losses, norms, margins = [], [], []
     for epoch in range(recipe.epochs):
-        for images, labels in loader.epoch(epoch):
+        for images, labels, changes in loader.epoch(epoch):
             schedule.step_update(len(losses))
+            images = to_network(images, changes)
             images, labels = mixer(images, labels, len(losses), epoch)
             logits, features = network(images)
             margins.append(margin(features.detach(), bottleneck))
@@ -85,11 +90,12 @@ def score_plainly(job: JobSpec, weights: dict[str, Tensor]) -> dict[str, float]:
     model.load_state_dict(weights)
     model.eval()
     pixels = input_pixels(model)
-    transform = eval_transform(pixels.size, pixels.mean, pixels.std)
-    one_by_one = EvalLoader(dataset.val, transform, batch=1, rank=0, world_size=1, workers=0)
+    to_network = ToNetwork(pixels.mean, pixels.std)
+    pipeline = ExactEvaluation(pixels.size)
+    one_by_one = EvalLoader(dataset.val, pipeline, batch=1, rank=0, world_size=1, workers=0)
     top1 = top5 = loss = 0.0
     for image, label, _ in one_by_one:
-        logits = model(image)
+        logits = model(to_network(image))
         best = logits[0].argsort(descending=True)[:5].tolist()
         top1 += best[0] == label.item()
         top5 += label.item() in best

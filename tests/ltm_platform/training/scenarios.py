@@ -280,7 +280,9 @@ def _validated(job: JobSpec) -> Seen:
             "weights": [first, *(one.weights for one in kept)],
             "averages": [one.average for one in kept],
             "average elements": sum(shard.numel() for shard in ema._average),
-            "scores": evaluate(engine, run.components.val_loader, confusion),
+            "scores": evaluate(
+                engine, run.components.val_loader, run.components.to_network, confusion
+            ),
             "confusion": confusion,
         }
         if engine.zero_optimization_stage() < 3:
@@ -288,9 +290,13 @@ def _validated(job: JobSpec) -> Seen:
             seen["state dict"] = {name: tensor.clone() for name, tensor in state.items()}
         with ema.applied():
             seen["average"] = gather_weights(engine)
-            seen["average scores"] = evaluate(engine, run.components.val_loader)
+            seen["average scores"] = evaluate(
+                engine, run.components.val_loader, run.components.to_network
+            )
         seen["restored"] = gather_weights(engine)
-        seen["restored scores"] = evaluate(engine, run.components.val_loader)
+        seen["restored scores"] = evaluate(
+            engine, run.components.val_loader, run.components.to_network
+        )
         if run.context.rank == 0:
             seen["plain scores"] = score_plainly(job, kept[-1].weights)
             seen["plain average scores"] = score_plainly(job, kept[-1].average)

@@ -50,11 +50,11 @@ def test_training_and_validation_see_a_picture_as_a_person_does(
         recipe = {"epochs": 1, "global_batch": 2}
         job = JobSpec.from_dict({"model": MODEL, "recipe": recipe, "data": data})
         parts = start_run(job, context).components
-        (trained, _), (validated, *_) = (
+        trained, (validated, *_) = (
             next(iter(parts.train_loader.epoch(0))),
             next(iter(parts.val_loader)),
         )
-        return [trained, validated]
+        return [parts.to_network(trained.images, trained.changes), parts.to_network(validated)]
 
     upright = seen("upright")
     for ours, theirs in zip(seen("phone"), upright, strict=True):

@@ -199,7 +199,8 @@ def test_all_micro_batches_of_a_step_are_mixed_alike_until_the_epoch_that_ends_i
     loader, mixer = run.components.train_loader, Mixer(job.recipe, CLASSES)
     plain = [batch for epoch in range(2) for batch in loader.epoch(epoch)]
     half = len(plain) // 2
-    for index, (images, labels) in enumerate(plain):
+    for index, (images, labels, changes) in enumerate(plain):
+        images = run.components.to_network(images, changes)
         mixed, _ = mixer(images.clone(), labels, index // 2, epoch=index // half)
         assert torch.equal(seen[index], mixed), index
         assert torch.equal(mixed, images) == (index >= half), index

@@ -14,6 +14,8 @@ from ltm_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_QUALITY = 90
+
 _processes = click.option(
     "--processes",
     type=click.IntRange(min=1),
@@ -48,9 +50,25 @@ def command() -> None:
     show_default=True,
     help="Share of the images that may be unreadable; they are left out and reported.",
 )
+@click.option(
+    "--short-side",
+    type=click.IntRange(32, 8192),
+    help="Store larger pictures with a shorter side of so many pixels, as JPEG.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="Of those JPEGs; 90 if left out.",
+)
 @_processes
 def import_(
-    source: str, destination: str, val_fraction: float, allow_bad: float, processes: int | None
+    source: str,
+    destination: str,
+    val_fraction: float,
+    allow_bad: float,
+    short_side: int | None,
+    quality: int | None,
+    processes: int | None,
 ) -> None:
     """Make Parquet shards of SOURCE in the folder DEST.
 
@@ -62,8 +80,16 @@ def import_(
     Example:
       ltm-platform data import /data/imagenet /data/imagenet-shards
       ltm-platform data import images.tar s3://bucket/images --allow-bad 0.05
+      ltm-platform data import /data/imagenet /data/imagenet-256 --short-side 256
     """
     from ltm_platform.data.importing import import_images
+    from ltm_platform.data.importing.smaller import Smaller
+
+    if quality is not None and short_side is None:
+        raise UserError(
+            f"--quality {quality} is that of pictures that --short-side makes smaller: give both."
+        )
+    smaller = Smaller(short_side, quality or _QUALITY) if short_side else None
 
     with _progress("images") as listener:
         made = import_images(
@@ -72,6 +98,7 @@ def import_(
             val_fraction=val_fraction,
             allow_bad=allow_bad,
             processes=processes or _cpus(),
+            smaller=smaller,
             listener=listener,
         )
     counts = " and ".join(
@@ -82,6 +109,14 @@ def import_(
     if made.skipped:
         what = "image was" if made.skipped == 1 else "images were"
         click.echo(f"{made.skipped:,} {what} left out, see {made.report}")
+    if smaller:
+        click.echo(
+            f"larger pictures were stored with a shorter side of {smaller.short_side} pixels, as "
+            f"JPEG of quality {smaller.quality}: training and validation see other pixels than of "
+            f"the originals, upright ones, and of the crops all of less than "
+            f"{min(1, 224 / smaller.short_side):.0%} of the shorter side are "
+            "made larger at 224 pixels; the report and every shard note it"
+        )
     for notice in made.notices:
         click.echo(notice)
 

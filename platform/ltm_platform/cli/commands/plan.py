@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.checks.run_plan import RunPlan
+    from ltm_platform.training.measurement.throughput import Throughput
 
 GIB = 1024**3
 
@@ -90,6 +91,8 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     yield _row("", f"{count} checkpoints take {shown_bytes(plan.needed_bytes)}{free}")
     yield _row("tracking", locations.shown(tracking.tracking_uri(job.tracking.uri)))
     yield _row("training", f"{plan.images:,} images in {job.recipe.epochs} epochs{_work(plan)}")
+    if plan.throughput:
+        yield from _throughput(plan.throughput)
     if images_per_s:
         hours = plan.hours(images_per_s)
         yield _row(
@@ -120,6 +123,18 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         yield f"cannot start: {problem}"
     if not checked.problems:
         yield "it can start"
+
+
+def _throughput(rates: Throughput) -> Iterator[str]:
+    """What one worker's loader gives and its network takes."""
+    processes = "1 decode process" if rates.processes == 1 else f"{rates.processes} processes"
+    each = f" of {rates.process:,.0f}" if rates.processes > 1 else ""
+    where = processes if rates.processes else "decoded in the training process"
+    yield _row("images/s", f"a worker's loader gives {rates.loader:,.0f} ({where}{each}),")
+    if rates.network is None:
+        yield _row("", "what its network takes was not tried: there is no GPU here")
+    else:
+        yield _row("", f"its network takes {rates.network:,.0f}: {rates.verdict()}")
 
 
 def _memory(plan: RunPlan) -> Iterator[str]:

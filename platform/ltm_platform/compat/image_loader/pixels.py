@@ -49,7 +49,7 @@ class PixelRule:
         image.load()
         plain = image.mode == "RGB" and "transparency" not in image.info
         shown = image if plain else self._opaque(_in_8_bits(image))
-        turn = _UPRIGHT.get(_orientation(image)) if self.exif else None
+        turn = _UPRIGHT.get(orientation(image)) if self.exif else None
         return shown if turn is None else shown.transpose(turn)
 
     def _opaque(self, image: Image.Image) -> Image.Image:
@@ -121,8 +121,10 @@ def _with_8_bit_transparency(image: Image.Image) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> Any:
+def orientation(image: Image.Image) -> int:
+    """As EXIF has it: 1, upright, where it has none or another than 1 to 8."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turned = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # whatever damaged EXIF makes Pillow trip over: the picture itself is there
         return 1
+    return turned if turned in _UPRIGHT else 1

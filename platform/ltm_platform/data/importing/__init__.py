@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ltm_platform.data.importing.smaller import Smaller
+
 __all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
 
 ALLOWED_BAD = 0.01
@@ -78,6 +80,7 @@ def import_images(
     allow_bad: float = ALLOWED_BAD,
     processes: int = 1,
     shard_bytes: int = SHARD_BYTES,
+    smaller: Smaller | None = None,
     listener: Callable[[int, int], None] = _ignore,
 ) -> Imported:
     """Make shards of a folder tree, a tar of one, or Parquet files of images.
@@ -91,7 +94,9 @@ def import_images(
         val_fraction: share of the images for validation, if the source has no part for it.
         allow_bad: share of the images that may be unusable; they are left out and reported.
         processes: how many write at once.
-        shard_bytes: about how many bytes of images make a shard.
+        shard_bytes: about how many bytes of images make a shard, as they are in the source.
+        smaller: how larger pictures are stored; None keeps all bytes. It is noted in the report
+            and in every shard.
         listener: is called with images done and in all.
 
     Raises:
@@ -106,8 +111,8 @@ def import_images(
         )
     try:
         originals = with_validation(open_originals(source), val_fraction)
-        plan = _fingerprint(originals, shard_bytes)
-        tasks = list(_plan(originals, target, shard_bytes, plan))
+        plan = _fingerprint(originals, shard_bytes, smaller)
+        tasks = list(_plan(originals, target, shard_bytes, plan, smaller))
         _claim(target, plan, source)
     except OSError as error:
         why = error.strerror or error
@@ -136,6 +141,8 @@ def import_images(
                 if skipped > limit:
                     break
         report, per_class = _report(tasks, originals, plan)
+        if smaller:
+            report["resized"] = smaller.as_dict()
         text = json.dumps(report | {"seal": PLACEHOLDER}, indent=1, ensure_ascii=False)
         (target / REPORT).write(sealed(text.encode()))
         if skipped > limit:
@@ -173,14 +180,18 @@ def open_originals(source: str) -> Originals:
 
 
 def _plan(
-    originals: Originals, target: StoragePath, shard_bytes: int, dataset: str
+    originals: Originals,
+    target: StoragePath,
+    shard_bytes: int,
+    dataset: str,
+    smaller: Smaller | None,
 ) -> Iterator[Task]:
     for split, entries in originals.splits.items():
         parts = list(_cut(entries, shard_bytes))
         for number, part in enumerate(parts):
             file = target / split / shard_name(number, len(parts))
             place = Place(dataset, split, number, len(parts), len(entries), imported=True)
-            yield Task(file, place, tuple(part), originals.classes, originals.reader)
+            yield Task(file, place, tuple(part), originals.classes, originals.reader, smaller)
 
 
 def _cut(entries: list[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
@@ -195,9 +206,11 @@ def _cut(entries: list[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
     yield part
 
 
-def _fingerprint(originals: Originals, shard_bytes: int) -> str:
+def _fingerprint(originals: Originals, shard_bytes: int, smaller: Smaller | None) -> str:
     """Of everything that decides what is written into which shard."""
     digest = hashlib.sha256(f"{FORMAT_VERSION},{shard_bytes};".encode())
+    if smaller:
+        digest.update(json.dumps(smaller.as_dict()).encode())
     digest.update(json.dumps(originals.classes).encode())
     for split, entries in originals.splits.items():
         digest.update(split.encode())

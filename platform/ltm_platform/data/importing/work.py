@@ -16,6 +16,7 @@ from ltm_platform.data.sources.shards import Place, Record, ShardWriter
 
 if TYPE_CHECKING:
     from ltm_platform.data.importing.originals import Entry, Reader
+    from ltm_platform.data.importing.smaller import Smaller
     from ltm_platform.storage.path import StoragePath
 
 
@@ -28,6 +29,7 @@ class Task:
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     reader: Reader
+    smaller: Smaller | None = None
 
 
 class Done(NamedTuple):
@@ -54,8 +56,9 @@ def write_shard(task: Task) -> Done:
         except BadImageError as reason:
             skipped.append((entry.key, str(reason)))
         else:
-            writer.add(Record(data, entry.label, entry.key))
-    writer.close(skipped)
+            shown = task.smaller.apply(data) if task.smaller else None
+            writer.add(Record(shown or data, entry.label, entry.key))
+    writer.close(skipped, resized=task.smaller.as_dict() if task.smaller else None)
     task.file.write(sink.getvalue())
     return Done(len(task.entries), len(skipped))
 

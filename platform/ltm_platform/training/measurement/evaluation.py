@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ltm.modes import evaluating
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.loader import EvalLoader
-from ltm_platform.data.transforms import eval_transform
+from ltm_platform.data.pixels.exact import ExactEvaluation
 from ltm_platform.training.prefetch import DevicePrefetcher
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltm_platform.data import ImageSet
+    from ltm_platform.data.pixels.on_device import ToNetwork
     from ltm_platform.job import Data
     from ltm_platform.models import Pixels
     from ltm_platform.training.engine.interface import Engine
@@ -28,27 +29,42 @@ if TYPE_CHECKING:
 
 
 def validation_loader(
-    data: Data, source: ImageSet, pixels: Pixels, *, batch: int, rank: int, world_size: int
+    data: Data,
+    source: ImageSet,
+    pixels: Pixels,
+    *,
+    batch: int,
+    rank: int,
+    world_size: int,
+    workers: int,
 ) -> EvalLoader:
-    """The images of ``source`` as the networks of a job with ``data`` are shown them."""
+    """The images of ``source`` as the networks of a job with ``data`` are shown them.
+
+    workers: decode processes of this rank.
+    """
     return EvalLoader(
         source,
-        eval_transform(pixels.size, pixels.mean, pixels.std),
+        ExactEvaluation(pixels.size),
         batch=batch,
         rank=rank,
         world_size=world_size,
-        workers=data.loader_workers,
+        workers=workers,
         allow_bad=data.allow_bad,
         rule=pixel_rule(data),
     )
 
 
 def evaluate(
-    engine: Engine, batches: Iterable[Batch], confusion: Tensor | None = None
+    engine: Engine,
+    batches: Iterable[Batch],
+    to_network: ToNetwork,
+    confusion: Tensor | None = None,
 ) -> dict[str, float]:
     """`score` of the network that an engine trains, in evaluation mode. Collective."""
     with evaluating(engine.module):
-        scores = score(lambda images: engine(images)[0], batches, engine.device, confusion)
+        scores = score(
+            lambda images: engine(to_network(images))[0], batches, engine.device, confusion
+        )
     return {key: value for key, value in scores.items() if key != "images"}
 
 
@@ -61,6 +77,7 @@ def score(
 ) -> dict[str, float]:
     """``top1`` and ``top5`` in percent, mean cross-entropy ``loss``, ``images``. Collective.
 
+    logits_of: images [b, 3, H, W] uint8 on the device -> [b, classes].
     confusion: zeros [classes, classes] on the device, which become the number of images by true
     and predicted class.
     batches: of an `EvalLoader`. Every image counts once: padding samples, which keep the number of

@@ -42,6 +42,8 @@ def score_checkpoint(config: ScoringConfig) -> ScoringResult:
     import torch
 
     from ltm_platform.data import open_data
+    from ltm_platform.data.pixels.on_device import ToNetwork
+    from ltm_platform.data.processes import loader_processes
     from ltm_platform.models import create_model, input_pixels, load_weights
     from ltm_platform.training.engine.device import own_precision, set_up
     from ltm_platform.training.left_out import LeftOut
@@ -53,19 +55,26 @@ def score_checkpoint(config: ScoringConfig) -> ScoringResult:
     cache = Path(config["cache"])
     dataset = open_data(job.data, cache=cache, copying=True)
     model = create_model(job, len(dataset.classes)).eval().to(device)
+    pixels = input_pixels(model)
+    to_network = ToNetwork(pixels.mean, pixels.std)
     loader = validation_loader(
         job.data,
         dataset.val,
-        input_pixels(model),
+        pixels,
         batch=BATCH,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
+        workers=loader_processes(
+            job.data.loader_workers,
+            context.get_local_world_size(),
+            use_gpu=device.type != "cpu",
+        ),
     )
     precision = own_precision(job, device)
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            return model(images)
+            return model(to_network(images))
 
     rows = []
     left_out = LeftOut([loader.bad])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from ltm_platform.data.processes import cores, loader_processes
 from ltm_platform.events import Decided, Listener, Progress
 from ltm_platform.storage.path import is_address
 from ltm_platform.training.measurement.stage_times import (
@@ -48,7 +48,10 @@ class StageReport:
     ) -> None:
         self._data, self._clock, self._send, self._device = data, clock, send, device
         self._images = images
-        self._cores = max(1, _cores() // ranks_here)
+        self._cores = max(1, cores() // ranks_here)
+        self._processes = loader_processes(
+            data.loader_workers, ranks_here, use_gpu=device.type != "cpu"
+        )
         self._told: str | None = None
         self._looked = time.monotonic()
 
@@ -81,18 +84,18 @@ class StageReport:
             "time/step_s": times.total / times.steps,
             "time/read_ms": 1000 * times.reading_s / images,
             "time/decode_ms": 1000 * times.decoding_s / images,
+            "time/decode_processes": self._processes,
         }
 
     def _tell(self, times: StageTimes) -> None:
         """In a sentence, where it is another stage than before."""
-        workers = self._data.loader_workers
-        stage = held_back_by(times, workers)
+        stage = held_back_by(times, self._processes)
         if stage == self._told:
             return
         self._told = stage
         said = sentence(
             times,
-            loader_workers=workers,
+            loader_workers=self._processes,
             cores=self._cores,
             cached=bool(self._data.cache) or not is_address(self._data.path),
         )
@@ -105,10 +108,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # its unit
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -13,12 +13,12 @@ from ltm_platform.training.prefetch import DevicePrefetcher
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
-
+    from ltm_platform.data.loader import TrainingBatch
+    from ltm_platform.data.pixels.on_device import ToNetwork
     from ltm_platform.training.engine.interface import Engine
 
 
-def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def scoring_pass(engine: Engine, batches: Iterable[TrainingBatch], to_network: ToNetwork) -> None:
     """Show the method as many training images as it wants, without a step. Collective.
 
     batches: micro-batches of this rank, as many on all ranks and of the same size; the rest of them
@@ -31,10 +31,10 @@ def scoring_pass(engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> No
     dtype = next(network.parameters()).dtype
     with evaluating(network):
         method.before_scoring(network.model)
-        for images, labels in DevicePrefetcher(batches, engine.device):
-            logits, _ = network(images.to(dtype))
-            method.score(network.model, F.cross_entropy(logits.float(), labels))
-            seen += len(images) * engine.world_size
+        for batch in DevicePrefetcher(batches, engine.device):
+            logits, _ = network(to_network(batch.images, batch.changes).to(dtype))
+            method.score(network.model, F.cross_entropy(logits.float(), batch.labels))
+            seen += len(batch.labels) * engine.world_size
             if seen >= method.scoring_images:
                 break
         method.after_scoring(network.model)

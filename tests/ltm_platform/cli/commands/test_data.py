@@ -43,6 +43,18 @@ def test_import_check_and_show_in_turn(run: Run, tmp_path: Path) -> None:
         assert sheet.size[0] > 0
 
 
+@pytest.mark.usefixtures("pets")
+def test_import_says_what_smaller_pictures_change(run: Run) -> None:
+    made = run("import", "pets", "shards", "--processes", "1", "--short-side", "32")
+    assert made.code == 0
+    assert "a shorter side of 32 pixels, as JPEG of quality 90" in made.out
+    assert "other pixels than of the originals" in made.out
+    alone = run("import", "pets", "again", "--quality", "80")
+    assert alone.code == 2
+    assert alone.err.count("\n") == 1
+    assert "--quality 80" in alone.err
+
+
 def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     (pets / "cat/bad.png").write_bytes(b"text")
     refused = run("import", "pets", "shards", "--processes", "1")

@@ -30,7 +30,7 @@ from ltm_platform.data.sources.shards.seal import PLACEHOLDER, sealed
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -176,8 +176,17 @@ class ShardWriter:
         self._pending = []
         self._pending_bytes = 0
 
-    def close(self, skipped: Sequence[tuple[str, str]] = ()) -> None:
-        """Write the footer. ``skipped`` are keys of images left out, and why."""
+    def close(
+        self,
+        skipped: Sequence[tuple[str, str]] = (),
+        *,
+        resized: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write the footer.
+
+        skipped: keys of images left out, and why.
+        resized: how images were made smaller, for who looks into the file.
+        """
         if self._pending:
             self._flush()
         checksum, data_bytes = self._sink.hold_back()
@@ -191,6 +200,8 @@ class ShardWriter:
             "skipped": list(skipped),
             "index": packed_index(self._index),
         }
+        if resized:
+            about["resized"] = dict(resized)
         self._file.add_key_value_metadata({METADATA_KEY: json.dumps(about).encode()})
         self._file.add_key_value_metadata({SEAL_KEY: PLACEHOLDER})
         self._file.close()
