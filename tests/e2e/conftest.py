@@ -170,12 +170,13 @@ def cli(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunRecord]:
-    """The tiny job trained at a ZeRO stage with further settings, once for all tests."""
+    """The tiny job trained by two workers at a ZeRO stage with further settings, once for all
+    tests."""
 
     @cache
     def train(stage: int, *overrides: str) -> tracking.RunRecord:
         name = f"zero-{stage}"
-        words = settings(f"engine.zero_stage={stage}", *overrides)
+        words = settings("cluster.workers=2", f"engine.zero_stage={stage}", *overrides)
         done = cli("submit", str(tiny_job), "--name", name, *words)
         assert done.returncode == 0, done.stdout + done.stderr
         run = tracking.find_run(store, name)
@@ -187,7 +188,11 @@ def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunR
 
 @pytest.fixture(scope="session")
 def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart on a smaller network, for two epochs, as a job of its own."""
+    """The quickstart on a smaller network, for two epochs on one worker, as a job of its own.
+
+    Each process that a run starts costs seconds: tests of several workers, of DeepSpeed or of the
+    logged model ask for them.
+    """
     path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
     path.write_text(
         "extends: quickstart\n"
@@ -199,5 +204,11 @@ def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "  ema_decay: 0.9\n"
         "  ib:\n"
         "    warmup: 0.5\n"
+        "engine:\n"
+        "  zero_stage: 0\n"
+        "cluster:\n"
+        "  workers: 1\n"
+        "tracking:\n"
+        "  log_model: false\n"
     )
     return path

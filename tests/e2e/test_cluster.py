@@ -80,8 +80,8 @@ def test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it(
 ) -> None:
     """Checkpoints go to an object store. The first run has both CPUs and computes on one."""
     storage = f"{bucket}/runs"
-    alone = ("cluster.workers=1", "cluster.cpus_per_worker=2")
-    settings = ("recipe.epochs=500", "model.method=dtem", f"cluster.storage={storage}", *alone)
+    both = "cluster.cpus_per_worker=2"
+    settings = ("recipe.epochs=500", "model.method=dtem", f"cluster.storage={storage}", both)
     long = [word for setting in settings for word in ("--set", setting)] + ["--name", "sent"]
     sent = call("submit", str(tiny_job), *long, "--detach", OMP_NUM_THREADS="1")
     assert sent.returncode == 0, sent.stdout + sent.stderr
@@ -100,7 +100,7 @@ def test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it(
     assert "RUNNING" in shown
     assert address in shown
 
-    stored_there = ("--set", f"cluster.storage={storage}")
+    stored_there = ("--set", f"cluster.storage={storage}", "--set", both)
     queued = call("submit", str(tiny_job), "--name", "queued", *stored_there, "--detach")
     assert queued.returncode == 0, queued.stdout + queued.stderr
     waiting = in_terminal(user, "logs", "-f", "queued")

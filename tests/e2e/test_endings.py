@@ -31,32 +31,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_an_exception_in_a_rank_fails_the_run(
-    cli: Cli, store: str, tiny_job: Path, tmp_path: Path
-) -> None:
-    for label in ("cat", "dog"):
-        (tmp_path / label).mkdir()
-        for number in range(8):
-            Image.new("RGB", (32, 32), (number * 30, 0, 0)).save(tmp_path / label / f"{number}.png")
-    (tmp_path / "dog" / "5.png").write_bytes(b"no image")
-
-    overrides = (
-        f"data.path={tmp_path}",
-        "recipe.global_batch=4",
-        "recipe.epochs=8",
-        "cluster.max_failures=0",
-    )
-    # Preflight looks at some of the images, and may find it.
-    done = cli("submit", str(tiny_job), "--name", "broken", "--force", *settings(*overrides))
-    assert done.returncode == 1
-    assert "dog/5.png" in done.stdout
-    assert "run.log" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    run = tracking.find_run(store, "broken")
-    assert run.status == "FAILED"
-    assert "dog/5.png" in (run.error or "")
-
-
 def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     cli: Cli, store: str, tiny_job: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +53,8 @@ def test_a_damaged_shard_ends_the_run_at_once_and_a_bad_image_does_not(
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
     assert line.startswith(f"failed: {file} is damaged: image ")
     assert "last checkpoint" not in done.stdout
+    assert "run.log" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     run = tracking.find_run(store, "damaged")
     assert (run.status, run.tags.get("ltm.restarts")) == ("FAILED", None)
 
@@ -106,7 +82,6 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     # a method whose network changes in training, and has to go on from where it was
     overrides = (
         "recipe.epochs=200",
-        "engine.zero_stage=2",
         "model.method=s2vite",
         "model.options={update_every: 10}",
     )
@@ -152,7 +127,7 @@ def finished_epochs(store: str) -> list[int]:
 def test_the_second_run_on_a_machine_waits_for_the_first_and_says_so(
     cli: Cli, environment: dict[str, str], home: Path, tiny_job: Path
 ) -> None:
-    whole = ("cluster.workers=1", f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}")
+    whole = (f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}",)
     long = (*whole, "recipe.epochs=500", "checkpoint.every_steps=10")
     with submitted(environment, tiny_job, "before", *long) as first:
         await_step(home / "runs/before", 10, first)

@@ -56,7 +56,7 @@ def test_a_run_trains_another_packages_method_on_another_packages_images(
         "data.path=squares",
         "recipe.epochs=2",
         "recipe.warmup_epochs=0",
-        "cluster.workers=2",
+        "cluster.workers=1",
     )
 
     done = cli("submit", "quickstart", "--name", "plugged", *overrides, PYTHONPATH=str(site))

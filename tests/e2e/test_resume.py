@@ -60,8 +60,6 @@ def test_a_run_whose_record_of_checkpoints_is_lost_goes_on_from_the_last(
 ) -> None:
     run = home / "runs/unrecorded"
     overrides = (
-        "engine.zero_stage=0",
-        "cluster.workers=1",
         "checkpoint.every_steps=10",
         "checkpoint.keep=20",
     )

@@ -58,6 +58,21 @@ def tracking_client(uri: str) -> MlflowClient:
     return Client(tracking_uri=uri)
 
 
+@contextmanager
+def requirements_as_given() -> Iterator[None]:
+    """In the block MLflow does not compare the requirements of a model that it saves with what is
+    installed: for that it reads the file lists of all packages, in seconds."""
+    from mlflow.utils import environment
+
+    names, check = vars(environment), "warn_dependency_requirement_mismatches"
+    before = names[check]
+    names[check] = lambda _: None
+    try:
+        yield
+    finally:
+        names[check] = before
+
+
 def remove_unfinished_uploads(artifacts: str) -> None:
     """Remove what a killed process left of files that it was copying to a run's artifacts.
 

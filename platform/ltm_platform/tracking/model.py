@@ -17,6 +17,7 @@ from ltm_platform.compat.mlflow import (
     PYTHON_FILE,
     exists_already,
     link_to_version,
+    requirements_as_given,
 )
 from ltm_platform.temporary import temporary_folder
 
@@ -65,14 +66,15 @@ def save_model(
     from mlflow.models import Model
 
     model = Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
-    mlflow.pytorch.save_model(
-        network,
-        str(folder),
-        mlflow_model=model,
-        code_paths=[str(plugins.code_of(package)) for package in _packages(network)],
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED],
-        serialization_format="pickle",
-    )
+    with requirements_as_given():  # which are what is installed
+        mlflow.pytorch.save_model(
+            network,
+            str(folder),
+            mlflow_model=model,
+            code_paths=[str(plugins.code_of(package)) for package in _packages(network)],
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED],
+            serialization_format="pickle",
+        )
     (folder / DATA_FOLDER / "inputs.json").write_text(json.dumps(asdict(inputs)))
     for module in _LOADER.glob("*.py"):
         code = folder / CODE_FOLDER / _CODE / module.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ class Copies(Protocol):
         """The batch on the device; what computes on it has to wait for `arrive`."""
 
     def arrive(self, batch: Any) -> None:
-        """What the caller computes from here on comes after the copy."""
+        """What the caller computes from here on comes after the copy; in the order of `begin`."""
 
 
 class CopyNow:
@@ -56,10 +57,13 @@ class CopyOnStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        self._copies = deque[torch.cuda.Event]()
 
     def begin(self, batch: Any) -> Any:
         with torch.cuda.stream(self._stream):
-            return each_tensor(self._copied, batch)
+            copied = each_tensor(self._copied, batch)
+        self._copies.append(self._stream.record_event())
+        return copied
 
     def _copied(self, tensor: Tensor) -> Tensor:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
@@ -67,7 +71,8 @@ class CopyOnStream:
 
     def arrive(self, batch: Any) -> None:
         current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
+        # not for the stream, where the next batch is already being copied
+        current.wait_event(self._copies.popleft())
         # else its memory could be handed out for the next copy while it is still computed on
         each_tensor(lambda tensor: _note_stream(tensor, current), batch)
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient, environment_variables
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
+from mlflow.utils import requirements_utils
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 from requests.exceptions import ConnectionError as NoConnectionError
@@ -110,6 +111,22 @@ def test_a_saved_models_folders_and_files_have_these_names(tmp_path: Path) -> No
     assert (folder / compat.CODE_FOLDER / "mine" / "__init__.py").is_file()
     assert (folder / compat.CONDA_FILE).is_file()
     assert (folder / compat.PYTHON_FILE).is_file()
+
+
+def test_requirements_are_not_looked_for_in_all_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+    given = ["torch==0.0.1", "numpy"]
+    with compat.requirements_as_given():
+        mlflow.pytorch.save_model(
+            torch.nn.Linear(1, 1),
+            str(tmp_path / "model"),
+            pip_requirements=given,
+            serialization_format="pickle",
+        )
+    assert set(given) <= set((tmp_path / "model/requirements.txt").read_text().splitlines())
+    assert requirements_utils._MODULES_TO_PACKAGES is None
 
 
 def test_code_inside_logged_models_finds_the_network(tmp_path: Path) -> None:

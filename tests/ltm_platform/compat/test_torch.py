@@ -38,9 +38,8 @@ def test_a_tensor_is_made_where_processes_share_it(dtype: torch.dtype) -> None:
     assert made.untyped_storage().nbytes() >= made.nbytes
 
 
-def test_a_function_has_as_many_graphs_as_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_a_function_has_as_many_graphs_as_are_allowed() -> None:
     def graphs() -> int:
         made: list[Any] = []
 

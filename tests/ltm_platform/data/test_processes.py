@@ -38,7 +38,7 @@ def epoch(digits: Dataset, number: int = 0) -> Iterator[Batch]:
 
 
 def test_auto_shares_the_cores_of_a_node_among_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_cores", lambda: 64)
+    monkeypatch.setattr(processes, "cores", lambda: 64)
     assert loader_processes("auto", 8, use_gpu=True) == 7
     assert loader_processes("auto", 1, use_gpu=True) == 24, "more than a GPU can take"
     assert loader_processes("auto", 64, use_gpu=True) == 1

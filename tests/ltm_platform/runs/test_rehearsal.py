@@ -65,9 +65,9 @@ METRICS = {
 }
 
 
-def tried(*overrides: str, val: int = 50_000) -> CheckedJob:
+def tried(val: int = 50_000) -> CheckedJob:
     """256 images of 1,000,000 a step, 32 of them for each of 8 workers."""
-    job = JobSpec.load("ltm_vit_s", overrides)
+    job = JobSpec.load("ltm_vit_s")
     dataset = SimpleNamespace(train=range(1_000_000), val=range(val))
     parts: Any = {"job": job, "batch": BatchPlan(256, 32, 1, 8), "dataset": dataset}
     return SimpleNamespace(**parts)  # type: ignore[return-value]  # what is asked of it

@@ -91,7 +91,7 @@ def test_validation_waits_for_the_device_once_in_all(
     batches = list(run.components.val_loader)
     assert len(batches) > 2
     with host_syncs() as found:
-        evaluate(run.components.engine, batches, confusion)
+        evaluate(run.components.engine, batches, run.components.to_network, confusion)
     assert sum(found.counts.values()) == 1
 
 

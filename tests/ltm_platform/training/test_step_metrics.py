@@ -64,7 +64,7 @@ def whole(epochs: int) -> set[tuple[str, int]]:
     by_step = ("train/loss", "train/ce", "train/ib_bound", "train/lr", "train/images_per_s")
     of_ib = (f"ib/{key}" for key in ("mi_input", "mi_label", "loss", "bound", "perplexity"))
     of_time = (f"time/{key}_share" for key in ("read", "decode", "copy", "compute", "exchange"))
-    further = ("step_s", "read_ms", "decode_ms", "validation_s")
+    further = ("step_s", "read_ms", "decode_ms", "decode_processes", "validation_s")
     by_epoch = ("val/top1", "val/top5", "val/loss", "val/ema_top1", *of_ib, *of_time)
     by_epoch += (*(f"time/{key}" for key in further), "memory/peak_gib")
     steps = {(key, step) for key in by_step for step in range(1, 12 * epochs + 1)}
