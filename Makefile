@@ -18,14 +18,17 @@ help:
 quickstart: venv
 	$(BIN)/ltm-platform submit jobs/quickstart.yaml
 
+# The tests start hundreds of processes that import the packages: they are compiled once.
+export PYTHONDONTWRITEBYTECODE :=
+
 UNIT := tests/test_house.py tests/benchmarks tests/ltm tests/ltm_platform
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m "not slow" --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 3
 
 test-all: venv
-	$(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 3
 
 coverage: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --numprocesses auto --dist loadfile \

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
 TIMEOUT_S = 600
 POLL_S = 0.2
+STEPS = 90
+"""Of the tiny job's two epochs."""
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ltm_platform import api, tracking
 from ltm_platform.events import EpochEnded
+from ltm_platform.job import JobSpec
 
 from .conftest import ROOT
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-TINY = ("recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.global_batch=256")
+LEAN = ("cluster.workers=1", "engine.zero_stage=0", "tracking.log_model=false")
+TINY = ("recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.global_batch=256", *LEAN)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,10 @@ def test_the_example_of_the_documentation(
     # what the working folder has goes before what is bundled: the same in fewer steps
     job = tmp_path / "jobs" / "quickstart.yaml"
     job.parent.mkdir()
-    job.write_text(f"extends: {ROOT / 'jobs/quickstart.yaml'}\nrecipe:\n  global_batch: 256\n")
+    quickstart = JobSpec.load(
+        str(ROOT / "jobs/quickstart.yaml"), ["recipe.global_batch=256", *LEAN]
+    )
+    job.write_text(quickstart.to_yaml())
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
     first, evaluated, resumed, mistake = blocks
@@ -128,10 +133,15 @@ def test_a_ray_of_the_caller_is_used_and_left_as_it_is(capfd: pytest.CaptureFixt
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     try:
         cluster = ray.get_runtime_context().gcs_address
-        long = (*TINY, "recipe.epochs=500", "cluster.workers=2")
+        all_of_it = (*TINY, "cluster.cpus_per_worker=2")
         capfd.readouterr()
         with pytest.raises(KeyboardInterrupt):
-            api.submit("quickstart", name="mine", overrides=long, listener=interrupt)
+            api.submit(
+                "quickstart",
+                name="mine",
+                overrides=(*all_of_it, "recipe.epochs=500"),
+                listener=interrupt,
+            )
         shown = capfd.readouterr().out.splitlines()
         assert shown == [type(event).__name__ for event in seen]
         assert shown[:2] == ["RunBegins", "Started"]
@@ -144,7 +154,7 @@ def test_a_ray_of_the_caller_is_used_and_left_as_it_is(capfd: pytest.CaptureFixt
         # Nobody trains there any more: there is room for the next.
         seen.clear()
         with nothing_is_left(capfd):
-            run = api.submit("quickstart", overrides=(*TINY, "cluster.workers=2"))
+            run = api.submit("quickstart", overrides=all_of_it)
             found = api.evaluate(run.name, workers=1)
         assert run.metrics["val/top1"] == run.best.top1
         assert {score.kind for score in found.scores} <= {"weights", "EMA"}

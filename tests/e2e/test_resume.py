@@ -13,16 +13,13 @@ from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.manifest import check
 from ltm_platform.storage.run_folder import RunFolder
 
-from .conftest import TIMEOUT_S, await_step, history, resume, submitted
+from .conftest import STEPS, TIMEOUT_S, await_step, history, resume, submitted
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
     from .conftest import Cli
-
-STEPS = 90
-"""Of the tiny job's two epochs."""
 
 
 def listening(process: subprocess.Popen[bytes]) -> set[str]:

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 def test_a_job_is_tried_and_nothing_of_it_stays(
     cli: Cli, store: str, home: Path, tiny_job: Path
 ) -> None:
-    done = cli("submit", str(tiny_job), "--smoke", *settings("engine.zero_stage=2"))
+    done = cli(
+        "submit", str(tiny_job), "--smoke", *settings("engine.zero_stage=2", "cluster.workers=2")
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "tiny-smoke-1"
