@@ -50,7 +50,7 @@ def resumed(
     words = ["--job", str(tiny_job), "--name", "sweep", "--scheduler", "asha", "--search", "grid"]
     words += ["--param", f"recipe.lr=grid:{GOOD},{WEAK},{WEAKER}"]
     words += ["--param", "recipe.optimizer=choice:adamw,nonsense", "--set", "recipe.epochs=3"]
-    words += ["--set", "tracking.log_model=true"]
+    words += ["--set", "tracking.log_model=true", "--set", "data.subset=0.3"]
     finished: dict[str, Run] = {}
 
     def one_is_whole_and_one_stopped_early() -> bool:
