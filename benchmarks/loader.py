@@ -276,7 +276,7 @@ def memory(root: Path, args: argparse.Namespace) -> None:
         with closing(ours(source, Augmentation(), args)) as loader:
             batches = loader.epoch(0)
             for _ in range(min(20, loader.steps(1))):
-                batch, _ = next(batches)
+                batch = next(batches).images
             used = [process.memory_full_info() for process in decode_processes()]
         resident, private = (max(getattr(m, k) for m in used) / 2**20 for k in ("rss", "uss"))
         print(

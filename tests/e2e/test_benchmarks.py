@@ -27,6 +27,7 @@ class Smoke(NamedTuple):
 
 TINY, SMALL = "vit_nano_patch4_32", "vit_tiny_patch16_224"
 NUMBER = r"\d[\d.,]*"
+LEAN = "--set cluster.workers=1 --set engine.zero_stage=0 --set tracking.log_model=false"
 
 SMOKES: Mapping[str, Smoke] = {
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
@@ -50,14 +51,14 @@ SMOKES: Mapping[str, Smoke] = {
     ),
     "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
     "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),
-    "startup": Smoke("--cold --rounds 1", r"best +{N} +{N} +{N}"),
+    "startup": Smoke(f"--cold --rounds 1 {LEAN}", r"best +{N} +{N} +{N}"),
     "tome": Smoke(
         f"--backbone {SMALL} --r 8 --batch 1 --runs 1 --processes 1", r" 8 +{N} +{N} +{N}"
     ),
     "tracking": Smoke("--trials 1 --steps 2", r"arrived +8 of 8 values"),
     "training": Smoke(
         f"--backbone {TINY} --image-size 32 --images 32 --batch 8 --workers 1 --turns 1"
-        " --seconds 5",
+        " --seconds 1",
         r" 1 +{N} +{N} +{N}",
     ),
     "tune_overhead": Smoke("--trials 2 --epochs 1", r"after the first: {N} s"),

@@ -26,7 +26,7 @@ def test_a_job_is_tried_and_nothing_of_it_stays(
         "submit", str(tiny_job), "--smoke", *settings("engine.zero_stage=2", "cluster.workers=2")
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[0] == "tiny-smoke-1"
     assert sum(line.startswith("epoch 1/2 ") for line in lines) == 1
     assert "going on after epoch 1, step 3 of 6, with 2 workers" in lines
