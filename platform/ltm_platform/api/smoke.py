@@ -68,7 +68,7 @@ def smoke(
                 clear(seen.folder, store, keep_log=True)
         raise
     clear(seen.folder, store, keep_log=False)
-    whole = forecast(seen.checked, spec.recipe.epochs, seen.metrics, seen.micro_batch)
+    whole = forecast(seen.checked, spec, seen.metrics, seen.micro_batch)
     return Smoke(seen.folder.name, spec.recipe.epochs, seen.checked, whole)
 
 

@@ -64,7 +64,7 @@ class Forecast:
 
 
 def forecast(
-    checked: CheckedJob, epochs: int, metrics: Mapping[str, float], micro_batch: int
+    checked: CheckedJob, whole: JobSpec, metrics: Mapping[str, float], micro_batch: int
 ) -> Forecast:
     """From the metrics of a rehearsal's last epoch.
 
@@ -73,7 +73,7 @@ def forecast(
 
     Args:
         checked: the rehearsal's job, with the whole data set.
-        epochs: of the whole job.
+        whole: the job that is rehearsed.
         micro_batch: images of a worker's forward pass, of a batch of validation too.
     """
     batch = checked.batch
@@ -88,9 +88,13 @@ def forecast(
         loader_s = decoding_s / processes
     step_s = max(network_s, loader_s) if loader_s else network_s + decoding_s
     at_a_time = micro_batch * workers
-    val_batches = -(-len(checked.dataset.val) // at_a_time)
-    validation_s = metrics["time/validation_s"] * val_batches / min(BATCHES, val_batches)
-    steps = -(-epochs * len(checked.dataset.train) // batch.global_batch)
+    images, val_batches = len(checked.dataset.train), -(-len(checked.dataset.val) // at_a_time)
+    measured, epochs = min(BATCHES, val_batches), whole.recipe.epochs
+    if whole.data.limit_batches is not None:
+        images = min(images, whole.data.limit_batches * batch.global_batch)
+        val_batches = min(val_batches, whole.data.limit_batches)
+    validation_s = metrics["time/validation_s"] * val_batches / measured
+    steps = -(-epochs * images // batch.global_batch)
     return Forecast(
         step_s=step_s,
         images_per_s=batch.global_batch / step_s,

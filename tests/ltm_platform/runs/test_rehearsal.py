@@ -65,17 +65,22 @@ METRICS = {
 }
 
 
+def job(epochs: int, *overrides: str) -> JobSpec:
+    """The whole one."""
+    settings = (f"recipe.epochs={epochs}", "recipe.warmup_epochs=0", *overrides)
+    return JobSpec.load("ltm_vit_s", settings)
+
+
 def tried(val: int = 50_000) -> CheckedJob:
     """256 images of 1,000,000 a step, 32 of them for each of 8 workers."""
-    job = JobSpec.load("ltm_vit_s")
     dataset = SimpleNamespace(train=range(1_000_000), val=range(val))
-    parts: Any = {"job": job, "batch": BatchPlan(256, 32, 1, 8), "dataset": dataset}
+    parts: Any = {"batch": BatchPlan(256, 32, 1, 8), "dataset": dataset}
     return SimpleNamespace(**parts)  # type: ignore[return-value]  # what is asked of it
 
 
 def test_the_slower_of_network_and_loader_gives_the_pace() -> None:
     # The network takes 1 s a step; 32 images of 8 ms by 4 processes take 0.064 s.
-    found = forecast(tried(), 300, METRICS, 32)
+    found = forecast(tried(), job(300), METRICS, 32)
     assert found.step_s == pytest.approx(1.0)
     assert found.network_images_per_s == found.images_per_s == pytest.approx(256)
     assert found.loader_images_per_s == pytest.approx(256 / 0.064)
@@ -83,25 +88,31 @@ def test_the_slower_of_network_and_loader_gives_the_pace() -> None:
     # 196 batches of validation, of which three took 6 s
     assert found.validation_s == pytest.approx(6 * 196 / 3)
     assert found.hours == pytest.approx(300 * (1_000_000 / 256 + 392) / 3600, rel=1e-3)
-    slow = forecast(tried(), 300, METRICS | {"time/decode_ms": 799.0}, 32)
+    slow = forecast(tried(), job(300), METRICS | {"time/decode_ms": 799.0}, 32)
     assert slow.step_s == pytest.approx(6.4)
     assert slow.images_per_s == slow.loader_images_per_s == pytest.approx(40)
 
 
 def test_without_decode_processes_both_take_turns() -> None:
-    found = forecast(tried(), 1, METRICS | {"time/decode_processes": 0}, 32)
+    found = forecast(tried(), job(1), METRICS | {"time/decode_processes": 0}, 32)
     assert found.step_s == pytest.approx(1.0 + 0.256)
     assert found.loader_images_per_s is None
 
 
 def test_of_a_data_set_of_one_batch_the_rate_is_that_of_its_only_step() -> None:
     known = {k: v for k, v in METRICS.items() if k in ("time/validation_s", "memory/peak_gib")}
-    found = forecast(tried(), 1, known | {"train/images_per_s": 64.0}, 32)
+    found = forecast(tried(), job(1), known | {"train/images_per_s": 64.0}, 32)
     assert (found.step_s, found.images_per_s, found.loader_images_per_s) == (4, 64, None)
 
 
 def test_a_validation_set_of_less_than_three_batches_is_counted_whole() -> None:
-    assert forecast(tried(val=300), 1, METRICS, 32).validation_s == pytest.approx(6.0)
+    assert forecast(tried(val=300), job(1), METRICS, 32).validation_s == pytest.approx(6.0)
+
+
+def test_epochs_that_the_job_itself_limits_are_as_short() -> None:
+    found = forecast(tried(), job(10, "data.limit_batches=20"), METRICS, 32)
+    assert found.validation_s == pytest.approx(6 * 20 / 3)
+    assert found.hours == pytest.approx(10 * (20 + 40) / 3600)
 
 
 @pytest.mark.parametrize("keep_log", [False, True])
