@@ -166,7 +166,8 @@ def judged(ended: Ended, hit: Hit | None, before: str | None, status: str | None
         if hit.stage == "start" and status == before:
             allowed |= {-hit.signal}  # nothing has begun yet
     if code not in allowed:
-        yield f"the exit code is {code} after {hit and hit.signal.name}: {last_line(ended)}"
+        said = failure(ended) or last_line(ended)
+        yield f"the exit code is {code} after {hit and hit.signal.name}: {said}"
     wanted = {0: "FINISHED", 1: "FAILED", STOPPED: "KILLED"}.get(code)
     begun = not (hit and hit.stage == "start" and status == before)
     if wanted and status and status != wanted and begun:
@@ -211,6 +212,12 @@ def compare(home: Path, reference: Record, *, files: bool = True) -> Iterator[st
         count, right_count = found.files.get(name, 0), reference.files.get(name, 0)
         if count != right_count and not name.startswith("tmp/"):
             yield f"there are {count} files {name} in place of {right_count}."
+
+
+def failure(ended: Ended) -> str | None:
+    """Why a run failed, as the screen says it."""
+    lines = (line.strip() for line in ended.output.splitlines())
+    return next((line for line in lines if line.startswith("failed: ")), None)
 
 
 def last_line(ended: Ended) -> str:
