@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from . import record
@@ -149,10 +150,10 @@ class _Trouble:
 
     def _fill(self) -> None:
         file = self._run.home / "ballast"
+        self._after.callback(partial(file.unlink, missing_ok=True))
         size = shutil.disk_usage(self._run.home).free - self._left
-        with file.open("wb") as ballast:
+        with file.open("wb") as ballast, suppress(OSError):  # the run has filled it meanwhile
             os.posix_fallocate(ballast.fileno(), 0, max(size, 1))
-        self._after.callback(file.unlink)
 
     def _forbid(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from ltm_platform.inference.trained_network import load_network
 from ltm_platform.job import JobSpec
 from ltm_platform.runs.checkpoint_lookup import find_checkpoint
 from ltm_platform.storage.manifest import read_manifest
-from ltm_platform.storage.resume_plan import plan_to_resume
+from ltm_platform.storage.resume_plan import plan_to_resume, repaired_job
 from ltm_platform.storage.run_folder import RunFolder
 
 from .. import one_process
@@ -87,6 +87,7 @@ class CheckpointFiles:
         }
 
         def planned() -> Any:
+            repaired_job(run, self._run_id)
             JobSpec.load(run.job)
             return plan_to_resume(run, None, self._run_id)
 
