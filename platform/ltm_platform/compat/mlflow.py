@@ -26,6 +26,8 @@ HEALTH_PATH = "/health"
 """Of a server: what answers once it serves, without a login."""
 IMAGES_FOLDER = "images"
 """Among a run's artifacts: where ``log_image`` writes."""
+_LAST_OF_IMAGE = ".webp"
+"""What ``log_image`` writes last, after the image in full size."""
 DATA_FOLDER, CODE_FOLDER = "data", "code"
 """In a model's folder: what ``mlflow.pytorch.save_model`` calls its pickle's folder and that of
 ``code_paths``."""
@@ -43,8 +45,10 @@ STORE_LOGGER = "mlflow.store.db.utils"
 
 
 def tracking_client(uri: str) -> MlflowClient:
-    """MLflow's own, whose temporary files go when it is interrupted, too."""
+    """MLflow's own, whose temporary files go when it is interrupted, too, and which logs an image
+    once although the call is repeated, since the store was away for a part of it."""
     from mlflow import MlflowClient
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
     class Client(MlflowClient):
         @contextmanager
@@ -54,6 +58,13 @@ def tracking_client(uri: str) -> MlflowClient:
                 yield str(folder / path.name)
                 parent = None if path.parent == PurePosixPath() else str(path.parent)
                 self.log_artifact(run_id, str(folder / path.name), parent)
+
+        def log_image(self, run_id: str, image: Any, *, key: str, step: int) -> None:
+            found = (file.path for file in self.list_artifacts(run_id, IMAGES_FOLDER))
+            if any(is_image(path, key, step) and path.endswith(_LAST_OF_IMAGE) for path in found):
+                self.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+            else:
+                super().log_image(run_id, image, key=key, step=step, synchronous=True)
 
     return Client(tracking_uri=uri)
 

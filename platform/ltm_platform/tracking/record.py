@@ -191,7 +191,7 @@ class TrackedRun:
 
     def log_image(self, image: Image.Image, key: str, step: int) -> None:
         """An image that the UI shows beside those of other runs with the same key."""
-        self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+        self._client.log_image(self.run_id, image, key=key, step=step)
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether the store has an image of that key and step."""

@@ -15,7 +15,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.utils import requirements_utils
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
 from PIL import Image
 from requests.exceptions import ConnectionError as NoConnectionError
 
@@ -75,6 +75,17 @@ def test_an_image_is_found_by_its_key_and_step(client: MlflowClient, run_id: str
     assert any(compat.is_image(path, "confusion matrix", 12) for path in found)
     assert not any(compat.is_image(path, "confusion matrix", 1) for path in found)
     assert not any(compat.is_image(path, "confusion", 12) for path in found)
+
+
+def test_an_image_is_logged_once_although_the_call_is_repeated(store: str, run_id: str) -> None:
+    client = compat.tracking_client(store)
+    picture = Image.new("RGB", (8, 8))
+    for step in (1, 1, 2):
+        client.log_image(run_id, picture, key="the picture", step=step)
+    files = [file.path for file in client.list_artifacts(run_id, compat.IMAGES_FOLDER)]
+    assert len(files) == 4
+    assert sum(compat.is_image(path, "the picture", 1) for path in files) == 2
+    assert client.get_run(run_id).data.tags[MLFLOW_LOGGED_IMAGES] == "True"
 
 
 def test_a_run_tells_the_last_step_and_time_of_its_metrics(
