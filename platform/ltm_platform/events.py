@@ -174,6 +174,14 @@ class Sender:
         self._send()
         self._arrived()
 
+    def close(self) -> None:
+        """Send what is pending, and end the thread: an interrupt of `submit` may have hidden it
+        from those that Python ends when the process does."""
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown(wait=False)
+
     def _send(self) -> None:
         self._arrived()
         if self._pending:

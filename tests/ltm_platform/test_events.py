@@ -75,6 +75,18 @@ def test_events_are_heard_while_the_block_runs(queue: Queue) -> None:
         assert heard.wait(PATIENCE_S)
 
 
+def test_a_sender_that_is_closed_has_sent_all_and_has_no_thread() -> None:
+    before, sent = set(threading.enumerate()), SimpleQueue[list[Event]]()
+    send = Sender(sent)
+    send(STARTED)
+    (thread,) = set(threading.enumerate()) - before
+    send(STEPS[0])
+    send.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert [sent.get(), sent.get()] == [[STARTED], [STEPS[0]]]
+
+
 def test_steps_wait_for_the_next_batch(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "SEND_INTERVAL_S", float("inf"))
     send = Sender(queue)

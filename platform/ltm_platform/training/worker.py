@@ -71,4 +71,4 @@ def train_rank(config: WorkerConfig, context: WorkerContext) -> Iterator[EpochEn
         try:
             trainer.close()
         finally:
-            sender.flush()
+            sender.close()
