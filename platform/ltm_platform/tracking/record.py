@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import signal
-import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, assert_never
 
@@ -37,6 +35,7 @@ from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
 from ltm_platform.storage.manifest import JOB_FILE
 from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking import unsent_metrics
+from ltm_platform.tracking.interrupts import interrupts_ignored
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.new_run import create_run
@@ -348,7 +347,7 @@ def ending(run: TrackedRun) -> Iterator[None]:
         run.tag(ERROR_TAG, f"{type(error).__name__}: {error}")
         raise
     finally:
-        with _uninterrupted():
+        with interrupts_ignored():
             _end(run, status, limit_s)
 
 
@@ -361,17 +360,3 @@ def _end(run: TrackedRun, status: str | None, limit_s: float) -> None:
         if status == "FINISHED" or not away:
             raise
         _log.error("the run stays RUNNING in %s: %s", locations.shown(run.uri), error)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not cut off the writing of the final status."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals interrupt the main thread alone
-        return
-    held = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in held.items():
-            signal.signal(signum, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.storage import locations
 from ltm_platform.storage.addresses import without_secrets
 from ltm_platform.tracking import sqlite_file
+from ltm_platform.tracking.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +66,16 @@ class RetryingClient:
             reraise=True,
         )
         try:
-            return retrying(method, *args, **kwargs)
+            return retrying(self._attempt, method, *args, **kwargs)
         except Exception as error:
             if told := refusal(error, self.uri):
                 raise told from error
             raise
+
+    def _attempt(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A server may take its time, and has its transactions to itself.
+        with interrupts_held() if sqlite_file.database_of(self.uri) else nullcontext():
+            return method(*args, **kwargs)
 
     def _is_over(self, state: RetryCallState) -> bool:
         return (state.seconds_since_start or 0.0) >= self.limit_s

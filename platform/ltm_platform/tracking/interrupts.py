@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM while the store is written."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _in_main_thread() -> bool:
+    """Signals interrupt it alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """A second Ctrl-C must not cut off the writing of the final status."""
+    if not _in_main_thread():
+        yield
+        return
+    held = {s: signal.signal(s, signal.SIG_IGN) for s in _SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in held.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """What would raise within the block is raised at its end.
+
+    An exception in the midst of a transaction leaves the connection to a database open, and it
+    locked for this process's own next call, which is the one that writes how the run ended.
+    """
+    if not _in_main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.append((signum, frame))
+
+    found = {s: signal.getsignal(s) for s in _SIGNALS}
+    handlers = {s: handler for s, handler in found.items() if callable(handler)}
+    try:
+        for s in handlers:
+            signal.signal(s, note)
+        yield
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+        for signum, frame in came:
+            handlers[signal.Signals(signum)](signum, frame)

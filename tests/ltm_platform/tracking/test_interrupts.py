@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from ltm_platform.tracking.interrupts import interrupts_held, interrupts_ignored
+from ltm_platform.tracking.store import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _sigterm_interrupts() -> Iterator[None]:
+    """As in a command."""
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, usual)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupt_is_raised_when_the_block_has_ended() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        interrupt()
+        done.append("the rest")
+    assert done == ["the rest"]
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+
+def test_an_interrupt_that_is_ignored_is_raised_never() -> None:
+    with interrupts_ignored(), interrupts_held():
+        interrupt()
+
+
+def test_an_interrupt_within_a_transaction_leaves_no_lock(store: str) -> None:
+    client = connect(store)
+    run_id = client.create_run("0").info.run_id
+
+    def interrupted(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO tags"):
+            interrupt()
+
+    event.listen(Engine, "after_cursor_execute", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.set_tag(run_id, "key", "value")
+    finally:
+        event.remove(Engine, "after_cursor_execute", interrupted)
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"), timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+    assert client.get_run(run_id).data.tags["key"] == "value"
