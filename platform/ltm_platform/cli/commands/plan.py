@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ltm_platform.checks.run_plan import RunPlan
-    from ltm_platform.training.measurement.throughput import Throughput
 
 GIB = 1024**3
 
@@ -92,7 +91,7 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
     yield _row("tracking", locations.shown(tracking.tracking_uri(job.tracking.uri)))
     yield _row("training", f"{plan.images:,} images in {job.recipe.epochs} epochs{_work(plan)}")
     if plan.throughput:
-        yield from _throughput(plan.throughput)
+        yield from _throughput(plan)
     if images_per_s:
         hours = plan.hours(images_per_s)
         yield _row(
@@ -125,8 +124,10 @@ def page(plan: RunPlan, images_per_s: float | None) -> Iterator[str]:
         yield "it can start"
 
 
-def _throughput(rates: Throughput) -> Iterator[str]:
+def _throughput(plan: RunPlan) -> Iterator[str]:
     """What one worker's loader gives and its network takes."""
+    rates = plan.throughput
+    assert rates
     processes = "1 decode process" if rates.processes == 1 else f"{rates.processes} processes"
     each = f" of {rates.process:,.0f}" if rates.processes > 1 else ""
     where = processes if rates.processes else "decoded in the training process"
