@@ -12,31 +12,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import ray
 import torch
-from PIL import Image
 
+from benchmarks.gpu.bench import generate
 from ltm_platform import api
 from ltm_platform.job.load import bundled_folder
-
-SIZE = (500, 400)
-CLASSES = 2
-
-
-def photographs(folder: Path, images: int) -> None:
-    """Smooth noise, which takes a JPEG decoder as long as a photograph does."""
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for number in range(images):
-            file = folder / split / f"class-{number % CLASSES}" / f"{number}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            small = random.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), dtype=np.uint8)
-            Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(file, quality=90)
 
 
 def overrides(data: Path, batch: int) -> list[str]:
@@ -62,7 +50,7 @@ def main() -> None:
         os.environ["LTM_PLATFORM_HOME"] = str(Path(folder) / "home")
         os.environ["RAY_AUTH_MODE"] = "disabled"
         data = Path(folder) / "photographs"
-        photographs(data, 4 * args.batch)
+        generate(data, train=4 * args.batch, val=4 * args.batch)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         print(f"{'job':<30}{'all s':>8}{'a step s':>10}{'GiB':>7}")
         began = time.perf_counter()

@@ -34,13 +34,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from PIL import Image
 
 from benchmarks.gpu import parts, steps
-from benchmarks.gpu.bench import FULL, TINY, Bench, Size
+from benchmarks.gpu.bench import FULL, TINY, Bench, Size, generate
 from ltm_platform.compat.deepspeed import import_deepspeed
 from ltm_platform.training.engine.device import set_up
 
@@ -52,17 +50,6 @@ PARTS = {
     "disk": steps.disk,
     "submit": parts.submit,
 }
-
-
-def generate(folder: Path, count: int) -> None:
-    """An image tree of two classes: soft noise, 500 x 400 pixels."""
-    draw = np.random.default_rng(0)
-    for split, images in (("train", count), ("val", 2)):
-        for number in range(images):
-            coarse = draw.integers(256, size=(100, 125, 3), dtype=np.uint8)
-            path = folder / split / f"class{number % 2}" / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(coarse).resize((500, 400), Image.Resampling.BICUBIC).save(path)
 
 
 def device_here() -> tuple[torch.device, str]:
@@ -110,7 +97,7 @@ def main() -> None:
     deepspeed.comm.init_distributed(dist_init_required=False)
     set_up(device)
     with tempfile.TemporaryDirectory(prefix="ltm-gpu-") as folder:
-        generate(Path(folder), max(size.jpegs, size.batch))
+        generate(Path(folder), train=max(size.jpegs, size.batch), val=2)
         bench = Bench(size, device, Path(folder), until)
         found: dict[str, Any] = {"device": name, "torch": torch.__version__, "parts": {}}
         for part in args.parts:

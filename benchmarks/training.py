@@ -48,7 +48,6 @@ EPOCHS = 1000  # more than there is time for
 POLL_S = 1.0
 END_S = 60.0
 
-Turn = tuple[float, float]
 Point = tuple[float, float]
 """When, and how many images had been trained by then."""
 T = TypeVar("T", bound="Training")
@@ -76,7 +75,7 @@ class Training(ABC):
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")]),
             "OMP_NUM_THREADS": str(threads),
         }
-        self._turns: list[Turn] = []
+        self._speeds: list[float] = []
         self._output = home / "output"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -94,10 +93,13 @@ class Training(ABC):
         self.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> None:
+        """For so long, and until there is a speed to tell."""
         self.signal(signal.SIGCONT)
         start = time.time()
         self._run(seconds)
-        self._turns.append((start, time.time()))
+        while (speed := self._speed(start, time.time())) is None:
+            self._run(POLL_S)
+        self._speeds.append(speed)
         self.signal(signal.SIGSTOP)
 
     def signal(self, number: int) -> None:
@@ -119,15 +121,14 @@ class Training(ABC):
 
     def speed(self) -> float:
         """Images/s, the median over the turns."""
-        points = sorted(self.points())
-        speeds = []
-        for start, end in self._turns:
-            inside = [(p, q) for p, q in pairwise(points) if start <= p[0] and q[0] <= end]
-            steps = [(p, q) for p, q in inside if q[1] > p[1]]  # else validation
-            seconds = sum(q[0] - p[0] for p, q in steps)
-            if seconds:
-                speeds.append(sum(q[1] - p[1] for p, q in steps) / seconds)
-        return statistics.median(speeds)
+        return statistics.median(self._speeds)
+
+    def _speed(self, start: float, end: float) -> float | None:
+        """Of the steps that begin and end in that time; None where there are none."""
+        points = sorted(point for point in self.points() if start <= point[0] <= end)
+        steps = [(p, q) for p, q in pairwise(points) if q[1] > p[1]]  # else validation
+        seconds = sum(q[0] - p[0] for p, q in steps)
+        return sum(q[1] - p[1] for p, q in steps) / seconds if seconds else None
 
     @abstractmethod
     def points(self) -> list[Point]: ...

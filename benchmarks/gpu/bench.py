@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ltm_platform.job import JobSpec
 from ltm_platform.training.components import Components, build_components
@@ -51,6 +53,18 @@ FULL = Size(
 TINY = Size(
     {"vit_nano_patch4_32": 32}, batch=4, steps=2, jpegs=8, attention=(2, 2, 9, 32), compiles=False
 )
+
+
+def generate(folder: Path, *, train: int, val: int) -> None:
+    """An image tree of two classes: soft noise of 500 x 400 pixels, which takes a JPEG decoder as
+    long as a photograph does."""
+    draw = np.random.default_rng(0)
+    for split, images in (("train", train), ("val", val)):
+        for number in range(images):
+            coarse = draw.integers(256, size=(100, 125, 3), dtype=np.uint8)
+            path = folder / split / f"class{number % 2}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(coarse).resize((500, 400), Image.Resampling.BICUBIC).save(path)
 
 
 @dataclass(frozen=True)

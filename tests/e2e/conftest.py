@@ -28,6 +28,9 @@ TIMEOUT_S = 600
 POLL_S = 0.2
 STEPS = 90
 """Of the tiny job's two epochs."""
+LEAN = ("cluster.workers=1", "engine.zero_stage=0", "tracking.log_model=false")
+"""Each process that a run starts costs seconds: tests of several workers, of DeepSpeed or of the
+logged model ask for them."""
 ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1]}"
 """Every step at another ratio, the network at its end within a budget."""
 
@@ -190,11 +193,7 @@ def trained(cli: Cli, store: str, tiny_job: Path) -> Callable[..., tracking.RunR
 
 @pytest.fixture(scope="session")
 def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart on a smaller network, for two epochs on one worker, as a job of its own.
-
-    Each process that a run starts costs seconds: tests of several workers, of DeepSpeed or of the
-    logged model ask for them.
-    """
+    """The quickstart on a smaller network, for two epochs and as `LEAN`, as a job of its own."""
     path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
     path.write_text(
         "extends: quickstart\n"

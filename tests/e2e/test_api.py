@@ -17,7 +17,7 @@ from ltm_platform import api, tracking
 from ltm_platform.events import EpochEnded
 from ltm_platform.job import JobSpec
 
-from .conftest import ROOT
+from .conftest import LEAN, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-LEAN = ("cluster.workers=1", "engine.zero_stage=0", "tracking.log_model=false")
 TINY = ("recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.global_batch=256", *LEAN)
 
 
@@ -118,7 +117,10 @@ def test_a_rank_that_fails_is_a_run_error_and_the_run_has_failed(
     assert "dog/5.png" in (record.error or "")
 
 
-def test_a_ray_of_the_caller_is_used_and_left_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_ray_of_the_caller_is_used_and_left_as_it_is(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_local_fs_capacity_threshold", "1")  # no word of Ray's on a full disk
     seen: list[RunEvent] = []
 
     def interrupt(event: RunEvent) -> None:

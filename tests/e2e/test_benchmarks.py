@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from .conftest import ROOT, TIMEOUT_S
+from .conftest import LEAN, ROOT, TIMEOUT_S, settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,6 @@ class Smoke(NamedTuple):
 
 TINY, SMALL = "vit_nano_patch4_32", "vit_tiny_patch16_224"
 NUMBER = r"\d[\d.,]*"
-LEAN = "--set cluster.workers=1 --set engine.zero_stage=0 --set tracking.log_model=false"
 
 SMOKES: Mapping[str, Smoke] = {
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
@@ -51,7 +50,7 @@ SMOKES: Mapping[str, Smoke] = {
     ),
     "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
     "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),
-    "startup": Smoke(f"--cold --rounds 1 {LEAN}", r"best +{N} +{N} +{N}"),
+    "startup": Smoke(f"--cold --rounds 1 {' '.join(settings(*LEAN))}", r"best +{N} +{N} +{N}"),
     "tome": Smoke(
         f"--backbone {SMALL} --r 8 --batch 1 --runs 1 --processes 1", r" 8 +{N} +{N} +{N}"
     ),

@@ -32,6 +32,21 @@ def create(backbone: str) -> tuple[Any, torch.Tensor]:
     return model.eval(), torch.randn(4, 3, size, size)
 
 
+@torch.no_grad()
+def assert_onnx_equals(
+    program: torch.export.ExportedProgram, x: torch.Tensor, expected: torch.Tensor, folder: Path
+) -> None:
+    """In onnxruntime, for one of the images and for four."""
+    onnx = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    assert onnx is not None
+    onnx.save(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    name = session.get_inputs()[0].name
+    for n in (1, 4):
+        (out,) = session.run(None, {name: x[:n].numpy()})
+        np.testing.assert_allclose(out, expected[:n].numpy(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", NETS)
 def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Path) -> None:
@@ -41,14 +56,7 @@ def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Pat
         expected = model(x)
         program = torch.export.export(model, (x[:2],), dynamic_shapes=tuple(batch.values()))
         torch.testing.assert_close(program.module()(x), expected, atol=1e-4, rtol=1e-4)
-        onnx = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
-    assert onnx is not None
-    onnx.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    name = session.get_inputs()[0].name
-    for n in (1, 4):
-        (out,) = session.run(None, {name: x[:n].numpy()})
-        np.testing.assert_allclose(out, expected[:n].numpy(), atol=1e-4, rtol=1e-4)
+    assert_onnx_equals(program, x, expected, tmp_path)
 
 
 class OneSite(torch.nn.Module):

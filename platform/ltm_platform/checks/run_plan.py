@@ -15,8 +15,11 @@ from ltm_platform.storage.run_folder import storage_root
 from ltm_platform.training.measurement import estimates
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ltm_platform.checks import CheckedJob
     from ltm_platform.job import BatchPlan, JobSpec
+    from ltm_platform.models import Pixels
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.training.measurement.estimates import Memory
     from ltm_platform.training.measurement.throughput import Throughput
@@ -70,6 +73,8 @@ def plan_run(job: JobSpec, address: str) -> RunPlan:
 
 def plan_in(job: JobSpec, ray: Session) -> RunPlan:
     """`plan_run` with what a session has."""
+    from ltm_platform.models import create_model, input_pixels
+
     there = free = at_most = ray.resources
     if ray.joined:
         there, free = attach.there(), attach.free()
@@ -88,9 +93,8 @@ def plan_in(job: JobSpec, ray: Session) -> RunPlan:
     batches, refused = _batches(job)
     parameters = round(checked.cost.params_m * 1e6)
     num_classes = len(checked.dataset.classes)
-    rows = estimates.memory(
-        job, parameters, _largest_layer(job, num_classes), workers, min(nodes, workers)
-    )
+    model = create_model(job.replace("model.pretrained", False), num_classes)
+    rows = estimates.memory(job, parameters, _largest_layer(model), workers, min(nodes, workers))
     return RunPlan(
         checked=checked,
         there=there,
@@ -107,11 +111,11 @@ def plan_in(job: JobSpec, ray: Session) -> RunPlan:
         needed_bytes=needed_bytes(job, parameters, workers),
         free_bytes=free_storage(job),
         images=job.recipe.epochs * _images_of_epoch(checked),
-        throughput=_throughput(checked, nodes),
+        throughput=_throughput(checked, nodes, input_pixels(model)),
     )
 
 
-def _throughput(checked: CheckedJob, nodes: int) -> Throughput | None:
+def _throughput(checked: CheckedJob, nodes: int, pixels: Pixels) -> Throughput | None:
     from ltm_platform.training.measurement.throughput import measure
 
     if checked.problems:
@@ -119,6 +123,7 @@ def _throughput(checked: CheckedJob, nodes: int) -> Throughput | None:
     return measure(
         checked.job,
         checked.dataset,
+        pixels,
         micro_batch=checked.batch.micro_batch,
         workers_here=-(-checked.batch.workers // nodes),
         use_gpu=checked.use_gpu,
@@ -138,14 +143,10 @@ def _batches(job: JobSpec) -> tuple[tuple[BatchPlan, ...], dict[int, str]]:
 
 
 def _images_of_epoch(checked: CheckedJob) -> int:
-    images, batches = len(checked.dataset.train), checked.job.data.limit_batches
-    return images if batches is None else min(images, batches * checked.batch.global_batch)
+    return checked.job.data.limited(len(checked.dataset.train), checked.batch.global_batch)
 
 
-def _largest_layer(job: JobSpec, num_classes: int) -> int:
+def _largest_layer(model: nn.Module) -> int:
     """Parameters of the layer that has most, without those of the layers in it."""
-    from ltm_platform.models import create_model
-
-    model = create_model(job.replace("model.pretrained", False), num_classes)
     own = [sum(p.numel() for p in m.parameters(recurse=False)) for m in model.modules()]
     return max(own)

@@ -51,6 +51,7 @@ class Loader:
         allow_bad: share of the images that may be impossible to decode. The next image of the same
             pass takes the place of such a one.
 
+    workers: as it was given.
     bad: those that were met.
     spent: what reading and decoding of all batches so far has taken.
 
@@ -81,6 +82,7 @@ class Loader:
         self._micro_batch = micro_batch
         self._rank = rank
         self._world_size = world_size
+        self.workers = workers
         self.bad = BadImages("training", len(source), allow_bad)
         self.spent = Spent()
         decoder = Decoder(source, pipeline, seed, rule, order=self._order, allowed=self.bad.allowed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -51,12 +51,12 @@ class Augmentation:
     random_erasing: float = 0.0
 
 
-def train_stages(
-    augment: Augmentation, image_size: int, mean: Sequence[float], *, resize: Backend = "torch"
-) -> tuple[Transform, RandomErasing | None]:
-    """RGB image of any size -> augmented [3, image_size, image_size] uint8, and what erases
-    a part of it once it is normalised. Where a shear leaves nothing, ``mean`` is."""
-    stages = create_transform(
+def timm_stages(
+    augment: Augmentation, image_size: int, mean: Sequence[float]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """timm's own steps of training: a crop and perhaps a flip; changes of colour and shape; to a
+    tensor, normalised, and perhaps erased in a part."""
+    first, second, last = create_transform(
         (3, image_size, image_size),
         is_training=True,
         scale=augment.crop_scale,
@@ -69,7 +69,15 @@ def train_stages(
         mean=tuple(mean),
         separate=True,
     )
-    (crop, *flip), colour, (_, _, *erase) = (stage.transforms for stage in stages)
+    return first.transforms, second.transforms, last.transforms
+
+
+def train_stages(
+    augment: Augmentation, image_size: int, mean: Sequence[float], *, resize: Backend = "torch"
+) -> tuple[Transform, RandomErasing | None]:
+    """RGB image of any size -> augmented [3, image_size, image_size] uint8, and what erases
+    a part of it once it is normalised. Where a shear leaves nothing, ``mean`` is."""
+    (crop, *flip), colour, (_, _, *erase) = timm_stages(augment, image_size, mean)
     for step in colour:
         allow_posterize_to_black(step)
     if resize == "pillow":

@@ -107,6 +107,10 @@ class Data(Section):
     """Image decoding processes per worker; 0 decodes in the training process, auto takes the
     node's cores but for one a GPU, and 1 where there are no GPUs."""
 
+    def limited(self, images: int, batch: int) -> int:
+        """How many of the images an epoch takes, in batches of that size."""
+        return images if self.limit_batches is None else min(images, self.limit_batches * batch)
+
     @model_validator(mode="after")
     def _is_a_fold(self) -> Data:
         if self.fold is not None and self.fold >= self.folds:

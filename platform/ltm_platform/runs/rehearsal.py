@@ -88,12 +88,12 @@ def forecast(
         loader_s = decoding_s / processes
     step_s = max(network_s, loader_s) if loader_s else network_s + decoding_s
     at_a_time = micro_batch * workers
-    images, val_batches = len(checked.dataset.train), -(-len(checked.dataset.val) // at_a_time)
-    measured, epochs = min(BATCHES, val_batches), whole.recipe.epochs
-    if whole.data.limit_batches is not None:
-        images = min(images, whole.data.limit_batches * batch.global_batch)
-        val_batches = min(val_batches, whole.data.limit_batches)
+    val, data = len(checked.dataset.val), whole.data
+    measured = min(BATCHES, -(-val // at_a_time))
+    val_batches = -(-data.limited(val, at_a_time) // at_a_time)
     validation_s = metrics["time/validation_s"] * val_batches / measured
+    epochs = whole.recipe.epochs
+    images = data.limited(len(checked.dataset.train), batch.global_batch)
     steps = -(-epochs * images // batch.global_batch)
     return Forecast(
         step_s=step_s,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ltm.bottleneck import StreamingBottleneck
     from ltm_platform.data import Dataset
     from ltm_platform.events import Listener
-    from ltm_platform.job import BatchPlan, JobSpec
+    from ltm_platform.job import BatchPlan, Data, JobSpec
     from ltm_platform.models import Pixels
     from ltm_platform.training.engine.interface import Engine
     from ltm_platform.training.recipe.optimization import Objective
@@ -97,7 +97,7 @@ def build_components(
         seed_everything(recipe.seed)
     model = build_network(job, num_classes, norm_group=batch.norm_group).model
     pixels = input_pixels(model)
-    dataset = _limited(dataset, job.data.limit_batches, batch)
+    dataset = _limited(dataset, job.data, batch)
     train_loader, val_loader = _build_loaders(job, dataset, batch, context, pixels)
     optimizer = build_optimizer(model, recipe)
     engine = build_engine(
@@ -126,15 +126,13 @@ def build_components(
     )
 
 
-def _limited(dataset: Dataset, batches: int | None, batch: BatchPlan) -> Dataset:
+def _limited(dataset: Dataset, data: Data, batch: BatchPlan) -> Dataset:
     """As many batches of the images, where the job limits them."""
-    if batches is None:
-        return dataset
-    at_a_time = batch.micro_batch * batch.workers
+    train, val = dataset.train, dataset.val
     return replace(
         dataset,
-        train=thinned(dataset.train, batches * batch.global_batch),
-        val=thinned(dataset.val, batches * at_a_time),
+        train=thinned(train, data.limited(len(train), batch.global_batch)),
+        val=thinned(val, data.limited(len(val), batch.micro_batch * batch.workers)),
     )
 
 

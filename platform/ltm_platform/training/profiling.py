@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from ltm_platform.events import Profiled
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +57,8 @@ class StepProfiler:
 
     def _ready(self, profiler: Any) -> None:
         # no table of operators: it is seconds in which all ranks wait for this one
-        with TemporaryDirectory() as folder:
-            trace = Path(folder) / TRACE_FILE
+        with temporary_folder("ltm-profile-") as folder:
+            trace = folder / TRACE_FILE
             profiler.export_chrome_trace(str(trace))
             files = {TRACE_FILE: trace.read_bytes()}
         sentence = (

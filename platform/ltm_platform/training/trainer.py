@@ -66,6 +66,7 @@ class Trainer:
                 self._stepper.clock,
                 send,
                 images=self._batch.global_batch // self._batch.workers,
+                loader_workers=self._train_loader.workers,
                 ranks_here=context.local_world_size,
                 device=self._engine.device,
             )

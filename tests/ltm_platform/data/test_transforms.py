@@ -91,9 +91,9 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def timms_own(augment: Augmentation) -> Transform:
+def timms_own(augment: Augmentation, size: int = 96) -> Transform:
     return create_transform(
-        (3, 96, 96),
+        (3, size, size),
         is_training=True,
         scale=augment.crop_scale,
         hflip=augment.hflip,

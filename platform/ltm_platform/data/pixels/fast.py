@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timm.data import create_transform
 from timm.data.auto_augment import AutoAugment, RandAugment
 from torchvision.transforms import ColorJitter
 
@@ -26,7 +25,7 @@ from ltm_platform.data.pixels.jpeg import Box, open_jpeg
 from ltm_platform.data.pixels.on_device import NOISE_VALUES
 from ltm_platform.data.pixels.operations import OPERATIONS, ByPillow, brightness, color, contrast
 from ltm_platform.data.pixels.sample import Change, Erasure
-from ltm_platform.data.transforms import INTERPOLATION
+from ltm_platform.data.transforms import timm_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,19 +48,7 @@ class FastTraining:
     def __init__(self, augment: Augmentation, size: int, mean: Sequence[float]) -> None:
         self.size = size
         self._flip, self._erase = augment.hflip, augment.random_erasing
-        (self._crop, *_), colours, _ = (
-            stage.transforms
-            for stage in create_transform(
-                (3, size, size),
-                is_training=True,
-                scale=augment.crop_scale,
-                color_jitter=augment.color_jitter or None,
-                auto_augment=augment.auto_augment,
-                interpolation=INTERPOLATION,
-                mean=tuple(mean),
-                separate=True,
-            )
-        )
+        (self._crop, *_), colours, _ = timm_stages(augment, size, mean)
         self._colours = [_on_arrays(step) for step in colours]
 
     def __call__(

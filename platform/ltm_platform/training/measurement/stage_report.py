@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from ltm_platform.data.processes import cores, loader_processes
+from ltm_platform.data.processes import cores
 from ltm_platform.events import Decided, Listener, Progress
 from ltm_platform.storage.path import is_address
 from ltm_platform.training.measurement.stage_times import (
@@ -33,6 +33,7 @@ class StageReport:
     """Looks at a clock at the end of every epoch, and once a minute within a long one.
 
     images: of a rank in a step.
+    loader_workers: decode processes of this rank.
     ranks_here: how many ranks share the cores of this machine.
     """
 
@@ -43,15 +44,14 @@ class StageReport:
         send: Listener,
         *,
         images: int,
+        loader_workers: int,
         ranks_here: int,
         device: torch.device,
     ) -> None:
         self._data, self._clock, self._send, self._device = data, clock, send, device
         self._images = images
         self._cores = max(1, cores() // ranks_here)
-        self._processes = loader_processes(
-            data.loader_workers, ranks_here, use_gpu=device.type != "cpu"
-        )
+        self._processes = loader_workers
         self._told: str | None = None
         self._looked = time.monotonic()
 

@@ -15,7 +15,6 @@ from ltm_platform.data.order import Batch
 from ltm_platform.data.pixels import train_pipeline
 from ltm_platform.data.processes import loader_processes
 from ltm_platform.data.transforms import Augmentation
-from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training.measurement.micro_batch import training_step
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.data import Dataset
     from ltm_platform.job import JobSpec
+    from ltm_platform.models import Pixels
 
 SECONDS = 1.5
 """Of each of the two measurements, after a first batch."""
@@ -63,10 +63,17 @@ class Throughput:
 
 
 def measure(
-    job: JobSpec, dataset: Dataset, *, micro_batch: int, workers_here: int, use_gpu: bool
+    job: JobSpec,
+    dataset: Dataset,
+    pixels: Pixels,
+    *,
+    micro_batch: int,
+    workers_here: int,
+    use_gpu: bool,
 ) -> Throughput:
     """Try both on this machine, one after the other.
 
+    pixels: of the job's network.
     workers_here: of a node, among which its cores are divided.
 
     Raises:
@@ -74,14 +81,13 @@ def measure(
     """
     processes = loader_processes(job.data.loader_workers, workers_here, use_gpu=use_gpu)
     return Throughput(
-        process=_loader_rate(job, dataset),
+        process=_loader_rate(job, dataset, pixels),
         processes=processes,
         network=_network_rate(job, len(dataset.classes), micro_batch, use_gpu=use_gpu),
     )
 
 
-def _loader_rate(job: JobSpec, dataset: Dataset) -> float:
-    pixels = input_pixels(create_model(job.replace("model.pretrained", False), 2))
+def _loader_rate(job: JobSpec, dataset: Dataset, pixels: Pixels) -> float:
     augment = Augmentation(**job.recipe.augment.model_dump())
     decoder = Decoder(
         dataset.train,

@@ -6,7 +6,6 @@ import random
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 
 from ltm_platform.compat.image_loader.pixels import PixelRule
 from ltm_platform.data.decode import decode_rgb, seed_everything
@@ -15,6 +14,7 @@ from ltm_platform.data.pixels.on_device import ToNetwork
 from ltm_platform.data.pixels.sample import collect
 from ltm_platform.data.transforms import Augmentation, eval_transform
 
+from ..test_transforms import timms_own
 from .test_fast import MEAN, RULE, SIZE, STD, files, sample
 
 
@@ -22,17 +22,7 @@ def test_what_reaches_the_network_is_timms_bit_for_bit() -> None:
     """Though the last two steps are done where the network is."""
     augment = Augmentation(auto_augment="rand-m5-n2-inc1", random_erasing=0.5)
     pipeline = ExactTraining(augment, SIZE, MEAN, resize="pillow")
-    timms = create_transform(
-        (3, SIZE, SIZE),
-        is_training=True,
-        auto_augment=augment.auto_augment,
-        re_prob=augment.random_erasing,
-        re_mode="pixel",
-        interpolation="bicubic",
-        color_jitter=None,
-        mean=MEAN,
-        std=STD,
-    )
+    timms = timms_own(augment, SIZE)
     for number in range(12):
         for data in files():
             out, change = sample(pipeline, data, number)

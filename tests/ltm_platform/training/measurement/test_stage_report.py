@@ -42,9 +42,14 @@ class Training:
         self._watch, self._spent = Watch(), Spent()
         self.clock = StageClock(self._watch, self._spent)
         self.told: list[Event] = []
-        data = JobSpec.load("quickstart", ["data.loader_workers=1"]).data
         self.report = StageReport(
-            data, self.clock, self.told.append, images=8, ranks_here=1, device=torch.device("cpu")
+            JobSpec.load("quickstart").data,
+            self.clock,
+            self.told.append,
+            images=8,
+            loader_workers=1,
+            ranks_here=1,
+            device=torch.device("cpu"),
         )
         self.clock.restart()
         self.steps(1)

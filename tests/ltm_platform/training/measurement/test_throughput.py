@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_platform.data import open_data
+from ltm_platform.models import create_model, input_pixels
 from ltm_platform.training.measurement import throughput
 from ltm_platform.training.measurement.throughput import Throughput, measure
 
@@ -34,7 +35,8 @@ def test_both_are_tried_in_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(throughput, "SECONDS", 0.01)
     job = small_job({"model": MODEL}, data__loader_workers="auto")
     dataset = open_data(job.data, cache=tmp_path)
-    rates = measure(job, dataset, micro_batch=4, workers_here=1, use_gpu=False)
+    pixels = input_pixels(create_model(job, len(dataset.classes)))
+    rates = measure(job, dataset, pixels, micro_batch=4, workers_here=1, use_gpu=False)
     assert rates.processes == 1
     assert rates.process > 0
     assert rates.network is not None
