@@ -100,6 +100,8 @@ def _judged(kind: Trouble, code: int, output: str, status: str | None) -> list[s
         return [f"a traceback after a {kind}: {tail}"]
     if code not in (0, 1, 2):
         return [f"the exit code is {code} after a {kind}: {tail}"]
+    if kind == "server killed" and code == 2 and status is None:
+        return []  # nobody listened at the first contact: a refusal, and nothing has begun
     if kind in ("locked store", *SERVED) and code:
         return [f"{kind} for up to {LONGEST_LOCK_S:g} s is not waited for: {tail}"]
     wanted = {0: "FINISHED", 1: "FAILED"}.get(code)
