@@ -213,7 +213,7 @@ def stages(root: Path, args: argparse.Namespace) -> None:
     """Print what an image costs at each stage, in one process."""
     source = open_dataset(str(root), cache=root, val_fraction=0.001).train
     pipeline = FastTraining(AUGMENTS[args.augment], SIZE, MEAN)
-    to_network, batch = ToNetwork(MEAN, STD), args.batch
+    to_network, floats, batch = ToNetwork(MEAN, STD), None, args.batch
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         for owner, name, stage in (
@@ -229,8 +229,10 @@ def stages(root: Path, args: argparse.Namespace) -> None:
             if epoch == 1:  # the first warms up
                 seconds.clear()
             start = time.process_time()
-            for samples in loader.epoch(epoch):
-                images = _timed(to_network, seconds, "flip, normalise, erase")(*samples[::2])
+            for images, _, changes in loader.epoch(epoch):
+                floats = _timed(to_network, seconds, "flip, normalise, erase")(
+                    images, changes, floats
+                )
                 seconds["images"] = seconds.get("images", 0) + len(images)
             seconds["all"] = seconds.get("all", 0) + time.process_time() - start
     images, whole = seconds.pop("images"), seconds.pop("all")

@@ -46,7 +46,10 @@ class ToNetwork:
         """
         if images.device != self._mean.device:
             self._move(images.device)
-        if out is None:
+        if out is None and images.is_cpu:
+            # numpy asks the kernel for huge pages, which torch does not.
+            out = torch.from_numpy(np.empty(images.shape, np.float32))
+        elif out is None:
             out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         if images.is_cpu:
             self._each_in_turn(images, changes, out)

@@ -43,6 +43,7 @@ class FolderImages:
     ) -> None:
         assert len(paths) == len(labels)
         self.root = root
+        self._prefix = os.path.join(root, "")  # a Path an image costs more than a stage of it
         # One buffer, not a million Python strings: every decode process gets a copy.
         self._paths = pa.array([os.fsencode(path) for path in paths], pa.large_binary())
         self.labels = labels
@@ -68,7 +69,8 @@ class FolderImages:
 
     def _bytes(self, index: int) -> bytes:
         try:
-            return (self.root / self._path(index)).read_bytes()
+            with open(self._prefix + self._path(index), "rb", buffering=0) as file:
+                return file.read()
         except OSError as error:
             raise ReadError(f"{self.locate(index)} cannot be read: {error.strerror}.") from error
 
