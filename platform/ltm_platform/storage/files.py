@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_PART = ".part"
 STOP_FILE = ".stop"
 """In a run's folder: the run is to save and end."""
 BAD_IMAGES_FILE = "bad_images.json"
@@ -41,9 +42,16 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     An error in the block leaves what was at ``path`` as it was.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}{_PART}{path.suffix}")
     try:
         yield part
         part.replace(path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, below: str = ".") -> None:
+    """What processes that were killed left of `written_whole`, in the folders ``below`` this one
+    that match; call it where nobody else writes."""
+    for part in folder.glob(f"{below}/.*{_PART}*"):
         part.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ltm_platform.errors import UserError
 from ltm_platform.storage import contact, locations, permissions
-from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE, written_whole
+from ltm_platform.storage.files import STOP_FILE, SWEEP_FILE, remove_parts, written_whole
 from ltm_platform.storage.path import is_address, storage_path
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ class RunFolder:
                 f"the run {self.name!r} is being trained by another process: "
                 f"wait for it or stop that one first"
             ) from None
+        remove_parts(self.path)
+        if self.is_sweep:
+            remove_parts(self.path, "*/*")  # of its trials
         self._pid.write_text(str(os.getpid()))
         self._stop_request.delete()
         try:

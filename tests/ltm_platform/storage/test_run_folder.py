@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +13,11 @@ import pytest
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.storage import contact
-from ltm_platform.storage.files import SWEEP_FILE
+from ltm_platform.storage.files import SWEEP_FILE, written_whole
 from ltm_platform.storage.resume_plan import restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.ltm_platform.conftest import Race
 
 RESERVE = """
@@ -159,3 +158,21 @@ def test_what_makes_steps_come_out_differently(
     changes: dict[str, str], rewound: bool, alters: bool
 ) -> None:
     assert Resume("0", changes, rewound).alters_training == alters
+
+
+def test_what_a_killed_process_was_writing_is_gone_once_the_run_is_taken_up(job: JobSpec) -> None:
+    sweep = RunFolder.reserve(job, "sweep")
+    trial = sweep.path / "trials" / "sweep-1"
+    trial.mkdir(parents=True)
+    (sweep.path / SWEEP_FILE).touch()
+    parts = []
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        for folder in (sweep.path, trial):
+            with suppress(KeyboardInterrupt), written_whole(folder / "job.yaml") as part:
+                part.write_text("half")
+                parts.append(part)
+                raise KeyboardInterrupt
+    assert all(part.exists() for part in parts)
+    with sweep.locked():
+        assert not any(part.exists() for part in parts)
