@@ -1,10 +1,12 @@
-"""The standard library's temporary folders, made to go however their block ends."""
+"""Temporary folders that go however their block ends."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from secrets import token_hex
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,14 +17,21 @@ if TYPE_CHECKING:
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """A folder that is removed when the block ends, below ``parent`` or among temporary files.
 
-    An interrupt that hits the clean-up itself would else leave what is not removed yet.
+    The standard library's stays when an interrupt hits its making, and in part when one hits its
+    removal.
     """
-    folder = TemporaryDirectory(prefix=prefix, dir=parent)
+    folder = (parent or Path(gettempdir())) / f"{prefix}{token_hex(16)}"
     try:
-        yield Path(folder.name)
+        folder.mkdir(mode=0o700)
+        yield folder
     finally:
         try:
-            folder.cleanup()
+            _remove(folder)
         except BaseException:
-            folder.cleanup()
+            _remove(folder)
             raise
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)

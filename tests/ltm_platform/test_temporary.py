@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,6 @@ from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FILES = 3000
 """To remove them takes longer than `BEGUN_S`."""
@@ -47,4 +47,19 @@ def test_an_interrupt_while_it_is_removed_leaves_nothing(tmp_path: Path) -> None
         for number in range(FILES):
             (folder / str(number)).touch()
         signal.setitimer(signal.ITIMER_REAL, BEGUN_S)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_it_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Path.mkdir
+
+    def interrupted(folder: Path, mode: int) -> None:
+        usual(folder, mode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary_folder("some-", tmp_path):
+        raise AssertionError("the block is not entered")
     assert list(tmp_path.iterdir()) == []

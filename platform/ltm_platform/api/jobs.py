@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_platform.api.output import captured_output
@@ -11,9 +9,11 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import JOINED, Kind, find_address, kind
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ltm_platform.api.values import Printed
     from ltm_platform.checks.run_plan import RunPlan
@@ -106,7 +106,7 @@ def plan(
     if kind(where) == Kind.CLUSTER:
         raise UserError(f"what is free on {where} is known there alone: ask plan_there")
     with (
-        tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log,
-        captured_output(Path(log.name), printed),
+        temporary_folder("ltm-platform-") as folder,
+        captured_output(folder / "log", printed),
     ):
         return plan_run(spec, where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -266,8 +265,8 @@ def export(
 
     network = load_network(checkpoint, ema=ema, ratio=ratio)
     with (
-        tempfile.NamedTemporaryFile(prefix="ltm-export-") as log,
-        captured_output(Path(log.name), printed),
+        temporary_folder("ltm-export-") as folder,
+        captured_output(folder / "log", printed),
     ):
         difference = write(network, form, path)
     return Exported(path, network.weights, network.pixels.size, len(network.classes), difference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
+from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking.runs import CLUSTER_TAG
 from ltm_platform.tuning.spec import Sweep, named_as_sweep, read_stages
 
@@ -288,14 +288,15 @@ def _checked(
             "this process is connected to a Ray already, in which trials that are interrupted "
             "would go on: call ray.shutdown() first, the sweep starts or joins one itself"
         )
-    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
-        with captured_output(Path(log.name), printed):
+    with temporary_folder("ltm-platform-") as own:
+        log = own / "log"
+        with captured_output(log, printed):
             ray = stack.enter_context(session(address))
             plan = plan_sweep(sweep, ray.resources)
             plan = replace(plan, checked=with_notices(plan.checked, ray.notices))
             if ray.joined:
                 check_nodes(plan)
-        return plan, ray, Path(log.name).read_bytes()
+        return plan, ray, log.read_bytes()
 
 
 def _run(

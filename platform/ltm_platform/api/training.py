@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -28,6 +27,7 @@ from ltm_platform.storage.checkpoints import BEST_METRIC
 from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.resume_plan import plan_to_resume, repaired_job, restored_folder
 from ltm_platform.storage.run_folder import Resume, RunFolder
+from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -270,8 +270,9 @@ def _checked(
 
     A Ray that is there already is joined until the stack ends, and all of its nodes are checked.
     """
-    with tempfile.NamedTemporaryFile(prefix="ltm-platform-", suffix=".log") as log:
-        with captured_output(Path(log.name), printed):
+    with temporary_folder("ltm-platform-") as own:
+        log = own / "log"
+        with captured_output(log, printed):
             ray = stack.enter_context(session(address))
             checked = checks.check(job, ray.resources, force=force, stored=stored)
             checked = checks.with_notices(checked, ray.notices)
@@ -280,7 +281,7 @@ def _checked(
                 with collector():
                     attach.check_shared_storage(checked.job)
                 checked = checks.with_problems(checked, collector.problems)
-        return checked, ray, Path(log.name).read_bytes()
+        return checked, ray, log.read_bytes()
 
 
 def _run(

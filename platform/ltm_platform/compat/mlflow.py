@@ -50,6 +50,8 @@ def tracking_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
+    _reopen_databases()
+
     class Client(MlflowClient):
         @contextmanager
         def _log_artifact_helper(self, run_id: str, artifact_file: str) -> Iterator[str]:
@@ -67,6 +69,22 @@ def tracking_client(uri: str) -> MlflowClient:
                 super().log_image(run_id, image, key=key, step=step, synchronous=True)
 
     return Client(tracking_uri=uri)
+
+
+@cache
+def _reopen_databases() -> None:
+    """After an error that is no lock, an sqlite file is opened anew by the next call: another may
+    be in its place. SQLAlchemy would keep the connection to the one that has gone."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine, ExceptionContext
+
+    def disconnect(context: ExceptionContext) -> None:
+        error, engine = context.original_exception, context.engine
+        is_file = engine is not None and engine.url.database is not None
+        if is_file and isinstance(error, sqlite3.OperationalError):
+            context.is_disconnect = not is_locked(error)
+
+    event.listen(Engine, "handle_error", disconnect)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+INTERRUPTED_S = 10.0
+"""How long the end of a run that was interrupted waits for a store that is unavailable."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -35,7 +35,7 @@ from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
 from ltm_platform.storage.manifest import JOB_FILE
 from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking import unsent_metrics
-from ltm_platform.tracking.interrupts import interrupts_ignored
+from ltm_platform.tracking.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.new_run import create_run
@@ -67,9 +67,8 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 PROFILE_FOLDER = "profile"
 
-# How long the end of a run waits for a store that is unavailable; nothing interrupts it.
-INTERRUPTED_S = 10.0
 BROKEN_S = 60.0
+"""How long the end of a run that broke waits for a store that is unavailable."""
 
 _log = logging.getLogger(__name__)
 

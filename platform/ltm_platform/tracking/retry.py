@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
@@ -27,6 +27,9 @@ OUTAGE_S = 600.0
 LONGEST_PAUSE_S = 5.0
 
 _log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RetryingClient:
@@ -56,6 +59,12 @@ class RetryingClient:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._call, getattr(self._client, name))
+
+    def call(
+        self, work: Callable[Concatenate[MlflowClient, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What ``work`` returns of the client itself; it is called again as one call is."""
+        return cast("T", self._call(work, self._client, *args, **kwargs))
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         retrying = Retrying(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from ltm_platform.tracking import (
     sqlite_file,
     tracked_run,
 )
+from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,3 +234,24 @@ def test_a_store_below_a_file_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made: File exists"):
         sqlite_file.ensure(tmp_path / "file" / "mlflow.db")
+
+
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+def test_what_takes_the_place_of_the_file_is_written_to(
+    store: str, tmp_path: Path, asked_meanwhile: bool
+) -> None:
+    """While no file is there, sqlite makes an empty one for who asks."""
+    database, copy = sqlite_file.database_of(store), tmp_path / "copy"
+    assert database
+    client = connect(store).patient(60)
+    run_id = client.create_run("0").info.run_id
+    shutil.copy(database, copy)
+    if asked_meanwhile:
+        database.unlink()
+        for _ in range(2):
+            with pytest.raises(UserError, match="cannot be used"):
+                client.patient(0).set_tag(run_id, "key", "lost")
+    copy.replace(database)
+    client.set_tag(run_id, "key", "value")
+    with closing(sqlite3.connect(database)) as there:
+        assert ("key", "value") in there.execute("SELECT key, value FROM tags").fetchall()
