@@ -281,30 +281,8 @@ def _as_in_ray() -> Iterator[None]:
     from ltm_platform.ray_cluster.failures import as_run_error
 
     try:
-        with _arrivals() as arrived:
-            yield
+        yield
     except Exception as error:
-        if arrived & {signal.SIGINT, signal.SIGTERM}:
-            # A rank in Ray gets none; libraries in C++ make errors of their own of one.
-            raise KeyboardInterrupt from error
         traceback.print_exc()  # into the run's log, as a worker's
         with as_run_error():
             raise ray.train.WorkerGroupError("", {0: error}) from error
-
-
-@contextmanager
-def _arrivals() -> Iterator[set[int]]:
-    """After the block, the signals that came in it, whatever became of them."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    seen: set[int] = set()
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    try:
-        yield seen
-    finally:
-        signal.set_wakeup_fd(before)
-        with suppress(BlockingIOError):
-            seen.update(os.read(reading, 1 << 12))
-        os.close(writing)
-        os.close(reading)

@@ -18,6 +18,7 @@ from ltm.flops import image_size_of
 from ltm.interfaces import compressible
 from ltm.methods import Hooks
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 
@@ -192,7 +193,8 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
     if path.is_dir():
         path = _checked_weights(path)
     try:
-        return load_checkpoint(model, path, new_classifier=new_classifier)
+        with interrupts_held():  # safetensors makes an error of its own of one
+            return load_checkpoint(model, path, new_classifier=new_classifier)
     except ValueError:
         raise
     except Exception as error:  # whatever a foreign file makes its reader raise

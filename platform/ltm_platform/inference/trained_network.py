@@ -13,6 +13,7 @@ from torch import nn
 import ltm
 from ltm_platform.data.sources import find_source, reach_store
 from ltm_platform.errors import UserError
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.models import Pixels, create_model, input_pixels, load_weights
 from ltm_platform.storage import locations
 from ltm_platform.storage.manifest import CLASSES_FILE, EMA_FILE, WEIGHTS_FILE, job_of
@@ -85,7 +86,7 @@ def _count_classes(job: JobSpec, file: Path) -> int:
     classifier: nn.Module = model.get_classifier()
     name = next(name for name, module in model.named_modules() if module is classifier)
     try:
-        with safe_open(str(file), framework="pt") as weights:
+        with interrupts_held(), safe_open(str(file), framework="pt") as weights:
             return int(weights.get_slice(f"{name}.weight").get_shape()[0])
     except Exception as error:  # whatever safetensors makes of a foreign file
         raise ValueError(f"{file.name} cannot be read as weights: {error}") from None

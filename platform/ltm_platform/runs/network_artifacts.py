@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file
-
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights
@@ -27,6 +25,7 @@ from ltm_platform.storage.manifest import (
     read_manifest,
     sealed,
 )
+from ltm_platform.storage.tensors import load_tensors
 from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking import ImageInput
 
@@ -116,7 +115,7 @@ def log_pictures(run: TrackedRun, network: CheckpointedModel) -> None:
     """
     confusion = network.files / CONFUSION_FILE
     if confusion.exists() and not run.has_image(CONFUSION, network.step):
-        counts = load_file(confusion)["counts"]
+        counts = load_tensors(confusion)["counts"]
         picture = confusion_picture(counts, network.dataset.classes)
         run.log_image(picture, CONFUSION, network.step)
     if run.has_image(HEATMAPS, network.step):

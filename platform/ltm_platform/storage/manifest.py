@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 
 from ltm_platform.errors import UserError, first_invalid
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.job import JobSpec
 from ltm_platform.storage.locations import shown
 from ltm_platform.storage.path import StoragePath, storage_path
@@ -346,7 +347,7 @@ def _is_marked(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with safe_open(str(path), framework="numpy") as weights:
+        with interrupts_held(), safe_open(str(path), framework="numpy") as weights:
             return FORMAT_KEY in (weights.metadata() or {})
     except Exception as error:  # whatever safetensors makes of a foreign file
         raise damaged(folder, f"{WEIGHTS_FILE} cannot be read as weights: {error}") from None

@@ -9,9 +9,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ltm_platform.compat.mlflow import DELETED
+from ltm_platform.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.storage import locations
 from ltm_platform.tracking import sqlite_file
-from ltm_platform.tracking.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.tracking.runs import HOST_TAG, PARENT_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import deleted_experiment
 

@@ -30,12 +30,12 @@ from ltm_platform.events import (
     StoppedOnRequest,
     Waiting,
 )
+from ltm_platform.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import BAD_IMAGES_FILE, written_whole
 from ltm_platform.storage.manifest import JOB_FILE
 from ltm_platform.temporary import temporary_folder
 from ltm_platform.tracking import unsent_metrics
-from ltm_platform.tracking.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.tracking.metric_writer import Outbox
 from ltm_platform.tracking.model import ImageInput, log_model, register_model
 from ltm_platform.tracking.new_run import create_run

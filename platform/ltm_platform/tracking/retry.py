@@ -12,10 +12,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from ltm.errors import first_line
 from ltm_platform.compat.mlflow import is_deleted, is_unavailable
 from ltm_platform.errors import UserError
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.storage import locations
 from ltm_platform.storage.addresses import without_secrets
 from ltm_platform.tracking import sqlite_file
-from ltm_platform.tracking.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable

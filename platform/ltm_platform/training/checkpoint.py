@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ltm_platform.compat.deepspeed_engine import set_progress
 from ltm_platform.storage.manifest import (
@@ -30,6 +30,7 @@ from ltm_platform.storage.manifest import (
     manifest_name,
     sealed,
 )
+from ltm_platform.storage.tensors import load_tensors
 from ltm_platform.temporary import temporary_folder
 from ltm_platform.training.engine.optimizer_state import (
     Scalars,
@@ -168,14 +169,14 @@ def restore(folder: Path, state: State) -> tuple[int, str]:
     engine, manifest = state.engine, check(folder)
     progress = json.loads((folder / PROGRESS_FILE).read_text())
     scalars: Scalars = progress["optimizer"]
-    weights = load_file(folder / WEIGHTS_FILE)
+    weights = load_tensors(folder / WEIGHTS_FILE)
     if state.ema:
-        state.ema.load_weights(load_file(folder / EMA_FILE))
+        state.ema.load_weights(load_tensors(folder / EMA_FILE))
     load_weights(engine, weights)
-    load_optimizer_state(engine, weights, load_file(folder / OPTIMIZER_FILE), scalars)
+    load_optimizer_state(engine, weights, load_tensors(folder / OPTIMIZER_FILE), scalars)
     set_progress(engine, steps=manifest.steps_done, skipped=progress["skipped_steps"])
     state.early_stop.load_state_dict(progress["early_stop"])
-    state.statistics.load_state_dict(load_file(folder / STATISTICS_FILE))
+    state.statistics.load_state_dict(load_tensors(folder / STATISTICS_FILE))
     if manifest.world_size == engine.world_size:
         path = folder / RANDOM_FILE.format(rank=engine.global_rank)
         _set_random_state(torch.load(path, weights_only=True))

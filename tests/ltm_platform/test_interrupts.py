@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from ltm_platform.tracking.interrupts import interrupts_held, interrupts_ignored
+from ltm_platform.interrupts import interrupts_held, interrupts_ignored
 from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while the store is written."""
+"""Ctrl-C and SIGTERM where an exception would leave a thing half-done, or become another one."""
 
 from __future__ import annotations
 
