@@ -87,7 +87,8 @@ def carry_out(case: Case, material: Material, references: References) -> Outcome
             if again.code:
                 outcome.faults.append(f"it cannot go on after a {kind}: {last_line(again)}")
         if not outcome.faults:
-            outcome.faults += compare(run.home, reference, files=kind not in SERVED)
+            own_store = kind in (*SERVED, "store away")  # which has files of its own
+            outcome.faults += compare(run.home, reference, files=not own_store)
     if not outcome.faults:
         shutil.rmtree(run.home)
         run.output.unlink()
@@ -167,7 +168,10 @@ class _Trouble:
         database = self._run.home / "mlflow.db"
         away = database.rename(database.with_suffix(".away"))
         time.sleep(self._locked_s)
-        away.rename(database)
+        if database.exists() and database.stat().st_size:
+            away.unlink()  # a run that found none made one of its own, and is recorded there
+        else:
+            away.rename(database)
 
     def _hit_server(self) -> None:
         assert self._server

@@ -7,10 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +21,13 @@ from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage.manifest import read_manifest
 
+from .forks import CLI, Forked, Forks
+
 ROOT = Path(__file__).parents[2]
-COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
+COMMAND = [CLI]
 TIMEOUT_S = 600
 POLL_S = 0.2
-STEPS = 90
+STEPS = 45
 """Of the tiny job's two epochs."""
 LEAN = ("cluster.workers=1", "engine.zero_stage=0", "tracking.log_model=false")
 """Each process that a run starts costs seconds: tests of several workers, of DeepSpeed or of the
@@ -37,13 +38,16 @@ ELASTIC = "model={compression_ratio: null, target_gmacs: 0.012, elastic: [0.5, 1
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def command_line(environment: dict[str, str], folder: Path) -> Cli:
-    """Runs ``ltm-platform`` to its end, in a folder that is not the checkout."""
+def command_line(environment: dict[str, str], folder: Path, forks: Forks | None = None) -> Cli:
+    """Runs ``ltm-platform`` to its end, in a folder that is not the checkout; forked, if from there
+    and if nothing in the environment changes that imports may have read."""
 
-    def run(*args: str, cwd: Path = folder, **changes: str) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        if forks and not changes:
+            return forks.run([*COMMAND, *args], folder, TIMEOUT_S)
         return subprocess.run(
             [*COMMAND, *args],
-            cwd=cwd,
+            cwd=folder,
             env=environment | changes,
             capture_output=True,
             text=True,
@@ -71,18 +75,19 @@ def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
 
 
 @contextmanager
-def in_background(environment: dict[str, str], *args: str) -> Iterator[subprocess.Popen[bytes]]:
+def in_background(forks: Forks, *args: str) -> Iterator[Forked]:
     """``ltm-platform`` in a process group of its own, killed when the block ends."""
-    with subprocess.Popen(
-        [*COMMAND, *args], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with open(os.devnull, "wb") as nothing:
+        out, err = nothing.fileno(), 2
+        process = forks.start([*COMMAND, *args], Path.cwd(), out, err, group=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(TIMEOUT_S)
 
 
-def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], run: Path) -> None:
+def wait_until(fulfilled: Callable[[], bool], process: Forked, run: Path) -> None:
     """While the process trains the run or the sweep of a folder."""
     end = time.monotonic() + TIMEOUT_S
     while not fulfilled():
@@ -92,10 +97,10 @@ def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], 
 
 
 def submitted(
-    environment: dict[str, str], job: Path, name: str, *overrides: str
-) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    forks: Forks, job: Path, name: str, *overrides: str
+) -> AbstractContextManager[Forked]:
     """A run in the background."""
-    return in_background(environment, "submit", str(job), "--name", name, *settings(*overrides))
+    return in_background(forks, "submit", str(job), "--name", name, *settings(*overrides))
 
 
 def settings(*overrides: str) -> list[str]:
@@ -103,7 +108,7 @@ def settings(*overrides: str) -> list[str]:
     return [word for override in overrides for word in ("--set", override)]
 
 
-def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+def await_step(run: Path, step: int, process: Forked) -> None:
     """Until the run in a folder has written a checkpoint of that step or a later one."""
     wait_until(lambda: _steps_done(run) >= step, process, run)
 
@@ -169,8 +174,14 @@ def store(home: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def cli(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    return command_line(environment, tmp_path_factory.mktemp("elsewhere"))
+def forks(environment: dict[str, str]) -> Iterator[Forks]:
+    with closing(Forks(environment)) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def cli(forks: Forks, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return command_line(environment, tmp_path_factory.mktemp("elsewhere"), forks)
 
 
 @pytest.fixture(scope="session")
@@ -201,6 +212,7 @@ def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "  backbone: vit_nano_patch4_32\n"
         "recipe:\n"
         "  epochs: 2\n"
+        "  global_batch: 64\n"
         "  warmup_epochs: 0\n"
         "  ema_decay: 0.9\n"
         "  ib:\n"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,6 +12,8 @@ from .conftest import LEAN, ROOT, TIMEOUT_S, settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from .forks import Forks
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ ELSEWHERE = {"campaign": "test_campaign"}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
-def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
+def test_a_benchmark_runs_at_its_smallest(name: str, forks: Forks, tmp_path: Path) -> None:
     if name in PARTS:
         assert f"{name}.py" in (ROOT / "benchmarks" / f"{PARTS[name]}.py").read_text()
         return
@@ -79,9 +79,7 @@ def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
         return
     assert name in SMOKES, "give its smallest size above"
     smoke = SMOKES[name]
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *smoke.options.split()]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    command = [str(ROOT / "benchmarks" / f"{name}.py"), *smoke.options.split()]
+    done = forks.run(command, tmp_path, TIMEOUT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(smoke.line.replace("{N}", NUMBER), done.stdout), done.stdout

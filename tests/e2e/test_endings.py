@@ -13,7 +13,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from ltm_platform import tracking
+from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.data import open_dataset
+from ltm_platform.storage.checkpoints import stored
+from ltm_platform.storage.run_folder import RunFolder
 
 from .conftest import (
     TIMEOUT_S,
@@ -27,6 +30,7 @@ from .conftest import (
 
 if TYPE_CHECKING:
     from .conftest import Cli
+    from .forks import Forks
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +86,7 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     # a method whose network changes in training, and has to go on from where it was
     overrides = (
         "recipe.epochs=200",
+        "checkpoint.keep=20",
         "model.method=s2vite",
         "model.options={update_every: 10}",
     )
@@ -98,6 +103,9 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     steps = finished_epochs(store)
     assert len(steps) >= 2
 
+    folder = RunFolder(home / "runs" / "stopped")
+    before = stored(folder)
+    (folder.path / RECORD_FILE).unlink()
     child = in_terminal(environment, "resume", "stopped", "-v")
     child.expect("Started a local Ray instance")
     child.expect(r"going on after epoch (\d+)")
@@ -112,8 +120,10 @@ def test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on(
     resumed = finished_epochs(store)
     assert resumed[: len(steps)] == steps
     assert len(set(resumed)) > len(set(steps))
+    assert before[-1] in stored(folder), "the checkpoint that it went on from is gone"
     log = (home / "runs" / "stopped" / "run.log").read_text()
     assert log.count("Started a local Ray instance") == 2
+    assert f"{RECORD_FILE}, is missing: it is made again from the manifests" in log
     taken = cli("submit", str(tiny_job), "--name", "stopped")
     assert taken.returncode == 2
     assert "ltm-platform resume stopped" in taken.stderr
@@ -125,11 +135,11 @@ def finished_epochs(store: str) -> list[int]:
 
 
 def test_the_second_run_on_a_machine_waits_for_the_first_and_says_so(
-    cli: Cli, environment: dict[str, str], home: Path, tiny_job: Path
+    cli: Cli, forks: Forks, environment: dict[str, str], home: Path, tiny_job: Path
 ) -> None:
     whole = (f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}",)
     long = (*whole, "recipe.epochs=500", "checkpoint.every_steps=10")
-    with submitted(environment, tiny_job, "before", *long) as first:
+    with submitted(forks, tiny_job, "before", *long) as first:
         await_step(home / "runs/before", 10, first)
         words = ["submit", str(tiny_job), "--name", "after"]
         second = in_terminal(environment, *words, *settings(*whole, "recipe.epochs=1"))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
-from ltm_platform.compat.ray_checkpoints import RECORD_FILE
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.manifest import check
 from ltm_platform.storage.run_folder import RunFolder
 
-from .conftest import STEPS, TIMEOUT_S, await_step, history, resume, submitted
+from .conftest import STEPS, await_step, history, resume, submitted
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
     from .conftest import Cli
+    from .forks import Forked, Forks
 
 
-def listening(process: subprocess.Popen[bytes]) -> set[str]:
+def listening(process: Forked) -> set[str]:
     """The addresses on which a command and all that it has started can be reached."""
     command = psutil.Process(process.pid)
     sockets = [
@@ -35,11 +32,11 @@ def listening(process: subprocess.Popen[bytes]) -> set[str]:
 
 
 def test_a_killed_run_of_two_workers_goes_on_to_its_end(
-    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
+    cli: Cli, forks: Forks, store: str, home: Path, tiny_job: Path
 ) -> None:
     run = home / "runs/cut-off"
     overrides = ("engine.zero_stage=1", "cluster.workers=2", "checkpoint.every_steps=10")
-    with submitted(environment, tiny_job, "cut-off", *overrides) as process:
+    with submitted(forks, tiny_job, "cut-off", *overrides) as process:
         await_step(run, 20, process)
         assert listening(process) == {"127.0.0.1"}
         process.kill()
@@ -49,29 +46,3 @@ def test_a_killed_run_of_two_workers_goes_on_to_its_end(
         assert steps == list(range(1, STEPS + 1)), key
     last = check(stored(RunFolder(run))[-1].fetch())
     assert (last.world_size, last.steps_done) == (2, STEPS)
-
-
-@pytest.mark.slow
-def test_a_run_whose_record_of_checkpoints_is_lost_goes_on_from_the_last(
-    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
-) -> None:
-    run = home / "runs/unrecorded"
-    overrides = (
-        "checkpoint.every_steps=10",
-        "checkpoint.keep=20",
-    )
-    with submitted(environment, tiny_job, "unrecorded", *overrides) as process:
-        await_step(run, 20, process)
-        process.send_signal(signal.SIGTERM)
-        process.wait(TIMEOUT_S)
-    before = stored(RunFolder(run))
-    assert len(before) >= 2
-    (run / RECORD_FILE).unlink()
-    said = resume(cli, store, "unrecorded")
-    assert f"{RECORD_FILE}, is missing: it is made again from the manifests" in said
-    assert f"step {before[-1].steps_done} of {STEPS}" in said
-    after = stored(RunFolder(run))
-    assert after[: len(before)] == before
-    assert after[-1].steps_done == STEPS
-    steps = [step for step, _ in history(store, "unrecorded", "train/loss")]
-    assert steps == list(range(1, STEPS + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ import ltm
 
 from ..version_0_1 import Stored, unpack
 from .conftest import command_line
+from .forks import Forks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlflow.entities import Run
 
     from .conftest import Cli
@@ -49,9 +53,10 @@ def environment(environment: dict[str, str], stored: Stored) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cli(environment: dict[str, str], stored: Stored) -> Cli:
+def cli(environment: dict[str, str], stored: Stored) -> Iterator[Cli]:
     """In the folder of the archive: expected results name images by paths that begin there."""
-    return command_line(environment, stored.folder)
+    with closing(Forks(environment)) as forks:
+        yield command_line(environment, stored.folder, forks)
 
 
 @pytest.fixture(scope="module")
