@@ -174,6 +174,11 @@ def is_locked(error: BaseException) -> bool:
     return any(name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) for name in _sqlite(error))
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room left for the sqlite file."""
+    return any(name.startswith("SQLITE_FULL") for name in _sqlite(error))
+
+
 def is_damaged(error: BaseException) -> bool:
     """Whether what the sqlite file holds is no database, or no more."""
     return any(name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) for name in _sqlite(error))

@@ -9,6 +9,8 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
+from ltm_platform.compat.mlflow import is_full, is_unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -42,6 +44,8 @@ class Outbox:
         self._hurried = False
         self._closed = False
         self._error: Exception | None = None
+        self.is_full = False
+        """Whether what was last to be written found no room on the store's disk."""
         self._thread = threading.Thread(target=self._write, name="run-outbox", daemon=True)
         self._thread.start()
 
@@ -59,7 +63,8 @@ class Outbox:
             self._changed.notify_all()
 
     def flush(self, limit_s: float) -> int:
-        """Wait until everything is written, at most ``limit_s``; how many rows still wait.
+        """Wait until everything is written, at most ``limit_s``, or the store's disk is known to be
+        full; how many rows still wait.
 
         Raises:
             MlflowException: the store refused something, now or earlier. The rest was written.
@@ -67,7 +72,7 @@ class Outbox:
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting, timeout=limit_s)
+            self._changed.wait_for(lambda: not self._waiting or self.is_full, timeout=limit_s)
             self._flushing -= 1
             if self._error:
                 error, self._error = self._error, None
@@ -95,10 +100,13 @@ class Outbox:
             began = time.monotonic()
             error = self._log(batch)
             pause_s = _pause(time.monotonic() - began)
+            away = error is not None and is_unavailable(error)
             with self._changed:
-                for _ in batch:
-                    self._waiting.popleft()
-                self._error = self._error or error
+                self.is_full = error is not None and is_full(error)
+                if not away:
+                    for _ in batch:
+                        self._waiting.popleft()
+                    self._error = self._error or error
                 self._hurried = self._hurried and bool(self._waiting)
                 self._changed.notify_all()
 

@@ -258,14 +258,16 @@ class TrackedRun:
         """Wait until the store has all that was recorded.
 
         Raises:
-            RunError: it is unavailable for longer than ``limit_s``.
+            RunError: it is unavailable for longer than ``limit_s``, or its disk is full.
         """
         waiting = self._outbox.flush(limit_s)
         if waiting:
+            away = f"has been away for {limit_s:.0f} s", "it is back"
+            reason, until = ("has no room left", "it has") if self._outbox.is_full else away
             raise RunError(
-                f"the tracking store {locations.shown(self.uri)} has been away for {limit_s:.0f} s "
-                f"and lacks the last {waiting} values: once it is back, ltm-platform resume "
-                f"{self._folder.name} records them"
+                f"the tracking store {locations.shown(self.uri)} {reason} and lacks the last "
+                f"{waiting} values: once {until}, ltm-platform resume {self._folder.name} records "
+                f"them"
             )
 
     def end(self, status: str | None, limit_s: float) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from ltm.errors import first_line
-from ltm_platform.compat.mlflow import is_deleted, is_unavailable
+from ltm_platform.compat.mlflow import is_deleted, is_full, is_unavailable
 from ltm_platform.errors import UserError
 from ltm_platform.interrupts import interrupts_held
 from ltm_platform.storage import locations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OUTAGE_S = 600.0
 """How long a call waits for the store to come back."""
+FULL_S = 60.0
+"""How long at most one waits for room on the store's disk, which seldom comes by itself."""
 LONGEST_PAUSE_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -87,7 +89,9 @@ class RetryingClient:
             return method(*args, **kwargs)
 
     def _is_over(self, state: RetryCallState) -> bool:
-        return (state.seconds_since_start or 0.0) >= self.limit_s
+        error = state.outcome and state.outcome.exception()
+        limit_s = min(self.limit_s, FULL_S) if error and is_full(error) else self.limit_s
+        return (state.seconds_since_start or 0.0) >= limit_s
 
     def _log_attempt(self, state: RetryCallState) -> None:
         assert state.outcome
