@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HEALTH_PATH = "/health"
 """Of a server: what answers once it serves, without a login."""
-IMAGES_FOLDER = "images"
+_IMAGES_FOLDER = "images"
 """Among a run's artifacts: where ``log_image`` writes."""
 _LAST_OF_IMAGE = ".webp"
 """What ``log_image`` writes last, after the image in full size."""
@@ -46,8 +46,9 @@ STORE_LOGGER = "mlflow.store.db.utils"
 
 def tracking_client(uri: str) -> MlflowClient:
     """MLflow's own, whose temporary files go when it is interrupted, too, and which logs an image
-    once although the call is repeated, since the store was away for a part of it."""
+    once although the call is repeated, since the store or the process was away for a part of it."""
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
     _reopen_databases()
@@ -62,11 +63,14 @@ def tracking_client(uri: str) -> MlflowClient:
                 self.log_artifact(run_id, str(folder / path.name), parent)
 
         def log_image(self, run_id: str, image: Any, *, key: str, step: int) -> None:
-            found = (file.path for file in self.list_artifacts(run_id, IMAGES_FOLDER))
-            if any(is_image(path, key, step) and path.endswith(_LAST_OF_IMAGE) for path in found):
+            files = _files_of_image(self, run_id, key, step)
+            if any(path.endswith(_LAST_OF_IMAGE) for path in files):
                 self.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
-            else:
-                super().log_image(run_id, image, key=key, step=step, synchronous=True)
+                return
+            for left in files:  # of a call that was cut off
+                repository = get_artifact_repository(self.get_run(run_id).info.artifact_uri)
+                repository.delete_artifacts(left)
+            super().log_image(run_id, image, key=key, step=step, synchronous=True)
 
     return Client(tracking_uri=uri)
 
@@ -218,12 +222,22 @@ def exists_already(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS"
 
 
-def is_image(artifact: str, key: str, step: int) -> bool:
-    """Whether ``log_image`` gave this path to an image of that key and step.
+def has_image(client: MlflowClient, run_id: str, key: str, step: int) -> bool:
+    """Whether ``log_image`` has logged all of an image of that key and step.
 
-    There is no other way to ask for what it has logged.
+    There is no other way to ask for it.
     """
-    return artifact.startswith(f"{IMAGES_FOLDER}/{key}+step+{step}+")
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+    files = _files_of_image(client, run_id, key, step)
+    if not any(path.endswith(_LAST_OF_IMAGE) for path in files):
+        return False
+    return MLFLOW_LOGGED_IMAGES in client.get_run(run_id).data.tags
+
+
+def _files_of_image(client: MlflowClient, run_id: str, key: str, step: int) -> list[str]:
+    found = (file.path for file in client.list_artifacts(run_id, _IMAGES_FOLDER))
+    return [path for path in found if path.startswith(f"{_IMAGES_FOLDER}/{key}+step+{step}+")]
 
 
 def link_to_version(client: Any, model_id: str, name: str, version: str | int) -> None:

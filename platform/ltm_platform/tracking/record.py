@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, assert_never
 
 from ltm_platform.compat.mlflow import (
-    IMAGES_FOLDER,
-    is_image,
+    has_image,
     is_unavailable,
     remove_unfinished_uploads,
 )
@@ -192,9 +191,8 @@ class TrackedRun:
         self._client.log_image(self.run_id, image, key=key, step=step)
 
     def has_image(self, key: str, step: int) -> bool:
-        """Whether the store has an image of that key and step."""
-        found = self._client.list_artifacts(self.run_id, IMAGES_FOLDER)
-        return any(is_image(file.path, key, step) for file in found)
+        """Whether the store has an image of that key and step, whole."""
+        return self._client.call(has_image, self.run_id, key, step)
 
     def log_model(self, network: nn.Module, inputs: ImageInput, step: int) -> str:
         """The network of ``step`` as a logged model, with the metrics of that step.

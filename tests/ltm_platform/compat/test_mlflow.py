@@ -71,10 +71,9 @@ def test_what_exists_already_is_known_by_its_code(client: MlflowClient) -> None:
 def test_an_image_is_found_by_its_key_and_step(client: MlflowClient, run_id: str) -> None:
     picture = Image.new("RGB", (4, 4))
     client.log_image(run_id, picture, key="confusion matrix", step=12, synchronous=True)
-    found = [one.path for one in client.list_artifacts(run_id, compat.IMAGES_FOLDER)]
-    assert any(compat.is_image(path, "confusion matrix", 12) for path in found)
-    assert not any(compat.is_image(path, "confusion matrix", 1) for path in found)
-    assert not any(compat.is_image(path, "confusion", 12) for path in found)
+    assert compat.has_image(client, run_id, "confusion matrix", 12)
+    assert not compat.has_image(client, run_id, "confusion matrix", 1)
+    assert not compat.has_image(client, run_id, "confusion", 12)
 
 
 def test_an_image_is_logged_once_although_the_call_is_repeated(store: str, run_id: str) -> None:
@@ -82,10 +81,37 @@ def test_an_image_is_logged_once_although_the_call_is_repeated(store: str, run_i
     picture = Image.new("RGB", (8, 8))
     for step in (1, 1, 2):
         client.log_image(run_id, picture, key="the picture", step=step)
-    files = [file.path for file in client.list_artifacts(run_id, compat.IMAGES_FOLDER)]
-    assert len(files) == 4
-    assert sum(compat.is_image(path, "the picture", 1) for path in files) == 2
+    assert [len(images(client, run_id, step)) for step in (1, 2)] == [2, 2]
     assert client.get_run(run_id).data.tags[MLFLOW_LOGGED_IMAGES] == "True"
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_image_whose_call_is_cut_off_is_logged_whole_by_the_next(
+    store: str, run_id: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes the image, a smaller one and a tag."""
+    client, picture = compat.tracking_client(store), Image.new("RGB", (8, 8))
+    left = iter(range(calls))
+
+    def until_then(self: MlflowClient, *args: Any) -> None:
+        next(left)  # else StopIteration, as if the process were killed
+        usual(self, *args)
+
+    usual = MlflowClient.log_artifact
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(MlflowClient, "log_artifact", until_then)
+        cut_off.setattr(MlflowClient, "set_tag", lambda *_: next(left))
+        with pytest.raises((StopIteration, RuntimeError)):
+            client.log_image(run_id, picture, key="the picture", step=1)
+    assert not compat.has_image(client, run_id, "the picture", 1)
+    client.log_image(run_id, picture, key="the picture", step=1)
+    assert compat.has_image(client, run_id, "the picture", 1)
+    assert len(images(client, run_id, 1)) == 2
+
+
+def images(client: MlflowClient, run_id: str, step: int) -> list[str]:
+    files = [file.path for file in client.list_artifacts(run_id, "images")]
+    return [path for path in files if f"+step+{step}+" in path]
 
 
 def test_a_run_tells_the_last_step_and_time_of_its_metrics(
