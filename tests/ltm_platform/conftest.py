@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -116,3 +118,11 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 @pytest.fixture(scope="session")
 def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
     return make_checkpoint(ema=True)
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Sends SIGTERM, which interrupts as in a command. SIGINT is ignored in background jobs."""
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, usual)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -14,22 +12,10 @@ from ltm_platform.interrupts import interrupts_held, interrupts_ignored
 from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 
-@pytest.fixture(autouse=True)
-def _sigterm_interrupts() -> Iterator[None]:
-    """As in a command."""
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGTERM, usual)
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_an_interrupt_is_raised_when_the_block_has_ended() -> None:
+def test_an_interrupt_is_raised_when_the_block_has_ended(interrupt: Callable[[], None]) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt), interrupts_held():
         interrupt()
@@ -39,12 +25,14 @@ def test_an_interrupt_is_raised_when_the_block_has_ended() -> None:
         interrupt()
 
 
-def test_an_interrupt_that_is_ignored_is_raised_never() -> None:
+def test_an_interrupt_that_is_ignored_is_raised_never(interrupt: Callable[[], None]) -> None:
     with interrupts_ignored(), interrupts_held():
         interrupt()
 
 
-def test_an_interrupt_within_a_transaction_leaves_no_lock(store: str) -> None:
+def test_an_interrupt_within_a_transaction_leaves_no_lock(
+    store: str, interrupt: Callable[[], None]
+) -> None:
     client = connect(store)
     run_id = client.create_run("0").info.run_id
 

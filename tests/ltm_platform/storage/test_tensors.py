@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,18 +9,19 @@ from safetensors.torch import load_file, save_file
 from ltm_platform.storage import tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 def test_an_interrupt_within_safetensors_stays_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[], None]
 ) -> None:
     path = tmp_path / "some.safetensors"
     save_file({"weight": torch.ones(3)}, path)
     read = []
 
     def interrupted(path: Path) -> dict[str, torch.Tensor]:
-        os.kill(os.getpid(), signal.SIGINT)
+        interrupt()
         read.append(load_file(path))
         return read[0]
 

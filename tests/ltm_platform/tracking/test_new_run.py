@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +38,9 @@ def then(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None
 
 
 def test_a_run_whose_creation_is_interrupted_is_killed(
-    store: str, then: Callable[[Callable[[], None]], None]
+    store: str, then: Callable[[Callable[[], None]], None], interrupt: Callable[[], None]
 ) -> None:
-    then(lambda: os.kill(os.getpid(), signal.SIGINT))
+    then(interrupt)
     with pytest.raises(KeyboardInterrupt):
         create(store)
     (run,) = list_runs(store)
