@@ -16,7 +16,6 @@ from ltm_platform.storage.manifest import check
 from ltm_platform.storage.run_folder import RunFolder
 
 from .conftest import command_line, ended, in_terminal
-from .forks import Forks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +42,8 @@ def user(
 
 
 @pytest.fixture(scope="module")
-def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    with closing(Forks(user)) as forks:
-        yield command_line(user, tmp_path_factory.mktemp("elsewhere"), forks)
+def call(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return command_line(user, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(scope="module")

@@ -141,8 +141,12 @@ def has_experiments(database: Path) -> bool:
 
 
 def _asked(database: Path, query: str, *values: str) -> list[tuple[object, ...]]:
-    """The rows of a query; none where its table is missing."""
-    address = f"{database.absolute().as_uri()}?mode=ro"
+    """The rows of a query; none where its table is missing.
+
+    Opened to be written, since a reader alone cannot undo what a process that was killed in the
+    midst of a transaction has left.
+    """
+    address = f"{database.absolute().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(address, uri=True, timeout=LOCKED_S)) as connection:
             return connection.execute(query, values).fetchall()

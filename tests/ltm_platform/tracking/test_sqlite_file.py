@@ -255,3 +255,28 @@ def test_what_takes_the_place_of_the_file_is_written_to(
     client.set_tag(run_id, "key", "value")
     with closing(sqlite3.connect(database)) as there:
         assert ("key", "value") in there.execute("SELECT key, value FROM tags").fetchall()
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+store = sqlite3.connect(sys.argv[1], isolation_level=None)
+store.execute("PRAGMA cache_spill = 1")
+store.execute("PRAGMA cache_size = 1")
+store.execute("BEGIN")
+store.execute("UPDATE experiments SET name = 'half'")
+store.execute("CREATE TABLE large (text TEXT)")
+store.executemany("INSERT INTO large VALUES (?)", [("text" * 1000,)] * 100)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_killed_in_a_transaction_is_undone_by_the_next_that_asks(store: str) -> None:
+    database = sqlite_file.database_of(store)
+    assert database
+    connect(store)
+    subprocess.run([sys.executable, "-c", KILLED, str(database)], check=False)
+    assert database.with_name(f"{database.name}-journal").stat().st_size, "it left no journal"
+    check_usable(store)
+    assert [run.name for run in list_runs(store)] == []
+    assert sqlite_file.deleted_experiment(database, "Default") is None
+    assert sqlite_file.has_experiments(database)
