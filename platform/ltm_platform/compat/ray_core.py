@@ -62,8 +62,8 @@ NODE_MANAGER = "raylet"
 _NOT_STARTED = "timed out during startup"
 
 
-def is_startup_timeout(error: Exception) -> bool:
-    """Whether ``ray.init`` gave up waiting for the Ray that it started.
+def is_startup_timeout(error: BaseException) -> bool:
+    """Whether ``ray.init`` gave up waiting for the Ray that it started, as it may after 30 s.
 
     It raises a plain Exception, so that its text must do.
     """

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay
 
 from ltm_platform.compat.ray_core import (
     EMBEDDED_SETTINGS,
@@ -81,19 +82,13 @@ class EmbeddedRay:
         _set(ENVIRONMENT | dict(EMBEDDED_SETTINGS))
         if self._gpus is not None:
             os.environ[VISIBLE_GPUS] = ",".join(self._gpus)
-        import ray
-
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        retrying = Retrying(
+            retry=retry_if_exception(is_startup_timeout), stop=stop_after_delay(START_S)
+        )
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(1, math.ceil(self._resources.cpus)),
-                num_gpus=int(self._resources.gpus),
-                include_dashboard=False,
-            )
-        except Exception as error:  # Ray has no narrower one for it
-            if not is_startup_timeout(error):
-                raise
+            retrying(self._init)
+        except RetryError:
             raise UserError(
                 f"Ray did not start within {START_S} seconds: the machine is too busy, or short of "
                 f"memory"
@@ -103,6 +98,22 @@ class EmbeddedRay:
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and callable(on_sigterm):  # Ray has taken the signal over
             signal.signal(signal.SIGTERM, on_sigterm)
+
+    def _init(self) -> None:
+        import ray
+
+        before = psutil.Process().children(recursive=True)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(self._resources.cpus)),
+                num_gpus=int(self._resources.gpus),
+                include_dashboard=False,
+            )
+        except Exception:  # Ray has no narrower one, and leaves what it has started
+            after = psutil.Process().children(recursive=True)
+            _kill([process for process in after if process not in before])
+            raise
 
     def end(self) -> None:
         """End it with all its processes."""

@@ -1,0 +1,60 @@
+"""A Ray that does not start in time is started again; the real one: test_session.py."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import ray
+
+from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster import embedded
+from ltm_platform.ray_cluster.embedded import EmbeddedRay
+from ltm_platform.ray_cluster.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def too_late(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[subprocess.Popen[bytes]]]:
+    """Lets so many starts of Ray come too late; the processes that they leave."""
+    for key, value in embedded.EMBEDDED_SETTINGS.items():
+        monkeypatch.setenv(key, value)  # else the start sets them for all tests that follow
+
+    def too_late(times: int) -> list[subprocess.Popen[bytes]]:
+        left: list[subprocess.Popen[bytes]] = []
+
+        def init(**_: object) -> None:
+            if len(left) == times:
+                raise KeyError("the next is another matter")
+            sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+            left.append(subprocess.Popen(sleeping))
+            raise Exception("The current node timed out during startup.")
+
+        monkeypatch.setattr(ray, "init", init)
+        return left
+
+    return too_late
+
+
+def test_a_start_that_comes_too_late_leaves_nothing_and_is_tried_again(
+    too_late: Callable[[int], list[subprocess.Popen[bytes]]],
+) -> None:
+    left = too_late(2)
+    with pytest.raises(KeyError):
+        EmbeddedRay(Resources(cpus=1, gpus=0)).start()
+    assert [process.wait(30) for process in left] == [-signal.SIGKILL] * 2
+
+
+def test_a_machine_on_which_it_never_starts_is_a_sentence(
+    too_late: Callable[[int], list[subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "START_S", 0)
+    left = too_late(2)
+    with pytest.raises(UserError, match="Ray did not start within 0 seconds"):
+        EmbeddedRay(Resources(cpus=1, gpus=0)).start()
+    assert [process.wait(30) for process in left] == [-signal.SIGKILL]
