@@ -21,7 +21,7 @@ from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage.manifest import read_manifest
 
-from .forks import CLI, Forked, Forks
+from .forks import CLI, Forks
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [CLI]
@@ -75,19 +75,18 @@ def in_terminal(environment: dict[str, str], *args: str) -> pexpect.spawn:
 
 
 @contextmanager
-def in_background(forks: Forks, *args: str) -> Iterator[Forked]:
+def in_background(environment: dict[str, str], *args: str) -> Iterator[subprocess.Popen[bytes]]:
     """``ltm-platform`` in a process group of its own, killed when the block ends."""
-    with open(os.devnull, "wb") as nothing:
-        out, err = nothing.fileno(), 2
-        process = forks.start([*COMMAND, *args], Path.cwd(), out, err, group=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(TIMEOUT_S)
+    with subprocess.Popen(
+        [*COMMAND, *args], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_until(fulfilled: Callable[[], bool], process: Forked, run: Path) -> None:
+def wait_until(fulfilled: Callable[[], bool], process: subprocess.Popen[bytes], run: Path) -> None:
     """While the process trains the run or the sweep of a folder."""
     end = time.monotonic() + TIMEOUT_S
     while not fulfilled():
@@ -97,10 +96,10 @@ def wait_until(fulfilled: Callable[[], bool], process: Forked, run: Path) -> Non
 
 
 def submitted(
-    forks: Forks, job: Path, name: str, *overrides: str
-) -> AbstractContextManager[Forked]:
+    environment: dict[str, str], job: Path, name: str, *overrides: str
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A run in the background."""
-    return in_background(forks, "submit", str(job), "--name", name, *settings(*overrides))
+    return in_background(environment, "submit", str(job), "--name", name, *settings(*overrides))
 
 
 def settings(*overrides: str) -> list[str]:
@@ -108,7 +107,7 @@ def settings(*overrides: str) -> list[str]:
     return [word for override in overrides for word in ("--set", override)]
 
 
-def await_step(run: Path, step: int, process: Forked) -> None:
+def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
     """Until the run in a folder has written a checkpoint of that step or a later one."""
     wait_until(lambda: _steps_done(run) >= step, process, run)
 

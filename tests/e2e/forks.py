@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import select
 import signal
 import socket
 import subprocess
@@ -28,42 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-class Forked:
-    """A process, as one of `subprocess.Popen` is."""
-
-    def __init__(self, words: Sequence[str], told: socket.socket) -> None:
-        self._words, self._told = [*words], told
-        self._code: int | None = None
-        self.pid = int(_line(told))
-
-    def poll(self) -> int | None:
-        """The exit code, or None."""
-        with suppress(subprocess.TimeoutExpired):
-            self.wait(0)
-        return self._code
-
-    def wait(self, timeout_s: float) -> int:
-        """The exit code.
-
-        Raises:
-            subprocess.TimeoutExpired: it goes on.
-        """
-        if self._code is None:
-            if not select.select([self._told], [], [], timeout_s)[0]:
-                raise subprocess.TimeoutExpired(self._words, timeout_s)
-            self._code = int(_line(self._told))
-            self._told.close()
-        return self._code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
 class Forks:
     """Programs with one environment."""
 
@@ -77,34 +40,28 @@ class Forks:
                 pass_fds=[theirs.fileno()],
             )
 
-    def start(
-        self, words: Sequence[str], folder: Path, out: int, err: int, *, group: bool
-    ) -> Forked:
-        """A Python program and its arguments, in a folder, printing to two open files; with a
-        process ``group`` of its own, as a terminal gives it, or in that of all that are forked."""
-        told, its = socket.socketpair()
-        with its:
-            request = {"words": [*words], "folder": str(folder), "group": group}
-            files = [its.fileno(), out, err]
-            socket.send_fds(self._requests, [json.dumps(request).encode()], files)
-        return Forked(words, told)
-
     def run(
         self, words: Sequence[str], folder: Path, timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
-        """To its end.
+        """A Python program and its arguments to its end, in a folder.
 
         Raises:
             subprocess.TimeoutExpired: it has been killed.
         """
-        with TemporaryFile() as out, TemporaryFile() as err:
-            process = self.start(words, folder, out.fileno(), err.fileno(), group=False)
+        told, its = socket.socketpair()
+        with told, TemporaryFile() as out, TemporaryFile() as err:
+            with its:
+                request = json.dumps({"words": [*words], "folder": str(folder)}).encode()
+                files = [its.fileno(), out.fileno(), err.fileno()]
+                socket.send_fds(self._requests, [request], files)
+            pid = int(_line(told))
+            told.settimeout(timeout_s)
             try:
-                code = process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(timeout_s)
-                raise
+                code = int(_line(told))
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired([*words], timeout_s) from None
             texts = []
             for file in (out, err):
                 file.seek(0)
@@ -154,8 +111,6 @@ def _asked(requests: socket.socket) -> list[str] | None:
             os.close(file)
         asked = json.loads(message)
         os.chdir(asked["folder"])
-        if asked["group"]:
-            os.setsid()
         return list(asked["words"])
 
 

@@ -30,7 +30,6 @@ from .conftest import (
 
 if TYPE_CHECKING:
     from .conftest import Cli
-    from .forks import Forks
 
 pytestmark = pytest.mark.slow
 
@@ -135,11 +134,11 @@ def finished_epochs(store: str) -> list[int]:
 
 
 def test_the_second_run_on_a_machine_waits_for_the_first_and_says_so(
-    cli: Cli, forks: Forks, environment: dict[str, str], home: Path, tiny_job: Path
+    cli: Cli, environment: dict[str, str], home: Path, tiny_job: Path
 ) -> None:
     whole = (f"cluster.cpus_per_worker={len(os.sched_getaffinity(0))}",)
     long = (*whole, "recipe.epochs=500", "checkpoint.every_steps=10")
-    with submitted(forks, tiny_job, "before", *long) as first:
+    with submitted(environment, tiny_job, "before", *long) as first:
         await_step(home / "runs/before", 10, first)
         words = ["submit", str(tiny_job), "--name", "after"]
         second = in_terminal(environment, *words, *settings(*whole, "recipe.epochs=1"))

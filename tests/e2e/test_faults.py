@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .conftest import Cli
-    from .forks import Forked, Forks
 
     Trained = Callable[..., tracking.RunRecord]
 
@@ -45,7 +44,7 @@ GOES_ON = "going on after epoch"
 KEYS = ("train/loss", "train/ce", "train/ib_bound", "train/lr")
 
 
-def training_ranks(process: Forked) -> list[int]:
+def training_ranks(process: subprocess.Popen[bytes]) -> list[int]:
     """Process ids of Ray Train's workers below a run."""
     found = []
     for one in psutil.Process(process.pid).children(recursive=True):
@@ -62,7 +61,7 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def kill_part(process: Forked | subprocess.Popen[str], name: str) -> None:
+def kill_part(process: subprocess.Popen[bytes] | subprocess.Popen[str], name: str) -> None:
     """A process of Ray's below a run, by its name."""
     found = psutil.Process(process.pid).children(recursive=True)
     (part,) = (p for p in found if p.name().startswith(name))
@@ -76,7 +75,7 @@ def assert_same_curve(store: str, name: str, undisturbed: str) -> None:
 
 
 def test_ranks_that_die_or_hang_cost_nothing_but_time(
-    forks: Forks,
+    environment: dict[str, str],
     store: str,
     home: Path,
     tiny_job: Path,
@@ -91,7 +90,7 @@ def test_ranks_that_die_or_hang_cost_nothing_but_time(
         "cluster.max_failures=5",  # of a busy machine, not all are ours
     )
     run = home / "runs/hit"
-    with submitted(forks, tiny_job, "hit", *overrides) as process:
+    with submitted(environment, tiny_job, "hit", *overrides) as process:
         await_step(run, 10, process)
         os.kill(training_ranks(process)[1], signal.SIGKILL)
         await_step(run, 30, process)
@@ -102,7 +101,7 @@ def test_ranks_that_die_or_hang_cost_nothing_but_time(
 
 
 def test_a_run_outlives_its_controller_its_raylet_and_its_gcs(
-    forks: Forks, store: str, home: Path, tiny_job: Path
+    environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
     overrides = (
         "checkpoint.every_steps=10",
@@ -110,7 +109,7 @@ def test_a_run_outlives_its_controller_its_raylet_and_its_gcs(
     )
     run = home / "runs/parts"
     log = run / "run.log"
-    with submitted(forks, tiny_job, "parts", *overrides) as process:
+    with submitted(environment, tiny_job, "parts", *overrides) as process:
         await_step(run, 10, process)
         for restarts, part in enumerate(("ray::TrainController", "raylet", "gcs_server")):
             wait_until(lambda: log.read_text().count(GOES_ON) == restarts, process, run)  # noqa: B023
@@ -130,7 +129,6 @@ def test_a_run_outlives_its_controller_its_raylet_and_its_gcs(
 
 
 def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
-    forks: Forks,
     environment: dict[str, str],
     store: str,
     home: Path,
@@ -154,7 +152,7 @@ def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
         try:
             assert head.stdout
             assert any("Ray runtime started" in line for line in head.stdout)
-            with in_background(forks, *words, *settings(*overrides)) as process:
+            with in_background(environment, *words, *settings(*overrides)) as process:
                 await_step(home / "runs/joined", 10, process)
                 # Later some have lost their parent.
                 family += psutil.Process(head.pid).children(recursive=True)

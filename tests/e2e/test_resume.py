@@ -13,13 +13,13 @@ from ltm_platform.storage.run_folder import RunFolder
 from .conftest import STEPS, await_step, history, resume, submitted
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from .conftest import Cli
-    from .forks import Forked, Forks
 
 
-def listening(process: Forked) -> set[str]:
+def listening(process: subprocess.Popen[bytes]) -> set[str]:
     """The addresses on which a command and all that it has started can be reached."""
     command = psutil.Process(process.pid)
     sockets = [
@@ -32,11 +32,11 @@ def listening(process: Forked) -> set[str]:
 
 
 def test_a_killed_run_of_two_workers_goes_on_to_its_end(
-    cli: Cli, forks: Forks, store: str, home: Path, tiny_job: Path
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> None:
     run = home / "runs/cut-off"
     overrides = ("engine.zero_stage=1", "cluster.workers=2", "checkpoint.every_steps=10")
-    with submitted(forks, tiny_job, "cut-off", *overrides) as process:
+    with submitted(environment, tiny_job, "cut-off", *overrides) as process:
         await_step(run, 20, process)
         assert listening(process) == {"127.0.0.1"}
         process.kill()

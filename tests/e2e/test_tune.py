@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from .conftest import Cli
-    from .forks import Forks
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,7 @@ def children(store: str, sweep: str) -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def resumed(
-    cli: Cli, forks: Forks, store: str, home: Path, tiny_job: Path
+    cli: Cli, environment: dict[str, str], store: str, home: Path, tiny_job: Path
 ) -> tuple[dict[str, Run], subprocess.CompletedProcess[str]]:
     """What had finished when the sweep was killed, and how its second resumption went; the first
     was ended."""
@@ -61,14 +60,14 @@ def resumed(
         return {"ltm.stopped_early" in run.data.tags for run in finished.values()} == {True, False}
 
     folder = home / "runs" / "sweep"
-    with in_background(forks, "tune", *words) as process:
+    with in_background(environment, "tune", *words) as process:
         wait_until(one_is_whole_and_one_stopped_early, process, folder)
         process.kill()
 
     def goes_on() -> bool:
         return (folder / "run.log").read_text().count("View detailed results") == 2
 
-    with in_background(forks, "resume", "sweep") as process:
+    with in_background(environment, "resume", "sweep") as process:
         wait_until(goes_on, process, folder)
         # to Ray's processes, too, as what ends a batch job or a service does it
         os.killpg(process.pid, signal.SIGTERM)
