@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -21,10 +22,10 @@ from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage.manifest import read_manifest
 
-from .forks import CLI, Forks
+from .forks import Forks
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [CLI]
+COMMAND = [str(Path(sys.executable).parent / "ltm-platform")]
 TIMEOUT_S = 600
 POLL_S = 0.2
 STEPS = 45

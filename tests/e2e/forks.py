@@ -7,6 +7,7 @@ is not of its own doing.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -21,7 +22,6 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[2]
-CLI = str(Path(sys.executable).with_name("ltm-platform"))
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,6 +120,7 @@ def _serve() -> None:
 
     load()
     assert threading.active_count() == 1, "a forked process has no threads but its first"
+    gc.freeze()  # a collection in a forked process would copy the memory of all that is imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     words = _asked(socket.socket(fileno=int(sys.argv[1])))
     if words is not None:
