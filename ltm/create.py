@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,10 @@ def create_model(
     pretrained: load timm's weights from its hub.
     checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
     drop_path: stochastic depth rate of the last block, in [0, 1).
-    method_options: what the method takes, such as `rank=16` of ltm.
+    method_options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens
+        `r` (tokens that leave in every block, or a list with one number a block, in the place of a
+        ratio, plan or budget) and `schedule` (how a ratio or r is spent, see
+        `ltm.plan.SCHEDULES`).
 
     FieldError for a name, number or option that is not possible, with those that are.
     """
@@ -105,11 +109,13 @@ def merged(
     merging.timm_name = name
     merging.image_size = image_size_of(model)
     to = given.get("plan", given.get("compression_ratio"))
-    merging.attach(lambda sites: build_method(method, sites, method_options), to)
+    options = dict(method_options)
+    schedule, r = options.pop("schedule", None), options.pop("r", None)
+    if r is not None and given:
+        raise FieldError("options.r", r, "one of them", f"is given beside {next(iter(given))}")
+    build = partial(build_method, method, options=options)
+    merging.attach(build, to, r=r, schedule=schedule)
     if "target_gmacs" in given:
-        removes = merging.method.removes
-        if removes is not None:
-            raise FieldError("options.r", removes, "one of them", "is given beside target_gmacs")
         fit_budget(merging, given["target_gmacs"])
     return merging
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -25,7 +25,8 @@ Grid = tuple[int, int]
 Kept = int | Grid
 Plan = Mapping[str, Kept]
 
-Spread = Literal["once", "even", "decreasing", "quarters"]
+Spread = Literal["once", "constant", "decreasing", "quarters", "powers"]
+Grids = Literal["published", "ours", "refused"]
 ActsOn = Literal["input", "attended"]
 Reduces = Literal["tokens", "structure"]
 Evidence = Literal[
@@ -169,9 +170,10 @@ class Method(Hooks):
     keeps_grid: tokens must lie on a grid after a merge, whatever the backbone needs.
     proportional: attention after a merge adds log(size) to its logits (ToMe, arXiv 2210.09461,
         section 3), where the backbone has softmax attention over tokens.
-    spread: a compression ratio is spent "once", at the backbone's default sites, or over all
-        sites, see `ltm.plan.lost_by_site`, so that the mean kept fraction is the ratio.
-    removes: how many tokens merge at each site, when no ratio, plan or budget is given.
+    grids: where the network needs a grid, what the method does about it: as "published", by a rule
+        of "ours", or it is "refused" there, for the reason `why_no_grid`.
+    spread: how a compression ratio is spent by default, see `ltm.plan.SCHEDULES`.
+    skips: sites at the start of the network where it does not act, unless a plan says so.
     learns_mass: in training, sizes of tokens carry a gradient, and where no grid has to stay all
         tokens do: those that would leave lose their mass (`ltm.merge.Soft`).
 
@@ -185,14 +187,25 @@ class Method(Hooks):
     varies: bool = False
     keeps_grid: bool = False
     proportional: bool = True
+    grids: ClassVar[Grids] = "ours"
+    why_no_grid: ClassVar[str] = ""
     spread: Spread = "once"
-    removes: Sequence[int] | None = None
+    skips: int = 0
     learns_mass: bool = False
 
     @property
     def asks(self) -> frozenset[Evidence]:
         """All that it looks at, `wants` and `needs`."""
         return self.wants | self.needs
+
+    def prepare(self, sites: Mapping[str, Site], like: Tensor) -> None:
+        """Before a compression is set: these are the sites that it makes, none at ratio 1.
+
+        Of interest to a method whose parameters have the number of slots in their shape. It makes
+        them here, on the device and in the dtype of `like`, and anew as often as it is asked to
+        before they were used (a budget is found by trying). From then on another number is a
+        FieldError.
+        """
 
     @abstractmethod
     def forward(self, given: SiteInput) -> Merge:

@@ -12,15 +12,63 @@ The compression ratio is the kept fraction P/N (arXiv 2407.15219, section 3); 1 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from ltm.errors import FieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ltm.interfaces import Grid, Plan, Spread
+
+
+SCHEDULES: tuple[Spread, ...] = ("once", "constant", "decreasing", "quarters", "powers")
+"""How a compression ratio r is spent on a network whose tokens need no grid.
+
+once: at the backbone's default sites, which keep r of their tokens.
+constant, decreasing, quarters: over the blocks, so that the mean kept fraction is r. The same
+    number leaves every block, or linearly less down to none in the last, or a third each at a
+    quarter, a half and three quarters of the depth.
+powers: r, r^2 and r^3 of the tokens are kept at a quarter, a half and three quarters of the depth,
+    blocks 3, 6 and 9 of 12 (EViT, DynamicViT, arXiv 2308.04657).
+"""
+
+_MOST = 10**6  # a number of tokens beyond it is a slip of the keyboard
+
+
+@dataclass(frozen=True)
+class Removals:
+    """How many tokens leave at each site, half of those that arrive at most."""
+
+    each: tuple[int, ...]
+
+
+def removals(r: int | Sequence[int], spread: Spread, sites: int, skips: int = 0) -> Removals:
+    """How many tokens leave at each site, by ToMe's r (arXiv 2210.09461) and a schedule.
+
+    constant: r everywhere. decreasing: linearly from 2r at the first site to 0 at the last. The
+    first `skips` sites lose none. A list has one number a site.
+
+    >>> removals(8, "constant", 3).each, removals(8, "decreasing", 3).each
+    ((8, 8, 8), (16, 8, 0))
+    """
+    given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
+    if not given or any(type(n) is not int or not 0 <= n <= _MOST for n in given):
+        allowed = f"a whole number from 0 to {_MOST}, or a list of them"
+        raise FieldError("options.r", r, allowed)
+    if not isinstance(r, int):
+        if len(given) != sites:
+            problem = f"is a list of {len(given)} numbers"
+            raise FieldError("options.r", r, f"one for each of the {sites} blocks", problem)
+        return Removals(tuple(given))
+    if spread == "decreasing":
+        acting = max(sites - skips - 1, 1)
+        each = [int(2 * r * (1 - i / acting)) for i in range(sites - skips)]
+    else:
+        each = [r] * (sites - skips)
+    return Removals((0,) * min(skips, sites) + tuple(each))
 
 
 def check_ratio(ratio: float) -> float:
@@ -88,12 +136,13 @@ def quarters(sites: int) -> set[int]:
     return {sites // 4, sites // 2, 3 * sites // 4}
 
 
-def lost_by_site(spread: Spread, sites: int) -> list[float]:
-    """What part of all tokens that leave has left after each site, from above 0 to 1.
+def lost_by_site(spread: Spread, sites: int, skips: int = 0) -> list[float]:
+    """What part of all tokens that leave has left after each site, from 0 to 1.
 
-    even: the same number at every site. decreasing: linearly less, to none at the last.
-    quarters: a third each at a quarter, a half and three quarters of the depth.
+    spread: one that `SCHEDULES` spends over the blocks. skips: the first sites, which lose none.
     """
+    if skips:
+        return [0.0] * skips + lost_by_site(spread, sites - skips)
     if spread == "quarters":
         shares = [1.0 * (site in quarters(sites)) for site in range(sites)]
     elif spread == "decreasing" and sites > 1:

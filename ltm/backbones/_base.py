@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm.models import get_pretrained_cfg
@@ -13,22 +13,29 @@ from ltm.errors import FieldError, first_line
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
 from ltm.plan import (
+    SCHEDULES,
+    Removals,
     check_names,
     check_ratio,
     grid_for_ratio,
     kept_grid,
     kept_tokens,
     lost_by_site,
+    quarters,
+    removals,
     tokens_for_ratio,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from ltm.interfaces import Method, Site
+    from ltm.interfaces import Method, Site, Spread
 
 # what to keep at a site: its name, its grid (None when there is none any more), its tokens
 Choose = Callable[[str, Grid | None, int], Kept | None]
+Wish = float | Plan | Removals | None
 
 DEFAULT_RATIO = 0.8  # the published command's
 _LEAST = 1e-6  # a kept fraction above 0
@@ -52,7 +59,8 @@ class MergingModel(Compressible):
     method: Method
     site_kinds: dict[str, SiteKind]
     sites: dict[str, Site]
-    _wish: float | Plan | None
+    spread: Spread
+    _wish: Wish
 
     if TYPE_CHECKING:
         # what a model has from timm
@@ -94,11 +102,19 @@ class MergingModel(Compressible):
         """Every site, in the order of `site_names`, with the channels of its tokens."""
 
     def attach(
-        self, build: Callable[[dict[str, SiteKind]], Method], to: float | Plan | None
+        self,
+        build: Callable[[dict[str, SiteKind]], Method],
+        to: Wish,
+        *,
+        r: int | Sequence[int] | None = None,
+        schedule: str | None = None,
     ) -> None:
         """Give the model a method, made for the sites that it may use, and set the compression.
 
         Those are the sites of the plan or the default ones, and all others of the same widths.
+        r: tokens that leave in every block, or a list with one number a block, in place of `to`.
+        schedule: how r or a ratio is spent, see `ltm.plan.SCHEDULES`; None is the method's own way.
+
         FieldError for a method that needs what this network does not have.
         """
         default = self.default_plan()
@@ -114,10 +130,18 @@ class MergingModel(Compressible):
         }
         self.method = build(self.site_kinds)
         self.check_method()
-        if self.method.removes is not None and to is not None:
-            problem = "is given beside compression_ratio or plan"
-            raise FieldError("options.r", self.method.removes, "one of them", problem)
-        self.set_compression(to)
+        self.spread = self._spread_as(schedule)
+        self.set_compression(to, r=r)
+
+    def _spread_as(self, schedule: str | None) -> Spread:
+        if schedule is None:
+            return self.method.spread
+        for known in SCHEDULES:
+            if known == schedule and not (self.needs_grid and known != "once"):
+                return known
+        choices = ["once"] if self.needs_grid else [*SCHEDULES]
+        problem = f"is {schedule!r}, but {self.timm_name} keeps a grid" if self.needs_grid else ""
+        raise FieldError("options.schedule", schedule, problem=problem, choices=choices)
 
     def check_method(self) -> None:
         """FieldError when the method needs what this network has not."""
@@ -138,12 +162,12 @@ class MergingModel(Compressible):
                 f"a method that keeps as many tokens of every image, for {name} needs a grid",
                 f"is {method.name!r}, which keeps a number that differs",
             )
-        if method.removes is not None and self.needs_grid:
+        if method.grids == "refused" and self.needs_grid:
             raise FieldError(
-                "options.r",
-                method.removes,
-                "compression_ratio, plan or target_gmacs",
-                f"says how many tokens merge in a block, but {name} keeps a grid",
+                "method",
+                method.name,
+                f"a method that keeps a grid, for {name} needs one",
+                f"is {method.name!r}, which keeps none: {method.why_no_grid}",
             )
 
     def default_plan(self) -> float | Plan:
@@ -155,15 +179,18 @@ class MergingModel(Compressible):
         """What every site keeps, as `set_compression` takes it."""
         return {name: site.kept for name, site in self.sites.items()}
 
-    def set_compression(self, to: float | Plan | None = None) -> None:
+    def set_compression(self, to: Wish = None, *, r: int | Sequence[int] | None = None) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.
 
-        FieldError, and no change, when the ratio or plan is not possible here.
+        r: tokens that leave in every block, or one number a block, in the place of those.
+
+        FieldError, and no change, when the compression is not possible here.
         """
-        removes = self.method.removes if to is None else None
+        if r is not None:
+            to = self._removals(r, to)
         wish = self.default_plan() if to is None else to
-        if removes is not None:
-            choose = self._choose_removals(removes)
+        if isinstance(wish, Removals):
+            choose = self._choose_removals(wish)
         elif isinstance(wish, Mapping):
             choose = self._choose_plan(wish)
         else:
@@ -173,11 +200,24 @@ class MergingModel(Compressible):
         if first in sites and "received_before" in self.method.needs:
             problem = f"merges at {first}, before which there is no attention to look at"
             raise FieldError("plan", [*sites], "every site but the first", problem)
+        self.method.prepare(sites, next(self.parameters()))
         self.sites = sites
         self._wish = to
 
+    def _removals(self, r: int | Sequence[int], to: Wish) -> Removals:
+        if to is not None:
+            raise FieldError("options.r", r, "one of them", "is given beside another compression")
+        if self._on_grid:
+            raise FieldError(
+                "options.r",
+                r,
+                "compression_ratio, plan or target_gmacs",
+                "says how many tokens leave in a block, but a grid stays here",
+            )
+        return removals(r, self.spread, len(self.site_names()), self.method.skips)
+
     @property
-    def compression(self) -> float | Plan | None:
+    def compression(self) -> Wish:
         return self._wish
 
     def set_input_size(self, img_size: int | Grid | None = None, **options: Any) -> None:
@@ -229,10 +269,10 @@ class MergingModel(Compressible):
 
     @property
     def _spreads(self) -> bool:
-        return self.method.spread != "once" and not self.needs_grid
+        return self.spread not in ("once", "powers") and not self.needs_grid
 
     def _lost(self) -> list[float]:
-        return lost_by_site(self.method.spread, len(self.site_names()))
+        return lost_by_site(self.spread, len(self.site_names()), self.method.skips)
 
     @property
     def least_ratio(self) -> float:
@@ -240,12 +280,12 @@ class MergingModel(Compressible):
         lost = self._lost()
         return 1 - sum(lost) / len(lost) if self._spreads else 0.0
 
-    def _choose_removals(self, removes: Sequence[int]) -> Choose:
+    def _choose_removals(self, removals: Removals) -> Choose:
         names = self.site_names()
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:  # noqa: ARG001
             # a matching merges half of the tokens at most
-            return max(tokens - removes[names.index(name)], tokens - tokens // 2)
+            return max(tokens - removals.each[names.index(name)], tokens - tokens // 2)
 
         return choose
 
@@ -271,10 +311,13 @@ class MergingModel(Compressible):
             raise FieldError(
                 "compression_ratio",
                 ratio,
-                f"{self.least_ratio:.3f} to 1, for a method that merges in all "
+                f"{self.least_ratio:.3f} to 1, where it is spent over all "
                 f"{len(self.site_names())} blocks",
             )
-        names, defaults, lost = self.site_names(), self.default_sites(), self._lost()
+        names, lost = self.site_names(), self._lost()
+        at_once = self.default_sites()
+        if self.spread == "powers" and not self.needs_grid:
+            at_once = [names[i] for i in sorted(quarters(len(names)))]
         first: list[tuple[int, Grid | None]] = []
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
@@ -289,11 +332,13 @@ class MergingModel(Compressible):
                 assert whole is not None
                 rows, columns = grid_for_ratio(max(kept, _LEAST), whole, self.smallest_grid)
                 return min(rows, grid[0]), min(columns, grid[1])
-            if name not in defaults:
+            if name not in at_once:
                 return None
             if self._on_grid:
                 assert grid is not None
                 return grid_for_ratio(ratio, grid, self.smallest_grid)
+            if self.spread == "powers":
+                return tokens_for_ratio(ratio ** (at_once.index(name) + 1), first[0][0])
             return tokens_for_ratio(ratio, tokens)
 
         return choose

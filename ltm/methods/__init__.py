@@ -8,6 +8,7 @@ from ltm.methods import cubistmerge, dtem, ltm, ltmp, pitome, s2vite, savit, spv
 from ltm.methods._registry import (
     build_method,
     check_method,
+    grids,
     list_methods,
     list_options,
     list_token_methods,
@@ -22,6 +23,7 @@ __all__ = [
     "check_method",
     "cubistmerge",
     "dtem",
+    "grids",
     "list_methods",
     "list_options",
     "list_token_methods",

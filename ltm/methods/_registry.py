@@ -11,11 +11,12 @@ from ltm.errors import FieldError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ltm.interfaces import Hooks, Reduces, SiteKind
+    from ltm.interfaces import Grids, Hooks, Reduces, SiteKind
 
     MethodFactory = Callable[..., Hooks]
 
 _GROUP = "ltm.methods"
+_OF_ALL = ("r", "schedule")  # options that the model takes, whatever the method
 _METHODS: dict[str, MethodFactory] = {}
 
 
@@ -61,6 +62,12 @@ def reduces(name: str) -> Reduces:
     return kind
 
 
+def grids(name: str) -> Grids:
+    """What a method does about a grid that has to stay."""
+    kind: Grids = getattr(_factory(name), "grids", "ours")
+    return kind
+
+
 def check_method(name: str) -> None:
     """FieldError with the nearest name when there is no such method."""
     if name not in list_methods():
@@ -71,7 +78,8 @@ def list_options(name: str) -> list[str]:
     """The options that a method takes."""
     if name == "none":
         return []
-    return list(signature(_factory(name)).parameters)[1:]
+    own = list(signature(_factory(name)).parameters)[1:]
+    return own if reduces(name) == "structure" else [*own, *_OF_ALL]
 
 
 def build_method(name: str, sites: Mapping[str, SiteKind], options: Mapping[str, object]) -> Any:

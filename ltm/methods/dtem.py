@@ -64,7 +64,7 @@ class DecoupledEmbedding(Method):
     dim: 64. tau: 0.1. modular: freeze everything but the embedding.
     """
 
-    spread = "even"
+    spread = "constant"
     learns_mass = True
 
     def __init__(

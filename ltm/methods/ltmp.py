@@ -72,7 +72,7 @@ class LearnedThresholds(Method):
     """
 
     wants: frozenset[Evidence] = frozenset({"keys", "received"})
-    spread = "even"
+    spread = "constant"
     learns_mass = True
     adds_to_loss = True
 

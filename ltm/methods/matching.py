@@ -125,7 +125,7 @@ class MatchingMethod(Method):
     """
 
     wants: frozenset[Evidence] = frozenset({"keys"})
-    spread: Spread = "even"
+    spread: Spread = "constant"
 
     @abstractmethod
     def step(self, site: Site) -> Step:

@@ -30,5 +30,5 @@ def test_what_is_not_possible_is_named(options: dict[str, Any], says: str) -> No
 
 
 def test_r_is_refused_where_a_grid_stays() -> None:
-    with pytest.raises(ValueError, match="keeps a grid"):
+    with pytest.raises(ValueError, match="a grid stays here"):
         ltm.create_model("mobilevit_xxs", "tome", r=4)

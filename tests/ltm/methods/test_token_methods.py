@@ -1,14 +1,16 @@
 """What every method that reduces tokens has to keep, on every family of backbones."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import ltm
+from ltm.backbones import find_backbone
 from ltm.merge import Merge, Soft
+from ltm.methods import grids
 
-from ...marks import fast_only
 from ..declared import assert_declared
 
 if TYPE_CHECKING:
@@ -24,10 +26,22 @@ NETS = {
 # merged tokens that are means weighted by size, and nothing else
 MEANS = ["tome", "pitome", "dtem"]
 
+FAST = ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"]
+
 methods = pytest.mark.parametrize("method", TOKEN_METHODS)
-backbones = pytest.mark.parametrize(
-    "backbone", fast_only(NETS, ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
-)
+
+
+def pairs(backbones: Iterable[str], *, refused: bool = False) -> list[Any]:
+    """Backbones with every method that they take, or that they refuse."""
+    return [
+        pytest.param(backbone, method, marks=() if backbone in FAST else pytest.mark.slow)
+        for backbone in backbones
+        for method in TOKEN_METHODS
+        if refused == (grids(method) == "refused" and find_backbone(backbone)[1].needs_grid)
+    ]
+
+
+taken = pytest.mark.parametrize(("backbone", "method"), pairs(NETS))
 
 
 def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, torch.Tensor]:
@@ -39,8 +53,7 @@ def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, 
     return model, torch.randn(3, 3, size, size)
 
 
-@methods
-@backbones
+@taken
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_in_float64_merges_in_float64(backbone: str, method: str, training: bool) -> None:
     model, x = create(backbone, method)
@@ -58,8 +71,7 @@ def test_a_network_in_float64_merges_in_float64(backbone: str, method: str, trai
     logits.square().sum().backward()
 
 
-@methods
-@backbones
+@taken
 def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None:
     model, x = create(backbone, method)
     with torch.no_grad():
@@ -75,8 +87,7 @@ def test_runs_learns_and_does_not_mix_images(backbone: str, method: str) -> None
     assert ltm.count(model).gmacs < ltm.count(create(backbone, method, 1.0)[0]).gmacs
 
 
-@methods
-@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "mobilevit_xxs"])
+@pytest.mark.parametrize(("backbone", "method"), pairs(["vit_nano_patch4_32", "mobilevit_xxs"]))
 def test_what_is_computed_again_has_the_same_gradients(backbone: str, method: str) -> None:
     gradients: list[list[torch.Tensor]] = []
     for checkpointing in (False, True):
@@ -90,8 +101,7 @@ def test_what_is_computed_again_has_the_same_gradients(backbone: str, method: st
     torch.testing.assert_close(*gradients)
 
 
-@methods
-@backbones
+@taken
 def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
     model, x = create(backbone, method, 1.0)
     base = ltm.create_model(backbone, "none", image_size=NETS[backbone], num_classes=5)
@@ -101,8 +111,7 @@ def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
     assert model.plan == {}
 
 
-@methods
-@backbones
+@taken
 def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
     """`Merge.convex`, `Merge.linear` and `Merge.keeps_mass`, whatever the method declares."""
     model, x = create(backbone, method, 0.5)
@@ -118,17 +127,11 @@ def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
             assert merge.present is None
 
 
-@methods
-def test_published_methods_fill_every_slot_and_keep_all_mass(method: str) -> None:
-    """All that are here, outside of training."""
-    model, x = create("vit_nano_patch4_32", method, 0.5)
-    seen: list[Merge] = []
-    model.method.register_forward_hook(lambda _m, _args, merge: seen.append(merge))
-    with torch.no_grad():
-        model.eval()(x)
-    assert seen
-    assert all(merge.convex and merge.keeps_mass for merge in seen)
-    assert all((merge.weights().sum(1) > 0).all() for merge in seen)  # type: ignore[union-attr]
+@pytest.mark.parametrize(("backbone", "method"), pairs(NETS, refused=True))
+def test_what_keeps_no_grid_is_refused_with_the_reason(backbone: str, method: str) -> None:
+    with pytest.raises(ltm.FieldError, match=r"keeps none: .{20}") as caught:
+        create(backbone, method)
+    assert (caught.value.field, caught.value.value) == ("method", method)
 
 
 @pytest.mark.parametrize("method", MEANS)

@@ -5,7 +5,7 @@ import torch
 
 import ltm
 from ltm.methods.matching import merge_pairs, reduce_tokens
-from ltm.methods.tome import removals
+from ltm.plan import removals
 
 from .conftest import SIX
 
@@ -47,8 +47,10 @@ def test_tome_weighs_by_size_through_two_matchings() -> None:
 
 
 def test_tome_schedules() -> None:
-    assert removals(8, "constant", 4) == [8, 8, 8, 8]
-    assert removals(8, "decreasing", 5) == [16, 12, 8, 4, 0]
+    assert removals(8, "constant", 4).each == (8, 8, 8, 8)
+    assert removals(8, "decreasing", 5).each == (16, 12, 8, 4, 0)
+    assert removals(8, "constant", 4, skips=1).each == (0, 8, 8, 8)
+    assert removals(8, "decreasing", 4, skips=1).each == (0, 16, 8, 0)
     assert ltm.create_model(TINY, "tome", r=8).plan == {
         f"blocks.{i}": kept for i, kept in enumerate((56, 48, 40, 32))
     }
