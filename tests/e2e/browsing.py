@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOTS = os.environ.get("LTM_SCREENSHOTS")
-PATIENCE_MS = 60_000
+PATIENCE_MS = 300_000
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium (apt-get install chromium)"

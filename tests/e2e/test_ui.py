@@ -55,5 +55,5 @@ def test_the_server_ends_with_the_command(
     assert servers
     child.kill(signum)
     assert ended(child) == 128 + signum
-    _, alive = psutil.wait_procs(servers, timeout=30)
+    _, alive = psutil.wait_procs(servers, timeout=300)
     assert not alive

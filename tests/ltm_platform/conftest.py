@@ -77,7 +77,7 @@ def race(tmp_path: Path) -> Race:
                 assert process.stdin is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
-            printed = [process.communicate(timeout=120)[0] for process in processes]
+            printed = [process.communicate(timeout=300)[0] for process in processes]
             assert [process.returncode for process in processes] == [0] * len(rows)
         return printed
 

@@ -22,7 +22,7 @@ EPOCH_ENDED = EpochEnded(3, 0, {"val/top1": 50.0})
 MEASURED = Measured(3, 0, {"bench/latency_ms": 2.0})
 RUN: list[Event] = [STARTED, *STEPS, EPOCH_ENDED, MEASURED]
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 """How long to wait for what must happen; far more than it takes."""
 
 

@@ -46,7 +46,7 @@ def printing(log: Path, *, echo: bool, at_the_end: str = "") -> subprocess.Compl
         [sys.executable, "-c", program, str(log), "echo" if echo else "quiet"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -136,7 +136,7 @@ def test_no_process_outlives_a_killed_trainer(ltm_home: Path) -> None:
         below = psutil.Process(trainer.pid).children(recursive=True)
         trainer.kill()
     assert len(below) >= 3  # a fork server and two decoders
-    _, left = psutil.wait_procs(below, timeout=30)
+    _, left = psutil.wait_procs(below, timeout=300)
     assert not left
 
 

@@ -98,4 +98,4 @@ with session("local"), Session(Resources(2.0, 0.0), joined=False).ray():
 @pytest.mark.slow
 def test_a_ray_that_listens_on_127_0_0_1_alone_can_be_joined() -> None:
     """In a process of its own, since the tests' may have joined another Ray."""
-    subprocess.run([sys.executable, "-c", START, JOIN], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", START, JOIN], check=True, timeout=600)

@@ -38,7 +38,7 @@ def test_how_a_run_stands_is_written_without_a_pause(
                 written.put((tag.key, tag.value))
 
     def await_tag(value: str) -> None:
-        while written.get(timeout=60) != (WAITS_TAG, value):
+        while written.get(timeout=300) != (WAITS_TAG, value):
             pass
         assert client.get_run(run_id).data.tags[WAITS_TAG] == value
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path("/runs/digits-1")
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def test_two_writers_at_once_both_succeed(tmp_path: Path) -> None:
 
     def slow() -> Iterator[Record]:
         yield records()[0]
-        both_are_writing.wait(timeout=30)
+        both_are_writing.wait(timeout=300)
         yield from records()[1:]
 
     with ThreadPoolExecutor(2) as pool:
