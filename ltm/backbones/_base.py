@@ -146,6 +146,13 @@ class MergingModel(Compressible):
     def check_method(self) -> None:
         """FieldError when the method needs what this network has not."""
         method, name = self.method, self.timm_name
+        if method.grids == "refused" and self.needs_grid:
+            raise FieldError(
+                "method",
+                method.name,
+                f"a method that keeps a grid, for {name} needs one",
+                f"is {method.name!r}, which keeps none: {method.why_no_grid}",
+            )
         missing = method.needs - self.offers
         if missing:
             offered = ", ".join(sorted(self.offers)) or "nothing of its attention"
@@ -161,13 +168,6 @@ class MergingModel(Compressible):
                 method.name,
                 f"a method that keeps as many tokens of every image, for {name} needs a grid",
                 f"is {method.name!r}, which keeps a number that differs",
-            )
-        if method.grids == "refused" and self.needs_grid:
-            raise FieldError(
-                "method",
-                method.name,
-                f"a method that keeps a grid, for {name} needs one",
-                f"is {method.name!r}, which keeps none: {method.why_no_grid}",
             )
 
     def default_plan(self) -> float | Plan:

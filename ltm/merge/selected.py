@@ -15,12 +15,13 @@ class Selected(Merge):
     """Some tokens stay as they are, all others are dropped.
 
     index: [B, P] integer, the token of each slot. present: [B, P] bool, False for padding, whose
-    index may be any. tokens: N.
+    index may be any. tokens: N. dtype: of weights and sizes.
     """
 
     index: Tensor
     tokens: int
     present: Tensor | None = None
+    dtype: torch.dtype = torch.float32
 
     keeps_mass = False
 
@@ -43,11 +44,11 @@ class Selected(Merge):
 
     def weights(self) -> Tensor:
         B, P = self.index.shape
-        there = torch.ones(B, P, device=self.index.device)
-        there = there if self.present is None else self.present.float()
+        there = torch.ones(B, P, device=self.index.device, dtype=self.dtype)
+        there = there if self.present is None else self.present.to(self.dtype)
         return there.new_zeros(B, self.tokens, P).scatter(1, self.index[:, None], there[:, None])
 
     def sizes(self, mass: Tensor | None = None) -> Tensor:
-        carried = torch.ones_like(self.index, dtype=torch.float32)
+        carried = torch.ones_like(self.index, dtype=self.dtype)
         carried = carried if mass is None else mass.gather(1, self.index)
         return carried if self.present is None else carried * self.present

@@ -4,7 +4,22 @@ A method of another package is an entry point of the group `ltm.methods`, see do
 """
 
 from ltm.interfaces import Hooks, Method
-from ltm.methods import cubistmerge, dtem, ltm, ltmp, pitome, s2vite, savit, spvit, tofu, tome
+from ltm.methods import (
+    ats,
+    central,
+    cubistmerge,
+    dtem,
+    evit,
+    ltm,
+    ltmp,
+    pitome,
+    s2vite,
+    savit,
+    spvit,
+    tofu,
+    tome,
+    topk,
+)
 from ltm.methods._registry import (
     build_method,
     check_method,
@@ -19,10 +34,13 @@ from ltm.methods._registry import (
 __all__ = [
     "Hooks",
     "Method",
+    "ats",
     "build_method",
+    "central",
     "check_method",
     "cubistmerge",
     "dtem",
+    "evit",
     "grids",
     "list_methods",
     "list_options",
@@ -37,4 +55,5 @@ __all__ = [
     "spvit",
     "tofu",
     "tome",
+    "topk",
 ]
