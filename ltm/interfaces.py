@@ -207,6 +207,16 @@ class Method(Hooks):
         FieldError.
         """
 
+    def learned_plan(self, state: Mapping[str, Tensor]) -> Plan | None:  # noqa: ARG002
+        """The plan that was learned by a model with this state dict, which it takes from there.
+
+        Of interest to a method that learns how many tokens stay; None where none was learned.
+        """
+        return None
+
+    def before_finetuning(self) -> None:
+        """Loaded weights are where training starts: from the plan that was asked for."""
+
     @abstractmethod
     def forward(self, given: SiteInput) -> Merge:
         """Reduce the tokens of a site to `site.slots` slots, or, of a method that varies, to at

@@ -61,6 +61,7 @@ class MergingModel(Compressible):
     sites: dict[str, Site]
     spread: Spread
     _wish: Wish
+    _asked: tuple[Wish, ...] = ()  # the wish that a learned plan took the place of
 
     if TYPE_CHECKING:
         # what a model has from timm
@@ -220,6 +221,18 @@ class MergingModel(Compressible):
     def compression(self) -> Wish:
         return self._wish
 
+    def before_load(self, state: Mapping[str, Tensor]) -> None:
+        plan = self.method.learned_plan(state)
+        if plan is not None:
+            self._asked = (self._wish,)
+            self.set_compression(plan)
+
+    def before_finetuning(self) -> None:
+        self.method.before_finetuning()
+        if self._asked:
+            self.set_compression(*self._asked)
+            self._asked = ()
+
     def set_input_size(self, img_size: int | Grid | None = None, **options: Any) -> None:
         """Take images of another size from now on; compression is what was set, where it fits.
 
@@ -296,7 +309,8 @@ class MergingModel(Compressible):
             if name not in plan:
                 return None
             kept = plan[name]
-            if not self._on_grid and not isinstance(kept, tuple | list):
+            refused = self.method.grids == "refused"
+            if not self._on_grid and (refused or not isinstance(kept, tuple | list)):
                 return kept_tokens(name, kept, tokens)
             if grid is None:
                 problem = f"keeps grid {kept!r} at {name}, but a merge before it keeps no grid"
