@@ -312,6 +312,10 @@ class MergingModel(Compressible):
             refused = self.method.grids == "refused"
             if not self._on_grid and (refused or not isinstance(kept, tuple | list)):
                 return kept_tokens(name, kept, tokens)
+            if self.method.grids == "refused":
+                keeps_none = f"but {self.method.name} keeps none: {self.method.why_no_grid}"
+                problem = f"keeps grid {kept!r} at {name}, {keeps_none}"
+                raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)
             if grid is None:
                 problem = f"keeps grid {kept!r} at {name}, but a merge before it keeps no grid"
                 raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import ltm
+from ltm.methods import grids
 
 if TYPE_CHECKING:
     from ltm.merge import Merge
@@ -20,16 +21,23 @@ NETS: list[tuple[str, int, dict[str, Any]]] = [
 
 
 def create(backbone: str, size: int, options: dict[str, Any], method: str = "ltm") -> Any:
-    if method == "spvit" and "blocks.0" in options.get("plan", {}):
-        options = {"plan": {"blocks.1": 40, "blocks.2": 12}}  # where it has selectors
+    if method in ("spvit", "kmedoids") and "blocks.0" in options.get("plan", {}):
+        options = {"plan": {"blocks.1": 40, "blocks.2": 12}}  # not in the first block
     if method == "cubistmerge" and "blocks.2" in options.get("plan", {}):
         options = {"plan": {"blocks.0": (6, 7), "blocks.2": (4, 3)}}
     torch.manual_seed(0)
     return ltm.create_model(backbone, method, image_size=size, num_classes=5, **options)
 
 
-@pytest.mark.parametrize("method", ltm.list_token_methods())
-@pytest.mark.parametrize(("backbone", "size", "options"), NETS)
+TAKEN = [
+    (*net, method)
+    for net in NETS
+    for method in ltm.list_token_methods()
+    if grids(method) != "refused" or all(isinstance(k, int) for k in net[2]["plan"].values())
+]
+
+
+@pytest.mark.parametrize(("backbone", "size", "options", "method"), TAKEN)
 def test_weights_of_one_target(
     backbone: str, size: int, options: dict[str, Any], method: str
 ) -> None:
