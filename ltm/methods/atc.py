@@ -62,7 +62,7 @@ def agglomerate(distance: Tensor, clusters: int, linkage: str) -> Tensor:
 
 
 def cluster(metric: Tensor, mass: Tensor, slots: int, linkage: str) -> Assigned:
-    """Means weighted by size of clusters of tokens whose metric [B, N, d] has the same direction."""
+    """Means weighted by size, of clusters by the cosine of the metric [B, N, d]."""
     unit = F.normalize(metric, dim=-1)
     slot = agglomerate(1 - unit @ unit.transpose(1, 2), slots, linkage)
     return Assigned.normalised(slot, mass, slots)

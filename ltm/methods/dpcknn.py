@@ -33,12 +33,12 @@ def density_peaks(x: Tensor, slots: int, neighbours: int) -> Tensor:
     distance = distances(x) / x.shape[-1] ** 0.5
     nearest = distance.topk(min(neighbours, x.shape[1]), dim=2, largest=False).values
     density = (-nearest.square().mean(2)).exp()
-    rank = density.argsort(dim=1, descending=True, stable=True).argsort(1)
-    denser = rank[:, None] < rank[:, :, None]
+    number = torch.arange(x.shape[1], device=x.device)
+    other, own = density[:, None], density[:, :, None]
+    denser = (other > own) | ((other == own) & (number < number[:, None]))
     largest = distance.amax((1, 2), keepdim=True)
     apart = torch.where(denser, distance, largest).amin(2)
-    best = (apart * density).argsort(dim=1, descending=True, stable=True)
-    return best[:, :slots].sort(1).values
+    return (apart * density).topk(slots, dim=1).indices.sort(1).values
 
 
 def cluster(x: Tensor, weight: Tensor, slots: int, neighbours: int) -> Assigned:

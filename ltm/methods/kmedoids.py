@@ -57,7 +57,7 @@ def k_medoids(distance: Tensor, received: Tensor, slots: int, rounds: int) -> Me
     def nearest(centre: Tensor) -> Tensor:
         return distance.gather(2, centre[:, None].expand(B, N, slots)).argmin(2)
 
-    centre = received.argsort(dim=1, descending=True, stable=True)[:, :slots]
+    centre = received.topk(slots, dim=1).indices
     for _ in range(rounds):
         member = nearest(centre)[..., None] == number
         # the argmin of nothing but infinities is token 0

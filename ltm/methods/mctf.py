@@ -127,7 +127,7 @@ class _Tokens:
         return self.received[:, self.prefix :] * self.mass
 
     def merged(self, merge: Assigned) -> _Tokens:
-        B, H, T, _ = self.attention.shape
+        B, H = self.attention.shape[:2]
         mean = merge.repeated(H)
         total = Assigned(mean.slot, torch.ones_like(mean.weight), merge.slots)
         by_key = total.after(self.prefix, self.attention.flatten(0, 1).transpose(1, 2))
@@ -145,11 +145,11 @@ def match_both_ways(edges: Tensor, first: int, leave: int) -> Tensor:
     from_a, from_b = leave // 2, leave - leave // 2
     left_a, left_b = in_a - from_a, in_b - from_b
     best, partner = edges.max(2)
-    order = best.argsort(dim=1, descending=True, stable=True)
+    order = best.argsort(dim=1, descending=True)
     gone, stays = order[:, :from_a], order[:, from_a:].sort(1).values
     back = edges.gather(1, stays[..., None].expand(-1, -1, in_b))
     best, partner_of_b = back.max(1)
-    order = best.argsort(dim=1, descending=True, stable=True)
+    order = best.argsort(dim=1, descending=True)
     # slots are numbered by `stays`, which is what partners of B count in
     rest = torch.arange(left_a, left_a + left_b, device=edges.device).expand(B, -1)
     slot_b = partner_of_b.scatter(1, order[:, from_b:], rest)

@@ -1,7 +1,5 @@
 """ATC: scikit-learn's clusters, for all images of a batch at once."""
 
-from typing import Any
-
 import pytest
 import torch
 from sklearn.cluster import AgglomerativeClustering
