@@ -166,7 +166,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool 
         if keys:
             shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise FieldError("checkpoint", str(path), problem=f"{str(path)!r} {problem} {shown}")
-    model.load_state_dict({**own, **loaded})
+    model.load_state_dict(loaded, strict=False)  # what is missing may be
     compression.after_load(loaded)
     return bool(kept)
 

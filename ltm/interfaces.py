@@ -121,6 +121,8 @@ class Hooks(nn.Module):
     scoring_images: training images, over all ranks, of a pass before the first step; 0 is no pass.
     whole_weights: the method looks at whole weights, which ZeRO stage 3 does not have, or changes
         what the network computes from step to step, which a compiled network does not see.
+    shaped_by_plan: weights have what is kept in their shape: another plan is refused once they
+        were used, see `Method.prepare`.
     """
 
     name: str = ""
@@ -129,6 +131,7 @@ class Hooks(nn.Module):
     adds_to_loss: bool = False
     scoring_images: int = 0
     whole_weights: bool = False
+    shaped_by_plan: bool = False
 
     def rates(self) -> Mapping[str, float]:
         """Factor of the recipe's learning rate for parameters whose name holds the key."""
@@ -204,7 +207,13 @@ class Method(Hooks):
         Of interest to a method whose parameters have the number of slots in their shape. It makes
         them here, on the device and in the dtype of `like`, and anew as often as it is asked to
         before they were used (a budget is found by trying). From then on another number is a
-        FieldError.
+        FieldError. Such a method declares `shaped_by_plan`, see `ltm.methods.slots`.
+        """
+
+    def check_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Before these weights of the method are loaded: FieldError when they are of another plan.
+
+        state: its part of a model's state dict, by its own names.
         """
 
     def learned_plan(self, state: Mapping[str, Tensor]) -> Plan | None:  # noqa: ARG002

@@ -39,6 +39,7 @@ Wish = float | Plan | Removals | None
 
 DEFAULT_RATIO = 0.8  # the published command's
 _LEAST = 1e-6  # a kept fraction above 0
+_OF_METHOD = "method."  # in a state dict
 
 
 class MergingModel(Compressible):
@@ -204,6 +205,10 @@ class MergingModel(Compressible):
         self.method.prepare(sites, next(self.parameters()))
         self.sites = sites
         self._wish = to
+
+    def before_load(self, state: Mapping[str, Tensor]) -> None:
+        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
+        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
 
     def _removals(self, r: int | Sequence[int], to: Wish) -> Removals:
         if to is not None:

@@ -3,10 +3,7 @@
 A method of another package is an entry point of the group `ltm.methods`, see docs/extending.md.
 """
 
-from ltm.interfaces import (
-    Hooks,
-    Method,
-)
+from ltm.interfaces import Hooks, Method
 from ltm.methods import (
     atc,
     ats,
@@ -20,9 +17,12 @@ from ltm.methods import (
     ltm,
     ltmp,
     mctf,
+    patchmerger,
     pitome,
     s2vite,
     savit,
+    sinkhorn,
+    sit,
     spvit,
     tofu,
     tome,
@@ -60,11 +60,14 @@ __all__ = [
     "ltm",
     "ltmp",
     "mctf",
+    "patchmerger",
     "pitome",
     "reduces",
     "register_method",
     "s2vite",
     "savit",
+    "sinkhorn",
+    "sit",
     "spvit",
     "tofu",
     "tome",
