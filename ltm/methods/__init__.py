@@ -19,6 +19,7 @@ from ltm.methods import (
     mctf,
     patchmerger,
     pitome,
+    random,
     s2vite,
     savit,
     sinkhorn,
@@ -27,6 +28,7 @@ from ltm.methods import (
     tofu,
     tome,
     topk,
+    uniform,
 )
 from ltm.methods._registry import (
     build_method,
@@ -62,6 +64,7 @@ __all__ = [
     "mctf",
     "patchmerger",
     "pitome",
+    "random",
     "reduces",
     "register_method",
     "s2vite",
@@ -72,4 +75,5 @@ __all__ = [
     "tofu",
     "tome",
     "topk",
+    "uniform",
 ]

@@ -28,10 +28,10 @@ def check_number(
     raise FieldError(f"options.{option}", value, f"a number {from_low} {high:g}")
 
 
-def check_whole(option: str, value: object, most: int = int(LARGEST)) -> int:
-    """A whole number from 1 to `most`. FieldError for anything else."""
-    if type(value) is not int or not 1 <= value <= most:
-        raise FieldError(f"options.{option}", value, f"a whole number from 1 to {most}")
+def check_whole(option: str, value: object, most: int = int(LARGEST), least: int = 1) -> int:
+    """A whole number from `least` to `most`. FieldError for anything else."""
+    if type(value) is not int or not least <= value <= most:
+        raise FieldError(f"options.{option}", value, f"a whole number from {least} to {most}")
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ltm.merge import Merge, Transformed, Weighted, at_least_float32
 from ltm.methods._precision import full_precision
@@ -32,9 +31,8 @@ class Queries(Slots):
 
     def normed(self, x: Tensor) -> Tensor:
         """LN(x), [B, N, D], in float32 at least."""
-        x = at_least_float32(x)
-        weight, bias = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
-        return F.layer_norm(x, (self.dim,), weight, bias, self.norm.eps)
+        # an engine may keep weights in half precision
+        return at_least_float32(self.norm(x.to(self.norm.weight.dtype)))
 
 
 @register_method("patchmerger")

@@ -1,4 +1,4 @@
-"""Sinkhorn clustering (Haurum et al., MSHViT): tokens are shared out among centres of equal mass."""
+"""Sinkhorn clustering (Haurum et al., MSHViT): tokens are shared out among equal slots."""
 
 from __future__ import annotations
 

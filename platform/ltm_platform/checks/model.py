@@ -211,11 +211,13 @@ def with_model(
 
 
 def _check_method(job: JobSpec, method: Hooks) -> None:
-    """Check the requirements of a method that removes heads and units."""
-    if not method.whole_weights:
-        return
+    """Check the requirements of a method that removes heads and units, or is made for one plan."""
     name, engine = job.model.method, job.engine
-    if engine.zero_stage == 3:
+    if method.shaped_by_plan and job.model.elastic is not None:
+        key, problem = "model.elastic", "null: its weights are made for one plan"
+    elif not method.whole_weights:
+        return
+    elif engine.zero_stage == 3:
         key, problem = "engine.zero_stage", "from 0 to 2: at 3 weights lie in slices"
     elif engine.compile:
         key, problem = "engine.compile", "false: what it computes changes in training"

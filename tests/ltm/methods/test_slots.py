@@ -56,7 +56,9 @@ def sit(tokens: Tensor, weights: Any) -> Tensor:
         hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
         logits.append(weights.scale * (weights.weigh.weight @ hidden + weights.weigh.bias))
     slots = len(weights.weigh.weight)
-    return torch.stack([weighted(softmax([l[p] for l in logits]), [*tokens]) for p in range(slots)])
+    return torch.stack(
+        [weighted(softmax([each[p] for each in logits]), [*tokens]) for p in range(slots)]
+    )
 
 
 def sinkhorn(tokens: Tensor, weights: Any) -> Tensor:
@@ -189,7 +191,7 @@ def test_what_was_loaded_stays(method: str, tmp_path: Path) -> None:
             model.set_compression(0.7)
 
     other: Any = ltm.create_model(TINY, method, compression_ratio=0.8)
-    with pytest.raises(ltm.FieldError, match="keeps 51 tokens at blocks.1, but the weights are"):
+    with pytest.raises(ltm.FieldError, match=r"keeps 51 tokens at blocks\.1, but the weights are"):
         load_checkpoint(other, whole)
     load_checkpoint(other, backbone)  # the method starts as it is, for any plan yet
     other.set_compression(0.5)
@@ -221,6 +223,22 @@ def test_another_image_size_is_refused_once_used(method: str) -> None:
 def test_a_grid_in_a_plan_is_refused(method: str) -> None:
     with pytest.raises(ltm.FieldError, match=r"keeps grid \(6, 5\) at blocks.1, but .* keeps none"):
         ltm.create_model(TINY, method, plan={"blocks.1": (6, 5)})
+
+
+@pytest.mark.slow
+@methods
+def test_a_network_compiles_as_a_whole_and_once(method: str) -> None:
+    torch.manual_seed(0)
+    model: Any = ltm.create_model(TINY, method, compression_ratio=0.5)
+    x = torch.randn(2, 3, 32, 32)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    logits = compiled(x)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(compiled(x), logits)
+    torch.testing.assert_close(model(x), logits)
+    with pytest.raises(ltm.FieldError, match="has weights for"):
+        model.set_compression(0.6)
 
 
 @methods

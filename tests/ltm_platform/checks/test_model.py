@@ -73,6 +73,14 @@ def test_what_methods_that_remove_heads_and_units_cannot_do_is_told(
     assert says in line
 
 
+def test_a_method_that_is_made_for_one_plan_cannot_be_elastic() -> None:
+    text = JOB.replace("method: ltm", "method: sinkhorn").replace("rank: 8", "rounds: 2")
+    line = refusal("model.elastic=[0.5, 1.0]", text=text)
+    assert line.startswith("--set model.elastic=")
+    assert "model.method 'sinkhorn' needs model.elastic null: its weights are made for one" in line
+    assert checked(text=text).job.model.elastic is None
+
+
 def test_without_a_compiler_nothing_is_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
