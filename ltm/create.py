@@ -15,10 +15,10 @@ from ltm.errors import FieldError
 from ltm.flops import image_size_of
 from ltm.interfaces import compressible
 from ltm.methods import build_method, check_method, reduces
-from ltm.structure import prunable
+from ltm.structure import prunable, smaller
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -47,9 +47,9 @@ def create_model(
         `list_backbones`.
     method: see `list_methods`; "none" is timm's own model, which takes no ratio and no plan.
     compression_ratio: kept fraction of tokens in (0, 1]; 1 computes exactly what the base does.
-        Of a method that removes heads and units, the kept fraction of the MACs.
+        Of a method that removes heads and units, or "smaller", the kept fraction of the MACs.
     plan: what each site keeps, such as {"blocks.0": 157}; see `ltm.plan`. Heads or units, such as
-        {"blocks.0.attn": 4}, of a method that removes them.
+        {"blocks.0.attn": 4}, of a method that removes them, {"depth": 9} of "smaller".
     target_gmacs: a budget in 1e9 multiply-accumulates an image; the plan that comes closest from
         below is taken, logged, and stands in `model.plan`. At most one of ratio, plan and budget;
         without any it is the published plan, or a ratio of 0.8.
@@ -69,11 +69,13 @@ def create_model(
     if not 0 <= drop_path < 1:
         raise FieldError("drop_path", drop_path, "a number in [0, 1)")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    model = family.build(
-        name, size, num_classes=num_classes, pretrained=pretrained, drop_path_rate=drop_path
-    )
+    build = partial(family.build, name, size, num_classes=num_classes, drop_path_rate=drop_path)
     wishes = {"compression_ratio": compression_ratio, "plan": plan, "target_gmacs": target_gmacs}
-    model = merged(name, family, model, method, wishes, method_options)
+    if method != "none" and reduces(method) == "size":
+        model = built_smaller(name, build, method, wishes, method_options, pretrained=pretrained)
+    else:
+        base = build(pretrained=pretrained)
+        model = merged(name, family, base, method, wishes, method_options)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
@@ -91,11 +93,7 @@ def merged(
 
     wishes: compression_ratio, plan and target_gmacs, as in `create_model`; None is no wish.
     """
-    given = {wish: value for wish, value in wishes.items() if value is not None}
-    if len(given) > 1:
-        first, *others = given
-        problem = f"is given beside {' and '.join(others)}"
-        raise FieldError(first, given[first], "one of them", problem)
+    given = _given(wishes)
     if method == "none":
         if method_options or (given and given != {"compression_ratio": 1}):
             refused = [*given, *(f"options.{option}" for option in method_options)][0]
@@ -105,6 +103,9 @@ def merged(
         return model
     if reduces(method) == "structure":
         return _pruned(name, model, method, given, method_options)
+    if reduces(method) == "size":
+        problem = f"is {method!r}, which builds another network"
+        raise FieldError("method", method, "a method that changes this one", problem)
     merging = family.from_timm(model)
     merging.timm_name = name
     merging.image_size = image_size_of(model)
@@ -118,6 +119,40 @@ def merged(
     if "target_gmacs" in given:
         fit_budget(merging, given["target_gmacs"])
     return merging
+
+
+def built_smaller(
+    name: str,
+    build: Callable[..., Any],
+    method: str,
+    wishes: Mapping[str, Any],
+    method_options: Mapping[str, Any],
+    *,
+    pretrained: bool,
+) -> nn.Module:
+    """timm's model in another size, which `build` makes by timm's own arguments.
+
+    wishes: as in `merged`.
+    """
+    if pretrained:
+        problem = f"is true, but nobody published weights for the size of method {method!r}"
+        raise FieldError("pretrained", pretrained, problem=problem)
+    given = _given(wishes)
+    control = build_method(method, {}, method_options)
+    to = given.get("plan", given.get("compression_ratio"))
+    model = smaller(build, control, control.part, to, given.get("target_gmacs"))
+    model.timm_name = name
+    return model
+
+
+def _given(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """The wish that was given, one at most."""
+    given = {wish: value for wish, value in wishes.items() if value is not None}
+    if len(given) > 1:
+        first, *others = given
+        problem = f"is given beside {' and '.join(others)}"
+        raise FieldError(first, given[first], "one of them", problem)
+    return given
 
 
 def _pruned(

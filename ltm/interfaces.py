@@ -28,7 +28,7 @@ Plan = Mapping[str, Kept]
 Spread = Literal["once", "constant", "decreasing", "quarters", "powers"]
 Grids = Literal["published", "ours", "refused"]
 ActsOn = Literal["input", "attended"]
-Reduces = Literal["tokens", "structure"]
+Reduces = Literal["tokens", "structure", "size"]
 Evidence = Literal[
     "normed_input",
     "keys",
@@ -115,7 +115,8 @@ class Hooks(nn.Module):
     """What training calls of every method, of tokens and of structure. By default nothing happens.
 
     name: that of the registry, once it was built by it.
-    reduces: "tokens", or "structure": heads and hidden units.
+    reduces: "tokens", "structure": heads and hidden units, or "size": depth and width from the
+        start.
     freezes_backbone: only the method's own parameters learn.
     adds_to_loss: it has `loss_terms`.
     scoring_images: training images, over all ranks, of a pass before the first step; 0 is no pass.

@@ -8,14 +8,15 @@ be mixed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from timm.models import register_model
 
 from ltm._compat import FeatureGetterNet
 from ltm.backbones import find_backbone
-from ltm.create import merged
-from ltm.methods import check_method, list_options
+from ltm.create import built_smaller, merged
+from ltm.methods import check_method, list_options, reduces
 from ltm.published import PUBLISHED
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def _register(backbone: str) -> None:
 
         name, family = find_backbone(backbone)
         size = (size, size) if isinstance(size, int) else size
-        base = family.build(name, size, pretrained=pretrained, **options)
-        model = merged(name, family, base, method, wishes, chosen)
+        build = partial(family.build, name, size, **options)
+        if method != "none" and reduces(method) == "size":
+            model = built_smaller(name, build, method, wishes, chosen, pretrained=pretrained)
+        else:
+            model = merged(name, family, build(pretrained=pretrained), method, wishes, chosen)
         return FeatureGetterNet(model, prune=False, **features) if features_only else model
 
     entry.__name__ = f"ltm_{backbone}"

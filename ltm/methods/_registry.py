@@ -79,7 +79,7 @@ def list_options(name: str) -> list[str]:
     if name == "none":
         return []
     own = list(signature(_factory(name)).parameters)[1:]
-    return own if reduces(name) == "structure" else [*own, *_OF_ALL]
+    return [*own, *_OF_ALL] if reduces(name) == "tokens" else own
 
 
 def build_method(name: str, sites: Mapping[str, SiteKind], options: Mapping[str, object]) -> Any:

@@ -1,7 +1,8 @@
-"""Networks made smaller by removing attention heads and hidden units, in the place of tokens."""
+"""Networks with fewer heads, hidden units or blocks, in the place of fewer tokens."""
 
 from ltm.structure.gate import Gate
 from ltm.structure.method import StructureMethod
 from ltm.structure.network import PrunableModel, prunable
+from ltm.structure.smaller import SmallerViT, smaller
 
-__all__ = ["Gate", "PrunableModel", "StructureMethod", "prunable"]
+__all__ = ["Gate", "PrunableModel", "SmallerViT", "StructureMethod", "prunable", "smaller"]

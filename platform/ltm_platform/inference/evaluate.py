@@ -106,7 +106,7 @@ def prepare(
 def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
     import torch
 
-    from ltm.methods import check_method
+    from ltm.methods import check_method, reduces
     from ltm_platform.models import create_model
 
     if job.model.method != "none":
@@ -118,6 +118,8 @@ def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
         check_method(method)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+    if method != "none" and reduces(method) == "size":
+        raise UserError(f"--method {method} is another network, which only training gives weights")
     job = job.replace("model.method", method)
     with torch.device("meta"):
         model = create_model(job, num_classes=2)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ltm
+from ltm.methods import build_method
 
 if TYPE_CHECKING:
     from ltm.merge import Merge
@@ -96,14 +97,12 @@ def test_chance_is_that_of_the_seed_alone() -> None:
 
     assert slots(0) == slots(0, images=5)
     assert slots(0) != slots(1)
-    many = [slots(seed)[0] for seed in range(200)]
-    # every token leaves as often as any other, whoever comes first in a group being no matter
+    # every token is as often alone as any other
     alone = torch.zeros(64)
-    for each in many:
-        for group in each:
-            alone[group] += len(group) == 1
-    expected = alone.mean()
-    assert (alone - expected).abs().max() < 5 * expected.sqrt()
+    for seed in range(200):
+        of = build_method("random", {}, {"seed": seed}).slots_of(64, 32, "blocks.0")
+        alone += torch.tensor([of.count(slot) == 1 for slot in of])
+    assert (alone - alone.mean()).abs().max() < 5 * alone.mean().sqrt()
     model: Any = ltm.create_model(TINY, "random", compression_ratio=0.5)
     first = groups_of(merges_of(model, torch.randn(2, 3, 32, 32))[0])
     model.set_compression(0.7)

@@ -81,6 +81,18 @@ def test_a_method_that_is_made_for_one_plan_cannot_be_elastic() -> None:
     assert checked(text=text).job.model.elastic is None
 
 
+def test_a_smaller_network_is_counted_beside_the_whole_one() -> None:
+    text = JOB.replace("method: ltm", "method: smaller").replace("rank: 8", "how: narrower")
+    got = checked(text=text)
+    assert got.cost.gmacs <= 0.7 * got.base_cost.gmacs
+    assert got.cost.params_m < 0.5 * got.base_cost.params_m
+    assert "model.pretrained is true, but nobody" in refusal("model.pretrained=true", text=text)
+    assert "needs model.elastic null" in refusal("model.elastic=[0.5, 1.0]", text=text)
+    assert "model.options.how is 'wide', allowed are shallower" in refusal(
+        "model.options.how=wide", text=text
+    )
+
+
 def test_without_a_compiler_nothing_is_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
