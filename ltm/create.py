@@ -58,9 +58,9 @@ def create_model(
     checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
     drop_path: stochastic depth rate of the last block, in [0, 1).
     method_options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens
-        `r` (tokens that leave in every block, or a list with one number a block, in the place of a
-        ratio, plan or budget) and `schedule` (how a ratio or r is spent, see
-        `ltm.plan.SCHEDULES`).
+        `r` (tokens that leave in every block, or a list with one number a block, or the part that
+        leaves every block, in the place of a ratio, plan or budget) and `schedule` (how a ratio or
+        r is spent, see `ltm.plan.SCHEDULES`).
 
     FieldError for a name, number or option that is not possible, with those that are.
     """

@@ -25,7 +25,7 @@ Grid = tuple[int, int]
 Kept = int | Grid
 Plan = Mapping[str, Kept]
 
-Spread = Literal["once", "constant", "decreasing", "quarters", "powers"]
+Spread = Literal["once", "constant", "decreasing", "geometric", "quarters", "powers"]
 Grids = Literal["published", "ours", "refused"]
 ActsOn = Literal["input", "attended"]
 Reduces = Literal["tokens", "structure", "size"]

@@ -24,39 +24,62 @@ if TYPE_CHECKING:
     from ltm.interfaces import Grid, Plan, Spread
 
 
-SCHEDULES: tuple[Spread, ...] = ("once", "constant", "decreasing", "quarters", "powers")
+SCHEDULES: tuple[Spread, ...] = (
+    "once",
+    "constant",
+    "decreasing",
+    "geometric",
+    "quarters",
+    "powers",
+)
 """How a compression ratio r is spent on a network whose tokens need no grid.
 
-once: at the backbone's default sites, which keep r of their tokens.
+once: at the backbone's default sites, or the first at which the method acts; they keep r of their
+    tokens.
 constant, decreasing, quarters: over the blocks, so that the mean kept fraction is r. The same
     number leaves every block, or linearly less down to none in the last, or a third each at a
     quarter, a half and three quarters of the depth.
+geometric: the same part of the tokens that arrive leaves every block (PiToMe, arXiv 2405.16148),
+    so that the mean kept fraction is r.
 powers: r, r^2 and r^3 of the tokens are kept at a quarter, a half and three quarters of the depth,
     blocks 3, 6 and 9 of 12 (EViT, DynamicViT, arXiv 2308.04657).
 """
 
 _MOST = 10**6  # a number of tokens beyond it is a slip of the keyboard
+_LEAST_STEP = 1e-9  # between parts that keep other numbers of tokens
 
 
 @dataclass(frozen=True)
 class Removals:
-    """How many tokens leave at each site, half of those that arrive at most."""
+    """How many tokens leave at each site, half of those that arrive at most.
 
-    each: tuple[int, ...]
+    each: numbers, or below 1 the part of those that arrive.
+    """
+
+    each: tuple[float, ...]
+
+    def kept(self, site: int, tokens: int) -> int:
+        """How many of the tokens that arrive at a site stay."""
+        leave = self.each[site]
+        stay = tokens_for_part(1 - leave, tokens) if 0 < leave < 1 else tokens - int(leave)
+        return max(stay, tokens - tokens // 2)
 
 
-def removals(r: int | Sequence[int], spread: Spread, sites: int, skips: int = 0) -> Removals:
+def removals(r: float | Sequence[int], spread: Spread, sites: int, skips: int = 0) -> Removals:
     """How many tokens leave at each site, by ToMe's r (arXiv 2210.09461) and a schedule.
 
-    constant: r everywhere. decreasing: linearly from 2r at the first site to 0 at the last. The
-    first `skips` sites lose none. A list has one number a site.
+    A number in (0, 1) is the part that leaves every site (PiToMe, arXiv 2405.16148, whose ratio is
+    1 - r), whatever the schedule. constant: r everywhere. decreasing: linearly from 2r at the first
+    site to 0 at the last. The first `skips` sites lose none. A list has one number a site.
 
     >>> removals(8, "constant", 3).each, removals(8, "decreasing", 3).each
     ((8, 8, 8), (16, 8, 0))
     """
+    if isinstance(r, float) and 0 < r < 1:
+        return Removals((0,) * min(skips, sites) + (r,) * (sites - skips))
     given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
     if not given or any(type(n) is not int or not 0 <= n <= _MOST for n in given):
-        allowed = f"a whole number from 0 to {_MOST}, or a list of them"
+        allowed = f"a whole number from 0 to {_MOST}, a list of them, or a part above 0 and below 1"
         raise FieldError("options.r", r, allowed)
     if not isinstance(r, int):
         if len(given) != sites:
@@ -150,6 +173,33 @@ def lost_by_site(spread: Spread, sites: int, skips: int = 0) -> list[float]:
     else:
         shares = [1.0] * sites
     return [sum(shares[: site + 1]) / sum(shares) for site in range(sites)]
+
+
+def tokens_for_part(part: float, tokens: int) -> int:
+    """Tokens that stay when that part does, rounded up: at least one."""
+    return max(1, tokens - math.floor(tokens - tokens * part))
+
+
+def geometric(ratio: float, tokens: int, sites: int, skips: int = 0) -> list[int]:
+    """Tokens after each site when all keep the same part of what arrives, and their mean is nearest
+    to ratio x tokens. The first `skips` sites keep all.
+
+    >>> geometric(0.5, 64, 4)
+    [47, 35, 26, 20]
+    """
+
+    def kept(part: float) -> list[int]:
+        stay = [tokens] * min(skips, sites)
+        for _ in range(sites - skips):
+            stay.append(tokens_for_part(part, stay[-1] if stay else tokens))
+        return stay
+
+    target = ratio * tokens * sites
+    low, high = 0.0, 1.0
+    while high - low > _LEAST_STEP:
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(kept(middle)) < target else (low, middle)
+    return min(kept(high), kept(low), key=lambda stay: abs(sum(stay) - target))
 
 
 def tokens_for_ratio(ratio: float, tokens: int) -> int:

@@ -17,6 +17,7 @@ from ltm.plan import (
     Removals,
     check_names,
     check_ratio,
+    geometric,
     grid_for_ratio,
     kept_grid,
     kept_tokens,
@@ -108,13 +109,14 @@ class MergingModel(Compressible):
         build: Callable[[dict[str, SiteKind]], Method],
         to: Wish,
         *,
-        r: int | Sequence[int] | None = None,
+        r: float | Sequence[int] | None = None,
         schedule: str | None = None,
     ) -> None:
         """Give the model a method, made for the sites that it may use, and set the compression.
 
         Those are the sites of the plan or the default ones, and all others of the same widths.
-        r: tokens that leave in every block, or a list with one number a block, in place of `to`.
+        r: tokens that leave in every block, or a list with one number a block, or the part that
+            leaves every block, in place of `to`.
         schedule: how r or a ratio is spent, see `ltm.plan.SCHEDULES`; None is the method's own way.
 
         FieldError for a method that needs what this network does not have.
@@ -181,10 +183,11 @@ class MergingModel(Compressible):
         """What every site keeps, as `set_compression` takes it."""
         return {name: site.kept for name, site in self.sites.items()}
 
-    def set_compression(self, to: Wish = None, *, r: int | Sequence[int] | None = None) -> None:
+    def set_compression(self, to: Wish = None, *, r: float | Sequence[int] | None = None) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.
 
-        r: tokens that leave in every block, or one number a block, in the place of those.
+        r: tokens that leave in every block, one number a block, or the part that leaves every
+            block, in the place of those.
 
         FieldError, and no change, when the compression is not possible here.
         """
@@ -210,7 +213,7 @@ class MergingModel(Compressible):
         own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
         self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
 
-    def _removals(self, r: int | Sequence[int], to: Wish) -> Removals:
+    def _removals(self, r: float | Sequence[int], to: Wish) -> Removals:
         if to is not None:
             raise FieldError("options.r", r, "one of them", "is given beside another compression")
         if self._on_grid:
@@ -296,14 +299,14 @@ class MergingModel(Compressible):
     def least_ratio(self) -> float:
         """The smallest ratio that a plan can reach: one token at the end."""
         lost = self._lost()
-        return 1 - sum(lost) / len(lost) if self._spreads else 0.0
+        one_by_one = self._spreads and self.spread != "geometric"
+        return 1 - sum(lost) / len(lost) if one_by_one else 0.0
 
     def _choose_removals(self, removals: Removals) -> Choose:
         names = self.site_names()
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:  # noqa: ARG001
-            # a matching merges half of the tokens at most
-            return max(tokens - removals.each[names.index(name)], tokens - tokens // 2)
+            return removals.kept(names.index(name), tokens)
 
         return choose
 
@@ -341,13 +344,21 @@ class MergingModel(Compressible):
         at_once = self.default_sites()
         if self.spread == "powers" and not self.needs_grid:
             at_once = [names[i] for i in sorted(quarters(len(names)))]
+        elif self.method.skips and not self.needs_grid:
+            at_once = names[self.method.skips :][:1]
         first: list[tuple[int, Grid | None]] = []
+
+        def kept_at(site: int) -> float:
+            """The part that is kept after a site, whose mean over the sites is the ratio."""
+            if self.spread == "geometric":
+                whole = first[0][0]
+                return geometric(ratio, whole, len(names), self.method.skips)[site] / whole
+            return 1 - (1 - ratio) * lost[site] * len(lost) / sum(lost)
 
         def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
             first.append((tokens, grid))
             if self._spreads:
-                # the mean of what is kept over the sites is ratio x tokens
-                kept = 1 - (1 - ratio) * lost[names.index(name)] * len(lost) / sum(lost)
+                kept = kept_at(names.index(name))
                 if not self._on_grid:
                     return max(1, round(first[0][0] * kept))
                 assert grid is not None

@@ -132,8 +132,12 @@ class MatchingMethod(Method):
         """How tokens of a site are reduced."""
 
     def forward(self, given: SiteInput) -> Merge:
+        return self.reduced(given, self.step(given.site))
+
+    def reduced(self, given: SiteInput, step: Step) -> Merge:
+        """The tokens of a site, reduced by that step."""
         metric = given.tokens if given.keys is None else given.keys
         metric = at_least_float32(metric.detach())
         mass = given.mass
         mass = metric.new_ones(metric.shape[:2]) if mass is None else mass.to(metric.dtype)
-        return reduce_site(metric, mass, given.site, self.step(given.site))
+        return reduce_site(metric, mass, given.site, step)

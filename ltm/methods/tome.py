@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+from torch.nn import functional as F
+
+from ltm.errors import FieldError
+from ltm.merge import Assigned
 from ltm.methods._registry import register_method
 from ltm.methods.matching import MatchingMethod, Step, merge_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ltm.interfaces import Site, SiteKind
+    from torch import Tensor
+
+    from ltm.interfaces import Site, SiteInput, SiteKind
+    from ltm.merge import Merge
+
+ORDERS = ("image", "authors")
+
+
+def merge_in_authors_order(metric: Tensor, mass: Tensor, slots: int, *, prefix: int) -> Assigned:
+    """ToMe's step with the places that tokens have in the authors' code.
+
+    The prefix counts when tokens split: A are those in even places of all. Slots are the A tokens
+    that stay, then all B. Without a prefix the authors sort what stays of A by similarity.
+    """
+    B, N, _ = metric.shape
+    leave = N - slots
+    first = prefix % 2  # the number among the image's tokens of the first of A
+    unit = F.normalize(metric, dim=-1)
+    likeness, partner = (unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)).max(-1)
+    rank = likeness.argsort(-1, descending=True)
+    gone, stay = rank[:, :leave], rank[:, leave:]
+    stay = stay.sort(-1).values if prefix else stay
+
+    kept = torch.arange(slots, device=metric.device).expand(B, -1)
+    of_a, of_b = kept.split([stay.shape[1], slots - stay.shape[1]], 1)
+    slot_of_a = torch.zeros_like(partner).scatter(1, stay, of_a)
+    slot_of_a = slot_of_a.scatter(1, gone, of_b.gather(1, partner.gather(1, gone)))
+    number = torch.arange(N, device=metric.device)
+    places = torch.cat([number[first::2], number[1 - first :: 2]]).argsort()
+    slot = torch.cat([slot_of_a, of_b], 1)[:, places]
+    return Assigned.normalised(slot, mass, slots)
 
 
 @register_method("tome")
@@ -24,10 +60,33 @@ class TokenMerging(MatchingMethod):
     more takes several matchings.
 
     Learned: nothing. Regimes: off-the-shelf, fine-tuned, from scratch.
+
+    order: what "alternately" goes by, which the paper does not say. "image": the image's tokens
+        alone, which keep their order in it. "authors": as in the authors' code, which counts the
+        class token, and after a merge has what stays of A before all of B; it reproduces published
+        figures, where no grid has to stay.
     """
 
-    def __init__(self, sites: Mapping[str, SiteKind]) -> None:  # noqa: ARG002
+    def __init__(self, sites: Mapping[str, SiteKind], order: str = "image") -> None:
         super().__init__()
+        if order not in ORDERS:
+            raise FieldError("options.order", order, choices=list(ORDERS))
+        if order == "authors" and any(kind.needs_grid for kind in sites.values()):
+            self._refuse_grid()
+        self.order = order
+
+    def prepare(self, sites: Mapping[str, Site], like: Tensor) -> None:  # noqa: ARG002
+        if self.order == "authors" and any(not isinstance(s.kept, int) for s in sites.values()):
+            self._refuse_grid()
 
     def step(self, site: Site) -> Step:  # noqa: ARG002
         return merge_pairs
+
+    def forward(self, given: SiteInput) -> Merge:
+        if self.order == "image":
+            return super().forward(given)
+        return self.reduced(given, partial(merge_in_authors_order, prefix=given.prefix))
+
+    def _refuse_grid(self) -> None:
+        problem = "is 'authors', in which no grid stays"
+        raise FieldError("options.order", "authors", "'image' where a grid stays", problem)

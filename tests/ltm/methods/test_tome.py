@@ -1,5 +1,7 @@
 """ToMe: sizes, schedules, and no parameters."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import ltm
 from ltm.methods.matching import merge_pairs, reduce_tokens
 from ltm.plan import removals
 
+from .by_hand import Reduce, Tokens, assert_agrees, cosine
 from .conftest import SIX
 
 TINY = "vit_nano_patch4_32"
@@ -65,3 +68,72 @@ def test_tome_schedules() -> None:
         kept = list(({**full, **plan}).values())
         assert sum(kept[:3]) + min(plan.values()) == pytest.approx(4 * 64 * 0.6, abs=2)
     assert decreasing["blocks.0"] < even["blocks.0"]
+
+
+def matching(r: int, order: str) -> Reduce:
+    """ToMe's step on tokens as they lie, or with the image's tokens alone and in their order."""
+
+    def reduce(_layer: int, tokens: Tokens) -> Tokens:
+        keys, prefix = tokens.keys, tokens.prefix
+        assert keys is not None
+        of_image = list(range(prefix, len(keys)))
+        places = range(len(keys)) if order == "authors" else range(-prefix, len(of_image))
+        A, B = ([n for n in of_image if places[n] % 2 == parity] for parity in (0, 1))
+        edges = []
+        for a in A:
+            b = max(B, key=lambda b: cosine(keys[a], keys[b]))
+            edges.append((cosine(keys[a], keys[b]), a, b))
+        edges.sort(reverse=True)
+        for _, a, b in edges[:r]:
+            tokens.mean_into(a, b)
+        stay = [a for _, a, _ in edges[r:]]
+        if order == "image":
+            return tokens.chosen([*range(prefix), *sorted([*stay, *B])])
+        return tokens.chosen([*range(prefix), *(sorted(stay) if prefix else stay), *B])
+
+    return reduce
+
+
+@pytest.mark.parametrize("order", ["image", "authors"])
+@pytest.mark.parametrize(
+    ("backbone", "size", "r"),
+    [("vit_tiny_patch16_224", 96, 2), ("vit_nano_patch4_32", 32, 9)],
+)
+def test_tome_as_published(backbone: str, size: int, r: int, order: str) -> None:
+    assert_agrees(
+        backbone,
+        "tome",
+        matching(r, order),
+        image_size=size,
+        proportional=True,
+        r=r,
+        order=order,
+    )
+
+
+def test_the_order_of_the_authors_is_another_one() -> None:
+    torch.manual_seed(0)
+    models: list[Any] = [
+        ltm.create_model("vit_tiny_patch16_224", "tome", image_size=64, r=2, order=order).eval()
+        for order in ("image", "authors")
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(models[0](x), models[1](x), atol=1e-4)
+
+
+def test_the_order_of_the_authors_keeps_no_grid() -> None:
+    for backbone, options in (
+        ("swin_nano_patch2_window4_32", {}),
+        (TINY, {"plan": {"blocks.0": (7, 7)}}),
+    ):
+        with pytest.raises(ltm.FieldError, match="no grid stays"):
+            ltm.create_model(backbone, "tome", order="authors", **options)
+    model: Any = ltm.create_model(TINY, "tome", order="authors", compression_ratio=0.5)
+    before = model.plan
+    with pytest.raises(ltm.FieldError, match="no grid stays"):
+        model.set_compression({"blocks.0": (7, 7)})
+    assert model.plan == before
+    with pytest.raises(ltm.FieldError, match="image, authors"):
+        ltm.create_model(TINY, "tome", order="alphabet")
