@@ -40,6 +40,10 @@ class TokenFusion(MatchingMethod):
 
     Learned: nothing. Regimes: off-the-shelf, fine-tuned, from scratch.
 
+    Ours, for no code of the authors is public: how many blocks prune by default; tokens lie in the
+    order of the image; a pruned token still counts in the size of its destination, for the means
+    and for proportional attention.
+
     prune_blocks: how many of the first blocks prune; half of them when omitted.
     """
 
