@@ -59,8 +59,9 @@ def create_model(
     drop_path: stochastic depth rate of the last block, in [0, 1).
     method_options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens
         `r` (tokens that leave in every block, or a list with one number a block, or the part that
-        leaves every block, in the place of a ratio, plan or budget) and `schedule` (how a ratio or
-        r is spent, see `ltm.plan.SCHEDULES`).
+        leaves every block, in the place of a ratio, plan or budget), `schedule` (how a ratio or r
+        is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (true: a head that averages the
+        tokens of a plain ViT weighs each by its size, for a method whose attention does, too).
 
     FieldError for a name, number or option that is not possible, with those that are.
     """
@@ -112,10 +113,11 @@ def merged(
     to = given.get("plan", given.get("compression_ratio"))
     options = dict(method_options)
     schedule, r = options.pop("schedule", None), options.pop("r", None)
+    pool_by_size = options.pop("pool_by_size", False)
     if r is not None and given:
         raise FieldError("options.r", r, "one of them", f"is given beside {next(iter(given))}")
     build = partial(build_method, method, options=options)
-    merging.attach(build, to, r=r, schedule=schedule)
+    merging.attach(build, to, r=r, schedule=schedule, pool_by_size=pool_by_size)
     if "target_gmacs" in given:
         fit_budget(merging, given["target_gmacs"])
     return merging

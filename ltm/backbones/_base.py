@@ -62,6 +62,7 @@ class MergingModel(Compressible):
     site_kinds: dict[str, SiteKind]
     sites: dict[str, Site]
     spread: Spread
+    pool_by_size: bool = False
     _wish: Wish
     _asked: tuple[Wish, ...] = ()  # the wish that a learned plan took the place of
 
@@ -111,6 +112,7 @@ class MergingModel(Compressible):
         *,
         r: float | Sequence[int] | None = None,
         schedule: str | None = None,
+        pool_by_size: bool = False,
     ) -> None:
         """Give the model a method, made for the sites that it may use, and set the compression.
 
@@ -118,6 +120,7 @@ class MergingModel(Compressible):
         r: tokens that leave in every block, or a list with one number a block, or the part that
             leaves every block, in place of `to`.
         schedule: how r or a ratio is spent, see `ltm.plan.SCHEDULES`; None is the method's own way.
+        pool_by_size: the head's mean of tokens weighs each by its size.
 
         FieldError for a method that needs what this network does not have.
         """
@@ -134,6 +137,8 @@ class MergingModel(Compressible):
         }
         self.method = build(self.site_kinds)
         self.check_method()
+        self.check_pooling(pool_by_size)
+        self.pool_by_size = pool_by_size
         self.spread = self._spread_as(schedule)
         self.set_compression(to, r=r)
 
@@ -173,6 +178,23 @@ class MergingModel(Compressible):
                 f"a method that keeps as many tokens of every image, for {name} needs a grid",
                 f"is {method.name!r}, which keeps a number that differs",
             )
+
+    def check_pooling(self, by_size: bool) -> None:
+        """FieldError where the head cannot weigh tokens by their size."""
+        if type(by_size) is not bool:
+            raise FieldError("options.pool_by_size", by_size, "true or false")
+        why = ""
+        if not self.averages_tokens:
+            why = f"the head of {self.timm_name} takes no mean of tokens that have sizes"
+        elif not self.method.proportional:
+            why = f"{self.method.name!r} does not weigh by size in attention either"
+        if by_size and why:
+            raise FieldError("options.pool_by_size", by_size, "false", f"is true, but {why}")
+
+    @property
+    def averages_tokens(self) -> bool:
+        """The head takes the mean of tokens whose sizes are known."""
+        return False
 
     def default_plan(self) -> float | Plan:
         """What to keep when the user names nothing: a ratio, or a plan."""

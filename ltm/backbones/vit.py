@@ -198,6 +198,10 @@ class MergingViT(MergingModel, VisionTransformer):
                 f"is {self.method.name!r}, which keeps a number that differs{when}",
             )
 
+    @property
+    def averages_tokens(self) -> bool:
+        return bool(self.global_pool == "avg")
+
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """As timm's; tokens of zeros, see `_ready_to_pool`, have no part in attention pooling."""
         some = self.method.varies or (self.training and self.method.learns_mass)
@@ -259,6 +263,8 @@ class MergingViT(MergingModel, VisionTransformer):
         Where means and maxima are taken, what has left of a token gives way to the mean of all:
         that changes neither. Else it is 0.
         """
+        if self.pool_by_size and self.averages_tokens and state.mass is not None:
+            return self._weighed(x, state.mass, state.present)
         share = None
         if self.training and self.method.learns_mass and state.mass is not None:
             share = presence(state.mass)
@@ -275,6 +281,17 @@ class MergingViT(MergingModel, VisionTransformer):
         pooled, weight = x[:, first:], share[:, first:]
         mean = (pooled * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
         return torch.cat([x[:, :first], pooled * weight + (1 - weight) * mean], 1)
+
+    def _weighed(self, x: Tensor, mass: Tensor, present: Tensor | None) -> Tensor:
+        """Tokens times their size relative to the mean size: the mean is the one by size.
+
+        As the code of ToMe (arXiv 2210.09461) for MAE's heads. mass: [B, N]. present: [B, N] bool.
+        """
+        mass = mass if present is None else mass * present
+        first = 0 if self.pool_include_prefix else self.num_prefix_tokens
+        weight = F.pad(mass, (self.num_prefix_tokens - first, 0), value=1.0)
+        weight = weight / weight.mean(1, keepdim=True)
+        return torch.cat([x[:, :first], x[:, first:] * weight[..., None].to(x.dtype)], 1)
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     MethodFactory = Callable[..., Hooks]
 
 _GROUP = "ltm.methods"
-_OF_ALL = ("r", "schedule")  # options that the model takes, whatever the method
+_OF_ALL = ("r", "schedule", "pool_by_size")  # options that the model takes, whatever the method
 _METHODS: dict[str, MethodFactory] = {}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+import ltm
 from ltm.errors import FieldError
 from ltm.interfaces import Method, SiteInput
 from ltm.merge import Merge, Soft
@@ -28,6 +29,7 @@ POOLS: dict[str, dict[str, Any]] = {
         "class_token": True,
         "pool_include_prefix": True,
     },
+    "avg, past the class token": {"global_pool": "avg", "class_token": True},
     "max": {"global_pool": "max", "class_token": True},
     "max, normed before": {"global_pool": "max", "fc_norm": False},
     "avgmax": {"global_pool": "avgmax"},
@@ -155,6 +157,54 @@ def test_importance_in_training_is_that_among_the_tokens_that_are_left() -> None
         assert one.received is not None
         assert other.received is not None
         torch.testing.assert_close(one.received[:, came], other.received, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["avg", "avg, with the class token", "avg, past the class token"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("method", ["tome", "dtem"])
+def test_a_mean_by_size_weighs_each_slot_by_what_it_stands_for(
+    method: str, training: bool, pool: str
+) -> None:
+    options = {"class_token": False} | POOLS[pool]
+    model = with_method(TINY, lambda sites: build_method(method, sites, {}), 0.5, **options)
+    model, x = model.train(training), images(32)
+    merges: list[Merge] = []
+    model.method.register_forward_hook(lambda _m, _a, merge: merges.append(merge))
+    normed: list[Tensor] = []
+    hook = model.norm.register_forward_hook(lambda _m, _a, y: normed.append(y))
+    with torch.no_grad():
+        plain = model.pool(model.forward_features(x))
+        hook.remove()
+        prefix, tokens = normed[0].tensor_split([model.num_prefix_tokens], 1)
+        mass = None
+        for merge in merges:
+            mass = merge.sizes(mass)
+        assert mass is not None
+        total, count = (tokens * mass[..., None]).sum(1), mass.sum(1, keepdim=True)
+        if model.pool_include_prefix:
+            total, count = total + prefix.sum(1), count + prefix.shape[1]
+        model.pool_by_size = True
+        pooled = model.pool(model.forward_features(x))
+    torch.testing.assert_close(pooled, total / count, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(pooled, plain, atol=1e-3)
+
+
+def test_where_sizes_have_no_part_in_the_head_they_are_refused() -> None:
+    def create(backbone: str, method: str, **options: Any) -> Any:
+        return ltm.create_model(backbone, method, pool_by_size=True, **options)
+
+    assert create(TINY, "tome").pool_by_size
+    assert create(TINY, "tome", compression_ratio=1.0)(images(32)).isfinite().all()
+    for backbone, method, why in (
+        ("vit_tiny_patch16_224", "tome", "takes no mean"),
+        ("swin_nano_patch2_window4_32", "tome", "takes no mean"),
+        (TINY, "pitome", "does not weigh by size"),
+    ):
+        with pytest.raises(FieldError, match=why) as caught:
+            create(backbone, method)
+        assert caught.value.field == "options.pool_by_size"
+    with pytest.raises(FieldError, match="true or false"):
+        ltm.create_model(TINY, "tome", pool_by_size="yes")
 
 
 @pytest.mark.parametrize("pool", ["max", "avgmax", "map"])
