@@ -44,10 +44,14 @@ NOTHING: frozenset[Evidence] = frozenset()
 
 
 class SiteKind(NamedTuple):
-    """What sites have in common: channels of a token, and whether a grid must stay."""
+    """What sites have in common: channels of a token, and whether a grid must stay.
+
+    head_dim: channels of a head of the block's attention; None where the backbone does not say.
+    """
 
     dim: int
     needs_grid: bool
+    head_dim: int | None = None
 
 
 @dataclass(frozen=True)

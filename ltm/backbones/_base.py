@@ -49,6 +49,7 @@ class MergingModel(Compressible):
     default_plans: (timm name, image size) -> plan, when the user names none.
     needs_grid: what follows a merge needs tokens on a grid, of `smallest_grid` at least.
     offers: what its blocks can show a method at a site.
+    head_dim: channels of a head, where all blocks have the same.
     """
 
     default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {}
@@ -56,6 +57,7 @@ class MergingModel(Compressible):
     smallest_grid: ClassVar[Grid] = (1, 1)
     offers: ClassVar[frozenset[Evidence]] = NOTHING
 
+    head_dim: int | None = None
     timm_name: str
     image_size: Grid
     method: Method
@@ -133,7 +135,9 @@ class MergingModel(Compressible):
         widths = self.widths()
         used = {widths[name] for name in names}
         self.site_kinds = {
-            name: SiteKind(dim, self.needs_grid) for name, dim in widths.items() if dim in used
+            name: SiteKind(dim, self.needs_grid, self.head_dim)
+            for name, dim in widths.items()
+            if dim in used
         }
         self.method = build(self.site_kinds)
         self.check_method()

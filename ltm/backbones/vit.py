@@ -96,7 +96,9 @@ class MergingViT(MergingModel, VisionTransformer):
         _check_patches(type(model).__name__, embed.img_size, embed.patch_size)
         for i, block in enumerate(model.blocks):
             model.blocks[i] = adopt_block(block)
-        return adopt(cls, model)
+        adopted = adopt(cls, model)
+        adopted.head_dim = model.blocks[0].attn.head_dim
+        return adopted
 
     def widths(self) -> dict[str, int]:
         return {f"blocks.{i}": self.embed_dim for i in range(len(self.blocks))}

@@ -5,10 +5,11 @@ from ltm.merge.partition import Assigned, MaxMagnitude, NormKept
 from ltm.merge.selected import Selected
 from ltm.merge.soft import Soft, presence
 from ltm.merge.weighted import Local, Weighted
-from ltm.merge.wrapped import Transformed, WithAttention, Wrapped
+from ltm.merge.wrapped import Chained, Transformed, WithAttention, Wrapped
 
 __all__ = [
     "Assigned",
+    "Chained",
     "Local",
     "MaxMagnitude",
     "Merge",

@@ -8,29 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
 from ltm.interfaces import Method
-from ltm.merge import Assigned, Merge, Soft, at_least_float32, presence
+from ltm.merge import Assigned, Merge, at_least_float32
 from ltm.methods._options import check_number, check_switch
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
-from ltm.methods.matching import join, pairs, reduce_site
-from ltm.methods.relaxed import Threshold, partial_merge
+from ltm.methods._thresholds import Thresholds, Tokens, decide, decide_on_grid, decide_softly
+from ltm.methods.matching import reduce_site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ltm.interfaces import Evidence, SiteInput, SiteKind
-
-TAU = 0.1
-
-
-class Thresholds(nn.Module):
-    """The two learned numbers of a block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.merge = Threshold(0.9, TAU)
-        self.prune = Threshold(0.0, TAU)
 
 
 def relative_macs(fractions: Tensor, tokens: int, dim: int) -> Tensor:
@@ -49,26 +39,35 @@ def relative_macs(fractions: Tensor, tokens: int, dim: int) -> Tensor:
 class LearnedThresholds(Method):
     """LTMP (arXiv 2307.10780): in every block merge, then prune, each by a learned threshold.
 
-    An A token merges with its most similar B token (ToMe's split) where the cosine of their keys
-    is above theta_m, which starts at 0.9; then a token is pruned where its importance, the mean
-    attention that it receives, is below theta_p, which starts at 0. Forward the comparison is
-    hard, backward it is sigmoid((v - theta) / 0.1). In training all tokens stay and removed ones
-    are masked out of the softmax. The loss adds 10 (r_FLOPs - target)^2, the target being
-    r_FLOPs of the plan.
+    After the attention, an A token (ToMe's split, the class token counted) merges with its most
+    similar B token where the cosine of their keys is above theta_m, which starts at 0.9. The B
+    token's importance, the mean attention that it receives, becomes the largest of all that merged
+    into it. Then any token is pruned whose importance is not above theta_p, which starts at 0.
+    Forward the comparison is hard, backward it is sigmoid((v - theta) / tau); thresholds stay in
+    [0, 1]. In training all tokens stay, and those that left are masked out of the softmax; their
+    mask keeps the gradient of the decision by which they did, and that of the others has the one of
+    the last decision alone. The loss adds penalty x (r_FLOPs - target)^2, the target being r_FLOPs
+    of the plan. At inference what is above the thresholds is gathered, a number that differs
+    between images: on an untrained network nearly all, whatever the plan says.
 
-    Learned: two numbers a block. Regime: about one epoch, everything else frozen, at a learning
-    rate of 5e-3 for merging (the recipe's `lr`) and 5e-6 for pruning.
+    Learned: two numbers a block. Regime: one epoch, everything else frozen, at a learning rate of
+    5e-3 for merging (the recipe's `lr`) and 5e-6 for pruning.
 
-    Ours: the paper gathers what is above the thresholds, a number that differs between images.
-    Here a batch stays rectangular: outside of training the plan says how many A tokens leave a
-    block; those above theta_m merge first, the most similar first, then those below theta_p are
-    pruned, then the next most similar merge. Where a grid has to stay that is so in training,
-    too, within rows and then columns: there is nothing to penalise, and thresholds only learn to
-    decide between merging and pruning. Where nothing attends to tokens before the site,
-    importance is the softmax of their own cosines, as if their keys were queries.
+    Ours: images of a batch are padded to the one with the most tokens, and a compiled or exported
+    network keeps places for all; `count` counts those of the plan. One token of an image always
+    stays. In training importance is that among the tokens that are left, as at inference (the
+    authors' code counts the queries of the others, too, and adds 1e-5 to its masked softmax).
+    Without `varies`, and where a grid has to stay, the plan says how many tokens leave: those above
+    theta_m merge first, the most similar first, then those below theta_p are pruned, the least
+    important first, then the next most similar merge. On a grid that is so in training, too,
+    within rows and then columns, and A tokens alone leave: there is nothing to penalise, and
+    thresholds only learn to decide between merging and pruning. Where nothing attends to tokens
+    before the site, importance is the softmax of their own cosines, as if their keys were queries.
 
-    penalty: 10, the weight of the penalty.
+    penalty: 10, the weight of the penalty. tau: 0.1.
     freeze: only thresholds learn, as published; false trains everything.
+    varies: at inference thresholds alone decide, as published, the default where no grid has to
+        stay; false keeps as many tokens of every image as the plan says.
     """
 
     wants: frozenset[Evidence] = frozenset({"keys", "received"})
@@ -77,16 +76,29 @@ class LearnedThresholds(Method):
     adds_to_loss = True
 
     def __init__(
-        self, sites: Mapping[str, SiteKind], penalty: float = 10.0, freeze: bool = True
+        self,
+        sites: Mapping[str, SiteKind],
+        penalty: float = 10.0,
+        tau: float = 0.1,
+        freeze: bool = True,
+        varies: bool | None = None,
     ) -> None:
         super().__init__()
         self.penalty = check_number("penalty", penalty, 0)
+        tau = check_number("tau", tau, above=0)
         self.freezes_backbone = check_switch("freeze", freeze)
+        on_grid = any(site.needs_grid for site in sites.values())
+        self.varies = not on_grid if varies is None else check_switch("varies", varies)
+        if self.varies and on_grid:
+            raise FieldError("options.varies", varies, "false where the network needs a grid")
         self.numbers = {name: i for i, name in enumerate(sites)}
-        self.blocks = nn.ModuleList(Thresholds() for _ in sites)
+        self.blocks = nn.ModuleList(Thresholds(tau) for _ in sites)
         self._kept: dict[str, Tensor] = {}
         self._planned: dict[str, float] = {}
         self._first: tuple[int, int] = (1, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}  # a copy has no part in what waits for the loss
 
     def rates(self) -> Mapping[str, float]:
         return {".prune.": 1e-3}
@@ -95,23 +107,30 @@ class LearnedThresholds(Method):
         tokens, site, mass = given.tokens, given.site, given.mass
         thresholds: Any = self.blocks[self.numbers[site.name]]
         with full_precision(tokens):
-            metric = at_least_float32((tokens if given.keys is None else given.keys).detach())
+            metric = at_least_float32(tokens if given.keys is None else given.keys)
             seen = given.received
-            received = importance(metric) if seen is None else at_least_float32(seen.detach())
+            received = importance(metric) if seen is None else at_least_float32(seen)
             if mass is None:
                 mass = metric.new_ones(metric.shape[:2])
-                self._kept, self._planned, self._first = {}, {}, (site.tokens, site.dim)
+                self._kept, self._planned = {}, {}
+                self._first = given.prefix + site.tokens, site.dim
             mass = mass.to(metric.dtype)
-            if self.training and isinstance(site.kept, int):
-                merge = threshold_softly(metric, received, mass, thresholds)
-                self._kept[site.name] = presence(merge.mass).mean()
-                self._planned[site.name] = site.slots / self._first[0]
-                return merge
+            if not isinstance(site.kept, int):
 
-            def step(both: Tensor, mass: Tensor, slots: int) -> Assigned:
-                return threshold_to(both[..., :-1], both[..., -1], mass, slots, thresholds)
+                def step(both: Tensor, mass: Tensor, slots: int) -> Assigned:
+                    return decide_on_grid(both[..., :-1], both[..., -1], mass, slots, thresholds)
 
-            return reduce_site(torch.cat([metric, received[..., None]], -1), mass, site, step)
+                both = torch.cat([metric, received[..., None]], -1).detach()
+                return reduce_site(both, mass, site, step)
+
+            decided_by = Tokens(metric, received, mass, given.prefix)
+            if not self.training:
+                slots = None if self.varies else site.slots
+                return decide(decided_by, thresholds, given.present, slots, site.slots)
+            merge, left = decide_softly(decided_by, thresholds)
+            self._kept[site.name] = F.pad(left, (given.prefix, 0), value=1.0).mean()
+            self._planned[site.name] = (given.prefix + site.slots) / self._first[0]
+            return merge
 
     def loss_terms(self) -> dict[str, Tensor]:
         seen, self._kept = self._kept, {}
@@ -128,39 +147,13 @@ class LearnedThresholds(Method):
         target = relative_macs(wanted, *self._first)
         return {"flops": self.penalty * (spent - target).square()}
 
+    @torch.no_grad()
+    def after_step(self, model: Any, step: int, steps: int) -> None:  # noqa: ARG002
+        for theta in self.parameters():
+            theta.clamp_(0, 1)
+
 
 def importance(metric: Tensor) -> Tensor:
     """[B, N, d] -> [B, N]: what the tokens would receive if they attended to each other."""
     unit = F.normalize(metric, dim=-1)
     return (unit @ unit.transpose(1, 2)).softmax(-1).mean(1)
-
-
-def threshold_softly(
-    metric: Tensor, received: Tensor, mass: Tensor, thresholds: Thresholds
-) -> Soft:
-    """Training: by thresholds alone, with gradients, and no token removed."""
-    B, N = mass.shape
-    here = mass.detach() > 0.5  # not gone in an earlier block
-    likeness, partner = pairs(metric, here)
-    merges = thresholds.merge(likeness) * here[:, ::2]
-    moved = mass[:, ::2] * merges
-    rows = mass.new_zeros(B, merges.shape[1], N).scatter(2, partner[..., None], moved[..., None])
-    return partial_merge(mass, merges, rows, thresholds.prune(received))
-
-
-def threshold_to(
-    metric: Tensor, received: Tensor, mass: Tensor, slots: int, thresholds: Thresholds
-) -> Assigned:
-    """Inference: to a number of slots, in the order that the thresholds say."""
-    N = mass.shape[1]
-    likeness, partner = pairs(metric)
-    source = received[:, ::2]
-    merges = thresholds.merge(likeness)
-    prunes = (1 - merges) * (1 - thresholds.prune(source))
-    # three ranks, each in an order of its own: cosines lie in [-1, 1], importance in [0, 1]
-    order = likeness + 4 * merges + prunes * (2 - likeness - source)
-    gone = order.detach().argsort(-1, descending=True)[:, : N - slots]
-    slot = join(2 * gone, partner.gather(1, gone), N)
-    leaves = torch.zeros_like(mass).scatter(1, 2 * gone, 1.0)
-    pruned = F.pad(prunes[..., None], (0, 1)).flatten(1)[:, :N] * leaves
-    return Assigned.normalised(slot, mass * (1 - pruned), slots)

@@ -15,7 +15,7 @@ from ltm.merge import Soft, at_least_float32
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEFT_OVER = 1e-6  # mass of a token that is gone: its logarithm is finite, and has a gradient
+LEFT_OVER = 1e-12  # of the mass of a token that is gone: its logarithm is finite, with a gradient
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -56,3 +56,7 @@ class Threshold(nn.Module):
         """Values of any shape -> the same shape, 0 or 1."""
         over = values - at_least_float32(self.theta)
         return straight_through(over > 0, (over / self.tau).sigmoid())
+
+    def passed(self, values: Tensor) -> Tensor:
+        """Values of any shape -> bool."""
+        return values > at_least_float32(self.theta)

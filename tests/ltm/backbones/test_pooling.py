@@ -11,7 +11,7 @@ import torch
 import ltm
 from ltm.errors import FieldError
 from ltm.interfaces import Method, SiteInput
-from ltm.merge import Merge, Soft
+from ltm.merge import Merge
 from ltm.methods import build_method
 
 from . import toys
@@ -47,11 +47,13 @@ POOLS: dict[str, dict[str, Any]] = {
 class Removed(Merge):
     """What a merge in training decided, with the tokens that it drops really removed."""
 
-    soft: Soft
+    soft: Merge
+    tokens: int
+    """How many the soft merge has."""
     came: Tensor
-    """Numbers of the tokens that arrive, of all that the soft merge has."""
+    """Numbers of those that arrive."""
     left: Tensor
-    """Numbers of those that stay."""
+    """Numbers of the slots that stay."""
 
     keeps_mass = convex = False
 
@@ -60,12 +62,12 @@ class Removed(Merge):
         return len(self.left)
 
     def __call__(self, x: Tensor) -> Tensor:
-        whole = x.new_zeros(1, self.soft.incoming.shape[1], x.shape[-1])
+        whole = x.new_zeros(1, self.tokens, x.shape[-1])
         whole[:, self.came] = x
         return self.soft(whole)[:, self.left]
 
     def sizes(self, mass: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return self.soft.mass[:, self.left]
+        return self.soft.sizes()[:, self.left]
 
     def unmerge(self, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -80,14 +82,17 @@ class Removed(Merge):
 class Replayed(Method):
     """Decides for one image what another method decided in training."""
 
-    def __init__(self, merges: dict[str, Soft], proportional: bool) -> None:
+    def __init__(self, merges: dict[str, Merge], proportional: bool) -> None:
         super().__init__()
         self.proportional = proportional
         self.removed: dict[str, Removed] = {}
-        came = torch.arange(next(iter(merges.values())).incoming.shape[1])
+        came = None
         for name, soft in merges.items():
-            left = (soft.mass[0] > 0.5).nonzero().flatten()
-            self.removed[name] = Removed(soft, came, left)
+            G = soft.weights()
+            assert G is not None
+            left = (soft.sizes()[0] > 0.5).nonzero().flatten()
+            came = torch.arange(G.shape[1]) if came is None else came
+            self.removed[name] = Removed(soft, G.shape[1], came, left)
             came = left
 
     def forward(self, given: SiteInput) -> Merge:
@@ -105,11 +110,11 @@ def network(method: str, pool: str) -> Any:
     return model.train()
 
 
-def trained(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Soft]]:
+def trained(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Merge]]:
     """Logits in training, and what was decided at each site."""
-    merges: dict[str, Soft] = {}
+    merges: dict[str, Merge] = {}
 
-    def note(_: Any, given: tuple[SiteInput], merge: Soft) -> None:
+    def note(_: Any, given: tuple[SiteInput], merge: Merge) -> None:
         merges[given[0].site.name] = merge
 
     hook = model.method.register_forward_hook(note)
@@ -124,7 +129,7 @@ def trained(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Soft]]:
 def test_logits_in_training_are_those_without_the_dropped_tokens(method: str, pool: str) -> None:
     model, x = network(method, pool), images(32, 1)
     logits, merges = trained(model, x)
-    assert any((merge.mass < 0.5).any() for merge in merges.values())
+    assert any((merge.sizes() < 0.5).any() for merge in merges.values())
     model.method = Replayed(merges, model.method.proportional)
     torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=2e-5)
 

@@ -8,7 +8,7 @@ import torch
 
 import ltm
 from ltm.backbones import find_backbone
-from ltm.merge import Merge, Soft
+from ltm.merge import Merge
 from ltm.methods import grids
 
 from ..declared import assert_declared
@@ -193,19 +193,19 @@ def test_the_class_token_never_merges(method: str) -> None:
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         tokens = model.eval().forward_features(x)
-        assert tokens.shape[1] == 1 + list(model.sites.values())[-1].slots
+        if not model.method.varies:
+            assert tokens.shape[1] == 1 + list(model.sites.values())[-1].slots
         model.train().forward_features(x)
     assert counts[0] == 16
     assert len(counts) == 2 * len(model.sites)
 
 
 @pytest.mark.parametrize("method", [m for m in TOKEN_METHODS if m in {"dtem", "ltmp", "spvit"}])
-def test_a_soft_merge_keeps_places_and_its_masses_decide(method: str) -> None:
+def test_a_soft_merge_removes_nothing_and_its_masses_decide(method: str) -> None:
     model, x = create("vit_nano_patch4_32", method)
     seen: list[Any] = []
     model.method.register_forward_hook(lambda _m, _a, merge: seen.append(merge))
     model.train()(x)
     assert seen
-    assert all(isinstance(merge, Soft) for merge in seen)
     assert all(merge.slots >= 64 for merge in seen)
-    assert all((merge.mass > 0).all() for merge in seen)
+    assert all((merge.sizes() > 0).all() for merge in seen)
