@@ -52,7 +52,7 @@ class Tokens(NamedTuple):
         return likeness, partner
 
     def importance(self, partner: Tensor, merges: Tensor) -> Tensor:
-        """After A tokens [B, A] merged: the largest of what is in a token, A tokens first, [B, N]."""
+        """After A tokens [B, A] merged: the largest of what is in a token, [B, N], A first."""
         a, b = sides(self.prefix)
         joins = self.received[:, a] * merges
         largest = self.received[:, b].scatter_reduce(1, partner, joins, "amax")
@@ -98,7 +98,6 @@ def decide(
     """
     B, N = given.mass.shape
     here = torch.ones_like(given.mass, dtype=torch.bool) if present is None else present
-    a = sides(given.prefix)[0]
     order = by_sides(N, given.prefix, given.mass)
     likeness, partner = given.matched(here, -1.0)
     sources, here = likeness.shape[1], here[:, order]

@@ -8,13 +8,13 @@ import torch
 
 import ltm
 from ltm.backbones import find_backbone
-from ltm.merge import Merge
 from ltm.methods import grids
 
 from ..declared import assert_declared
 
 if TYPE_CHECKING:
     from ltm.interfaces import SiteInput
+    from ltm.merge import Merge
 
 TOKEN_METHODS = ltm.list_token_methods()
 NETS = {
