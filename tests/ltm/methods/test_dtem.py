@@ -13,7 +13,7 @@ from ltm.interfaces import SiteKind
 from ltm.methods.dtem import DecoupledEmbedding, assign_softly, merge_softly
 
 from .conftest import SIX, on_circle
-from .one_image import attend, cosine, embed, network
+from .written_out import attend, cosine, embed, network
 
 if TYPE_CHECKING:
     from torch import Tensor
