@@ -235,10 +235,6 @@ class MergingModel(Compressible):
         self.sites = sites
         self._wish = to
 
-    def before_load(self, state: Mapping[str, Tensor]) -> None:
-        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
-        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
-
     def _removals(self, r: float | Sequence[int], to: Wish) -> Removals:
         if to is not None:
             raise FieldError("options.r", r, "one of them", "is given beside another compression")
@@ -256,6 +252,8 @@ class MergingModel(Compressible):
         return self._wish
 
     def before_load(self, state: Mapping[str, Tensor]) -> None:
+        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
+        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
         plan = self.method.learned_plan(state)
         if plan is not None:
             self._asked = (self._wish,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -48,7 +48,7 @@ class AdaptiveTokenSampling(Method):
     varies = True
     proportional = False
     spread: Spread = "powers"
-    grids: Grids = "refused"
+    grids: ClassVar[Grids] = "refused"
     why_no_grid = "it samples another number of tokens of each image, wherever they lie"
 
     def __init__(self, sites: Mapping[str, SiteKind]) -> None:  # noqa: ARG002

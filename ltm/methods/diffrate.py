@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class LearnedRates(Method):
     learns_mass = True
     adds_to_loss = True
     whole_weights = True
-    grids: Grids = "refused"
+    grids: ClassVar[Grids] = "refused"
     why_no_grid = "it learns how many tokens leave a block, by their attention from the class token"
     logits: nn.Parameter | None
     planned: Tensor

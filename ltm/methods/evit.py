@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -48,7 +48,7 @@ class ReorganiseTokens(Method):
     needs: frozenset[Evidence] = frozenset({"class_attention"})
     proportional = False
     spread: Spread = "powers"
-    grids: Grids = "refused"
+    grids: ClassVar[Grids] = "refused"
     why_no_grid = "it fuses the tokens that the class token attends least into one without a place"
 
     def __init__(self, sites: Mapping[str, SiteKind]) -> None:  # noqa: ARG002

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ltm.interfaces import Method
 from ltm.merge import Merge, Selected, at_least_float32
@@ -37,7 +37,7 @@ class TopK(Method):
     needs: frozenset[Evidence] = frozenset({"class_attention"})
     proportional = False
     spread: Spread = "powers"
-    grids: Grids = "refused"
+    grids: ClassVar[Grids] = "refused"
     why_no_grid = "it drops tokens wherever the class token attends least, in no rows or columns"
 
     def __init__(self, sites: Mapping[str, SiteKind]) -> None:  # noqa: ARG002
