@@ -341,8 +341,8 @@ class MergingModel(Compressible):
             if name not in plan:
                 return None
             kept = plan[name]
-            refused = self.method.grids == "refused"
-            if not self._on_grid and (refused or not isinstance(kept, tuple | list)):
+            on_grid = isinstance(kept, tuple | list)
+            if not self._on_grid and not on_grid:
                 return kept_tokens(name, kept, tokens)
             if self.method.grids == "refused":
                 keeps_none = f"but {self.method.name} keeps none: {self.method.why_no_grid}"
