@@ -164,7 +164,7 @@ class MergingModel(Compressible):
                 "method",
                 method.name,
                 f"a method that keeps a grid, for {name} needs one",
-                f"is {method.name!r}, which keeps none: {method.why_no_grid}",
+                f"is {method.name!r}, which keeps no grid: {method.why_no_grid}",
             )
         missing = method.needs - self.offers
         if missing:
@@ -345,7 +345,7 @@ class MergingModel(Compressible):
             if not self._on_grid and not on_grid:
                 return kept_tokens(name, kept, tokens)
             if self.method.grids == "refused":
-                keeps_none = f"but {self.method.name} keeps none: {self.method.why_no_grid}"
+                keeps_none = f"but {self.method.name} keeps no grid: {self.method.why_no_grid}"
                 problem = f"keeps grid {kept!r} at {name}, {keeps_none}"
                 raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)
             if grid is None:

@@ -193,6 +193,8 @@ class LearnableTokenMerging(Method):
     rank, codes: size of the mask module, see `MaskModule`.
     """
 
+    grids = "published"
+
     def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)

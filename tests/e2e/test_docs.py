@@ -236,6 +236,15 @@ def test_models_prints_every_published_network(capsys: pytest.CaptureFixture[str
         assert len([line for line in lines if backbone in line]) >= 2  # with and without merging
 
 
+def test_models_says_which_method_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "--methods"])
+    cells = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    assert cells["tome"][1:] == ["published", "ours", "ours", "ours"]
+    assert cells["topk"][1:] == ["published", "refused", "refused", "refused"]
+    assert "keeps" in cells["topk:"]
+    assert cells["s2vite"][1:3] == ["published", "refused"]
+
+
 class _Read(Exception):  # noqa: N818 - it ends a script where its work would begin
     pass
 

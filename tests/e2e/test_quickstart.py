@@ -151,6 +151,7 @@ def test_pictures_of_its_best_network_are_kept(run: Run, client: MlflowClient, n
     best = max(client.get_metric_history(run.info.run_id, "val/top1"), key=lambda m: m.value)
     assert sum(f.startswith(f"images/{name}+step+{best.step}+") for f in files) == 2  # PNG, WebP
     assert run.data.tags["mlflow.loggedImages"]
+    assert run.data.tags["ltm.method_rule"] == "published"
 
 
 def test_runs_are_listed_for_people_and_for_scripts(run: Run, cli: Cli) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ltm.fits import rule
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights
@@ -27,7 +28,7 @@ from ltm_platform.storage.manifest import (
 )
 from ltm_platform.storage.tensors import load_tensors
 from ltm_platform.temporary import temporary_folder
-from ltm_platform.tracking import ImageInput
+from ltm_platform.tracking import RULE_TAG, ImageInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,9 @@ def log_checkpoint(
 
 def log_results(run: TrackedRun, network: CheckpointedModel) -> None:
     """On the CPU, in a second or two."""
+    spec = network.job.model
+    if spec.method != "none":
+        run.tag(RULE_TAG, rule(spec.method, spec.backbone))
     log_pictures(run, network)
     log_model(run, network)
 

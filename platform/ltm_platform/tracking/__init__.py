@@ -9,6 +9,7 @@ from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import (
     ERROR_TAG,
     EVALUATED_TAG,
+    RULE_TAG,
     Point,
     RunRecord,
     fetch_files,
@@ -37,6 +38,7 @@ __all__ = [
     "BEST_TRIAL_TAG",
     "ERROR_TAG",
     "EVALUATED_TAG",
+    "RULE_TAG",
     "STOPPED_TAG",
     "URI_VARIABLE",
     "ImageInput",

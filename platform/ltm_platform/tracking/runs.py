@@ -35,6 +35,8 @@ CLUSTER_TAG = "ltm.cluster"
 SUBMISSION_TAG = "ltm.submission"
 """Its job there."""
 PARENT_TAG = "mlflow.parentRunId"
+RULE_TAG = "ltm.method_rule"
+"""Whether the method did what its paper does on that backbone, or followed a rule of ours."""
 EVALUATED_TAG = "ltm.evaluated"
 """Whose weights a run measured that trained nothing itself."""
 

@@ -129,7 +129,7 @@ def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
 
 @pytest.mark.parametrize(("backbone", "method"), pairs(NETS, refused=True))
 def test_what_keeps_no_grid_is_refused_with_the_reason(backbone: str, method: str) -> None:
-    with pytest.raises(ltm.FieldError, match=r"keeps none: .{20}") as caught:
+    with pytest.raises(ltm.FieldError, match=r"keeps no grid: .{20}") as caught:
         create(backbone, method)
     assert (caught.value.field, caught.value.value) == ("method", method)
 

@@ -1,4 +1,4 @@
-"""``ltm-platform models``: what the networks cost, beside the published figures."""
+"""``ltm-platform models``: what networks cost beside the published figures; what methods fit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,45 @@ if TYPE_CHECKING:
 
 
 @click.command("models")
-def command() -> None:
+@click.option(
+    "--methods", is_flag=True, help="Which method runs on which family, and whether as published."
+)
+def command(methods: bool) -> None:
     """Print parameters and GMACs of every published network, ours beside the paper's.
 
     \b
-    Example:
+    Examples:
       ltm-platform models
+      ltm-platform models --methods
     """
+    if methods:
+        _print_methods()
+    else:
+        _print_networks()
+
+
+def _print_methods() -> None:
+    from ltm.fits import FAMILIES, all_fits
+    from ltm_platform.cli.screen.console import plain_table, results
+
+    fits, families = all_fits(), len(FAMILIES)
+    rows = [fits[first : first + families] for first in range(0, len(fits), families)]
+    table = plain_table(
+        *("method", *FAMILIES),
+        caption="published: as in the paper. ours: the paper says nothing of grids; tokens leave "
+        "within rows, then within columns, or heads and units as on a ViT. refused, and why:",
+        texts=1 + families,
+    )
+    for row in rows:
+        table.add_row(row[0].method, *(one.rule for one in row))
+    results().print(table)
+    for row in rows:
+        why = next((one.why for one in row if one.rule == "refused"), None)
+        if why:
+            results().print(f"{row[0].method}: {why}", highlight=False)
+
+
+def _print_networks() -> None:
     import ltm
     from ltm_platform.cli.screen.console import plain_table, results
 
