@@ -341,8 +341,7 @@ class MergingModel(Compressible):
             if name not in plan:
                 return None
             kept = plan[name]
-            on_grid = isinstance(kept, tuple | list)
-            if not self._on_grid and not on_grid:
+            if not self._on_grid and not isinstance(kept, tuple | list):
                 return kept_tokens(name, kept, tokens)
             if self.method.grids == "refused":
                 keeps_none = f"but {self.method.name} keeps no grid: {self.method.why_no_grid}"

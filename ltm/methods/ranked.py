@@ -73,14 +73,15 @@ def prune_and_merge_softly(
     score: Tensor, unit: Tensor, mass: Tensor, counts: Tensor, beyond: Tensor
 ) -> Soft:
     """Training: what is beyond the two counts [2] loses its mass; beyond: P(n > j), [2, N]."""
-    left = presence(mass)
-    here = left.detach() > 0.5
+    here = presence(mass.detach()) > 0.5
+    left = straight_through(here, presence(mass))
     rank = ranks(score.masked_fill(~here, -torch.inf))
     arrive = here.sum(1, keepdim=True)
     prune, merge = counts.detach()
     middle = torch.minimum(arrive, prune)
     moves = (rank >= merge) & (rank < middle)
-    pruned = straight_through(rank < prune, beyond[0][rank])
+    # what has left before keeps the gradient of the mask that it had
+    pruned = straight_through((rank < prune) | ~here, beyond[0][rank])
     merged = straight_through(~moves, beyond[1][rank])
     # a count that takes nothing away has no part in it
     left = left * pruned.where(prune < arrive, 1.0) * merged.where(merge < middle, 1.0)
@@ -89,7 +90,7 @@ def prune_and_merge_softly(
     cosine = (unit @ unit.transpose(1, 2)).masked_fill(~stays[:, None], -torch.inf)
     likeness, partner = cosine.max(-1)
     goes = moves.to(mass.dtype)
-    size = mass.detach()
+    size = mass.detach().clamp_min(1)
     brought = (size * likeness).clamp_min(1) * goes
     size = size.scatter_add(1, partner, brought)
     rows = torch.zeros_like(cosine).scatter(2, partner[..., None], goes[..., None])

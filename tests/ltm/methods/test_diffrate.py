@@ -125,6 +125,19 @@ def test_the_gradient_of_a_mask_is_that_of_the_chance_to_stay(
         torch.testing.assert_close(gradient, by_hand, atol=1e-5, rtol=1e-5)
 
 
+def test_a_token_that_has_left_keeps_the_gradient_of_its_mask() -> None:
+    first, second = around(4.6, 5.5).requires_grad_(), around(2.6, 3.5).requires_grad_()
+    score = torch.tensor([[0.3, 0.1, 0.2, 0.25, 0.05, 0.15]], dtype=torch.float64)
+    unit = F.normalize(torch.ones(1, 6, 4, dtype=torch.float64), dim=-1)
+    mass = torch.ones_like(score)
+    for logits in (first, second):
+        mass = prune_and_merge_softly(score, unit, mass, *rates(logits, 6, 1)).mass
+    assert (mass > 0.5).tolist() == [[True, False, True, True, False, False]]
+    (of_first,) = torch.autograd.grad(mass[0, 4], first)  # the last in the order, j = 5
+    (by_hand,) = torch.autograd.grad(first.softmax(-1)[0, :1].sum(), first)
+    torch.testing.assert_close(of_first, by_hand, atol=1e-5, rtol=1e-5)
+
+
 def test_three_tokens_by_hand() -> None:
     """Of ranks 0 to 3, two stay, the third joins the first, the last is pruned."""
     score = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
