@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ltm.merge import Merge, Transformed, Weighted, at_least_float32
+from ltm.merge import Merge, Transformed, at_least_float32
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.slots import SlotMethod, Slots
@@ -22,12 +22,13 @@ class Queries(Slots):
         self.queries = nn.Parameter(torch.empty(slots, dim))
         nn.init.normal_(self.queries)
 
-    def forward(self, tokens: Tensor) -> Merge:
+    def forward(self, tokens: Tensor) -> Tensor:
         with full_precision(tokens):
-            normed = self.normed(tokens)
-            G = (normed @ self.queries.to(normed.dtype).T).softmax(1)
-        # a token that no query looks at may be left with a weight of exactly 0
-        return Transformed(Weighted(G, convex=True), self.normed)
+            x = self.normed(tokens)
+            return (x @ self.queries.to(x.dtype).T).softmax(1)
+
+    def merge(self, tokens: Tensor) -> Merge:
+        return Transformed(super().merge(tokens), self.normed)
 
     def normed(self, x: Tensor) -> Tensor:
         """LN(x), [B, N, D], in float32 at least."""

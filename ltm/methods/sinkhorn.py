@@ -48,12 +48,14 @@ class Centres(Slots):
         self.eps, self.rounds = eps, rounds
         self.centres = nn.Parameter(F.normalize(torch.randn(slots, dim), dim=-1))
 
-    def forward(self, tokens: Tensor) -> Merge:
+    def forward(self, tokens: Tensor) -> Tensor:
         with full_precision(tokens):
             x = unit(tokens)
             cosine = x @ unit(self.centres).to(x.dtype).T
-            G = transport(cosine / self.eps, self.rounds)
-        return Transformed(Weighted(G, keeps_mass=True), unit)
+            return transport(cosine / self.eps, self.rounds)
+
+    def merge(self, tokens: Tensor) -> Merge:
+        return Transformed(Weighted(self(tokens), keeps_mass=True), unit)
 
 
 @register_method("sinkhorn")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.merge import Merge, Weighted, at_least_float32
+from ltm.merge import at_least_float32
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.slots import SlotMethod, Slots
@@ -27,14 +27,12 @@ class Slimming(Slots):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, tokens: Tensor) -> Merge:
+    def forward(self, tokens: Tensor) -> Tensor:
         with full_precision(tokens):
             # an engine may keep weights in half precision
             x = self.norm(tokens.to(self.norm.weight.dtype))
             logits = at_least_float32(self.weigh(F.gelu(self.hidden(x))))
-            G = (logits * self.scale).softmax(1)
-        # a token that no slot looks at may be left with a weight of exactly 0
-        return Weighted(G, convex=True)
+            return (logits * self.scale).softmax(1)
 
 
 @register_method("sit")

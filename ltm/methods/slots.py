@@ -12,6 +12,7 @@ from torch import nn
 
 from ltm.errors import FieldError
 from ltm.interfaces import Method
+from ltm.merge import Weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class Slots(nn.Module):
-    """The weights of one site: tokens [B, N, D] -> their merge to P slots.
+    """The weights of one site: tokens [B, N, D] -> the mask G, [B, N, P].
+
+    It returns a tensor: ZeRO stage 3 finds weights for the backward pass by that.
 
     dim, slots: D and P. per_slot: name of the weight that has P in its first dimension.
     """
@@ -36,8 +39,13 @@ class Slots(nn.Module):
         self.dim, self.slots = dim, slots
 
     @abstractmethod
-    def forward(self, tokens: Tensor) -> Merge:
-        """[B, N, D] -> the merge."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> G, [B, N, P]."""
+
+    def merge(self, tokens: Tensor) -> Merge:
+        """What is done with the mask; by default slots are G^T x, means of tokens."""
+        # a token that no slot looks at may be left with a weight of exactly 0
+        return Weighted(self(tokens), convex=True)
 
 
 class SlotMethod(Method):
@@ -102,14 +110,13 @@ class SlotMethod(Method):
     def forward(self, given: SiteInput) -> Merge:
         if given.tokens.device.type != "meta":  # where costs are counted, nothing is used
             self.used = True
-        merge: Merge = self.at[self.keys[given.site.name]](given.tokens)
-        return merge
+        return self._all()[self.keys[given.site.name]].merge(given.tokens)
 
     def _new(self, site: Site, like: Tensor) -> Slots:
         slots = self.make(site.dim, site.slots).train(self.training)
         return slots.to(like.device, like.dtype)
 
-    def _all(self) -> Mapping[str, Any]:
+    def _all(self) -> dict[str, Any]:
         return dict(self.at.items())
 
     def _refusal(self, names: list[str], problem: str) -> FieldError:

@@ -230,6 +230,14 @@ def structured(method: str, stage: int) -> Seen:
         return seen | {"kept": kept, "weights": weights, "plan": run.model.plan}
 
 
+def made_for_a_plan(method: str, stage: int) -> Seen:
+    """A method whose weights a plan shapes: losses, and the weights of the whole network."""
+    changes = {"model__method": method, "recipe__ib__weight": 0.0, "recipe__lr": 0.005}
+    with ready(plain_job(stage, **changes)) as run:
+        seen = finish(run)
+        return seen | {"weights": gather_weights(run.components.engine), "plan": run.model.plan}
+
+
 def plain_damaged() -> Seen:
     return train_plainly(damaged_job())
 

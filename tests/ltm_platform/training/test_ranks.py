@@ -12,7 +12,7 @@ from ltm_platform.models import with_weights
 
 from . import scenarios
 from .scenarios import CLIP_GRAD
-from .small_run import BAD
+from .small_run import BAD, CLASSES, MODEL
 
 if TYPE_CHECKING:
     from .rank_pool import RankPool
@@ -145,6 +145,33 @@ def test_a_pruned_network_is_stored_with_what_stays(
     assert small.plan == seen["plan"]
     assert not small.gated
     assert ltm.count(small).gmacs <= 0.7 * model.base_gmacs
+
+
+# --- methods that are made for a plan
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [
+        ("patchmerger", 3),
+        *(
+            pytest.param(method, stage, marks=pytest.mark.slow)
+            for method in ("patchmerger", "sit", "sinkhorn")
+            for stage in (0, 1, 2, 3)
+            if (method, stage) != ("patchmerger", 3)
+        ),
+    ],
+)
+def test_ranks_and_stages_learn_the_same_slots(ranks: RankPool, method: str, stage: int) -> None:
+    (alone,) = ranks.run(1, scenarios.made_for_a_plan, method, 0)
+    both = ranks.run(2, scenarios.made_for_a_plan, method, stage)
+    torch.testing.assert_close(losses_of(both[0]), losses_of(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both[0]["weights"], alone["weights"], rtol=1e-4, atol=1e-5)
+    ratio = MODEL["compression_ratio"]
+    model: Any = ltm.create_model(
+        MODEL["backbone"], method, compression_ratio=ratio, num_classes=CLASSES
+    )
+    assert with_weights(model, both[0]["weights"]).plan == both[0]["plan"]
 
 
 # --- fp16
