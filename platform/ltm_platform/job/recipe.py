@@ -102,6 +102,8 @@ class Recipe(Section):
     join theirs. null is no limit, auto the largest that fits the memory, found at the start."""
     optimizer: Text = "adamw"
     """Name of a timm optimizer."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of an optimizer that has one: sgd, which wants more than 0, momentum, lars."""
     lr: LearningRate = 2e-4
     """Learning rate after warm-up; it falls to min_lr along a cosine."""
     min_lr: Annotated[float, Field(ge=0, le=10)] = 0.0

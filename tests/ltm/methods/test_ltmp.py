@@ -14,10 +14,13 @@ from ltm.errors import FieldError
 from ltm.methods._thresholds import Thresholds, Tokens, decide
 from ltm.methods.ltmp import relative_macs
 
+from ..test_export import assert_onnx_equals
 from .conftest import SIX
 from .written_out import attend, cosine, embed, network
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from ltm.interfaces import SiteInput
@@ -288,3 +291,16 @@ def test_a_compiled_network_keeps_places_for_all_tokens() -> None:
         assert seen[-1].tokens.shape[1] < 36
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("varies", [True, False])
+def test_it_exports_for_any_batch(varies: bool, tmp_path: Path) -> None:
+    model = with_thresholds(varies=varies).float().eval()
+    x = random_images(4).float()
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    with torch.no_grad():
+        expected = model(x)
+        program = torch.export.export(model, (x[:2],), dynamic_shapes=batch)
+        torch.testing.assert_close(program.module()(x), expected, atol=1e-4, rtol=1e-4)
+    assert_onnx_equals(program, x, expected, tmp_path)

@@ -94,6 +94,30 @@ def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
     assert same == ours.recipe
 
 
+def test_ltmp_on_vit_s_has_its_own_recipe() -> None:
+    job = JobSpec.load("ltmp_vit_s")
+    assert (job.recipe.epochs, job.recipe.lr, job.recipe.min_lr) == (1, 5e-3, 0)
+    assert (job.recipe.optimizer, job.recipe.momentum, job.recipe.weight_decay) == (
+        "momentum",
+        0,
+        0,
+    )
+    assert job.model.pretrained
+    assert cost(job).gmacs == pytest.approx(0.75 * 4.54 + 0.06, rel=0.01)
+    method = ltm.create_model("vit_nano_patch4_32", job.model.method).method
+    assert method.freezes_backbone  # type: ignore[union-attr]
+    assert method.rates() == {".prune.": 1e-3}  # type: ignore[union-attr, operator]
+
+
+def test_dtem_on_vit_s_has_its_own_recipe() -> None:
+    job = JobSpec.load("dtem_vit_s")
+    assert (job.recipe.epochs, job.recipe.lr, job.recipe.min_lr) == (30, 1e-4, 1e-6)
+    assert (job.recipe.mix.mixup, job.recipe.mix.cutmix, job.recipe.clip_grad) == (0.8, 1, 5)
+    assert job.model.pretrained
+    assert job.model.options == {"r": 16, "modular": True}
+    assert cost(job).gmacs == pytest.approx(2.3, rel=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.backbone)
 def test_every_row_can_be_fine_tuned(row: ltm.Published) -> None:

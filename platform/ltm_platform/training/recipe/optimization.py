@@ -50,6 +50,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
         layer_decay=recipe.layer_decay,
     )
     for part, rate in method_of(model).rates().items():

@@ -275,6 +275,14 @@ def test_mixed_images_are_learned_by_their_shares(
     torch.testing.assert_close(parts[1:3], torch.stack([expected, bound]).detach())
 
 
+def test_momentum_is_that_of_the_recipe() -> None:
+    model = ltm.create_model("vit_nano_patch4_32", "tome", num_classes=5)
+    for momentum in (0.0, 0.5):
+        optimizer = build_optimizer(model, Recipe(optimizer="momentum", momentum=momentum))
+        assert {group["momentum"] for group in optimizer.param_groups} == {momentum}
+    assert build_optimizer(model, Recipe(optimizer="adamw", momentum=0.5)).defaults["lr"] == 2e-4
+
+
 def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
     model = ltm.create_model("vit_nano_patch4_32", "ltmp", num_classes=5)
     freeze_for_method(model)
