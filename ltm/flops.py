@@ -65,7 +65,7 @@ def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     size = size or image_size_of(model)
-    image = torch.empty(1, 3, *size, device="meta")
+    image = torch.empty(1, _channels_of(model), *size, device="meta")
     state = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
@@ -110,6 +110,12 @@ def image_size_of(model: nn.Module) -> tuple[int, int]:
     config: Any = model.pretrained_cfg
     height, width = getattr(embed, "img_size", None) or config["input_size"][-2:]
     return int(height), int(width)
+
+
+def _channels_of(model: nn.Module) -> int:
+    """Of the images that a model is made for: those of its first convolution."""
+    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return next(convolutions, 3)
 
 
 def _sdpa(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:

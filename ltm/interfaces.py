@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -158,8 +158,12 @@ class Hooks(nn.Module):
     def before_training(self, model: Any) -> None:
         """Before the first step of a new run, and before the next one of a resumed run."""
 
-    def after_step(self, model: Any, step: int, steps: int) -> None:
-        """After optimizer step `step`, from 1, of all `steps`. Collective."""
+    def after_step(self, model: Any, step: int, steps: int) -> Collection[nn.Parameter] | None:
+        """After optimizer step `step`, from 1, of all `steps`. Collective.
+
+        Returns the parameters of which it has set elements to 0. An optimizer that keeps a copy of
+        its own then has to set it to 0 where they are.
+        """
 
 
 class Method(Hooks):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ltm.interfaces import Hooks
+from ltm.structure.select import best
 
 if TYPE_CHECKING:
     from ltm.interfaces import Reduces
+    from ltm.structure.parts import Part
 
 
 class StructureMethod(Hooks):
@@ -21,6 +23,13 @@ class StructureMethod(Hooks):
 
     reduces: ClassVar[Reduces] = "structure"
     whole_weights = True
+
+    def at_start(self, part: Part, count: int) -> Tensor:
+        """[K] bool: the `count` components that a part keeps before training chooses others.
+
+        By default those of the largest L1 norm.
+        """
+        return best(part.magnitude(), count)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

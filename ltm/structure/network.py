@@ -16,7 +16,7 @@ from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
 from ltm.plan import check_names, check_ratio
 from ltm.structure.parts import Part, find_parts
-from ltm.structure.select import best, even_plan
+from ltm.structure.select import even_plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,10 +95,10 @@ class PrunableModel(Compressible):
         return self.base_gmacs - gone
 
     def set_compression(self, to: float | Mapping[str, int] | None = None) -> None:
-        """Close gates until a ratio of the MACs is left, or what a plan says: by L1 norms.
+        """Close gates until a ratio of the MACs is left, or what a plan says.
 
-        The same share leaves every part. None: the default ratio. A method's own scores choose
-        again in training.
+        The same share leaves every part, see `StructureMethod.at_start` for which. None: the
+        default ratio. A method's own scores choose again in training.
 
         FieldError, and no change, when it is not possible, or when components have left for good.
         """
@@ -114,7 +114,7 @@ class PrunableModel(Compressible):
         plan = self.plan_for(to)
         self._wish = to
         for part, gate in self.gated:
-            gate.close(best(part.magnitude(), plan[part.name]))
+            gate.close(self.method.at_start(part, plan[part.name]))
 
     def plan_for(self, to: float | Mapping[str, int] | None) -> dict[str, int]:
         """The number of components of every part for a ratio of the MACs, or for a plan."""

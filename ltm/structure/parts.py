@@ -6,12 +6,14 @@ Legend: K components of a part, D channels of a token, d channels of a head.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from timm.layers import Attention, Mlp
 from timm.models.efficientvit_mit import LiteMLA, MBConv
+from timm.models.mobilevit import MobileVitBlock
 from torch import Tensor, nn
 
 from ltm.errors import FieldError
@@ -20,17 +22,21 @@ from ltm.structure.gate import Gate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ByComponent = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Part:
     """A module of a network, made of K components that can be removed one by one.
 
-    name: timm's name of the module. heads: components are heads, a few large ones. gate_at: where
-    in the module a gate goes, in the place of timm's identity: what reads the output begins there.
+    name: timm's name of the module. rows: how many rows of its input are of one image. heads:
+    components are heads, a few large ones. gate_at: where in the module a gate goes, in the place
+    of timm's identity: what reads the output begins there.
     """
 
     name: str
     module: Any
+    rows: int = 1
     heads: ClassVar[bool] = False
     gate_at: ClassVar[str] = "norm"
 
@@ -48,11 +54,23 @@ class Part:
         """[K]: the L1 norm of the weights of every component."""
 
     @abstractmethod
+    def own_weights(self) -> list[tuple[nn.Parameter, ByComponent]]:
+        """The weights that S2ViTE sets to 0 for a component that is not there, each with a view.
+
+        The view is of the weight or of a tensor of its shape: [K, ...], in the same memory.
+        """
+
+    @abstractmethod
     def keep(self, index: Tensor) -> None:
         """Keep the components of a [k] long tensor, in this order, and remove all others."""
 
     @abstractmethod
     def _new_gate(self) -> Gate: ...
+
+    @property
+    def scored(self) -> nn.Module:
+        """The module before which SAViT has a gate: its input is multiplied."""
+        return self.module.get_submodule(self.gate_at)
 
     @property
     def gate(self) -> Gate | None:
@@ -69,7 +87,7 @@ class Part:
 
     def gate_keys(self) -> set[str]:
         """Keys of the state dict that are a gate's, where there is one."""
-        return {f"{self.name}.{self.gate_at}.{buffer}" for buffer in ("kept", "score")}
+        return {f"{self.name}.{self.gate_at}.kept"}
 
 
 class Heads(Part):
@@ -90,6 +108,10 @@ class Heads(Part):
         incoming = qkv.detach().abs().view(3, self.size, -1).sum((0, 2))
         return incoming + proj.detach().abs().view(len(proj), self.size, -1).sum((0, 2))
 
+    def own_weights(self) -> list[tuple[nn.Parameter, ByComponent]]:
+        size = self.size
+        return [(self.module.qkv.weight, lambda x: x.view(3, size, -1).transpose(0, 1))]
+
     def keep(self, index: Tensor) -> None:
         attention = self.module
         channels = _channels(index, attention.head_dim)
@@ -100,7 +122,7 @@ class Heads(Part):
         attention.attn_dim = len(channels)
 
     def _new_gate(self) -> Gate:
-        return Gate(self.size, self.module.head_dim)
+        return Gate(self.size, self.module.head_dim, rows=self.rows)
 
 
 class Units(Part):
@@ -119,12 +141,19 @@ class Units(Part):
         fc1, fc2 = self.module.fc1.weight.detach(), self.module.fc2.weight.detach()
         return fc1.abs().sum(1) + fc2.abs().sum(0)
 
+    def own_weights(self) -> list[tuple[nn.Parameter, ByComponent]]:
+        return [(self.module.fc1.weight, lambda x: x), (self.module.fc2.weight, Tensor.t)]
+
+    @property
+    def scored(self) -> nn.Module:
+        return self.module.act
+
     def keep(self, index: Tensor) -> None:
         cut_rows(self.module.fc1, index)
         cut_columns(self.module.fc2, index)
 
     def _new_gate(self) -> Gate:
-        return Gate(self.size)
+        return Gate(self.size, rows=self.rows)
 
 
 class Expanded(Part):
@@ -145,6 +174,11 @@ class Expanded(Part):
         convs = (block.inverted_conv.conv, block.depth_conv.conv)
         incoming = sum(conv.weight.detach().abs().flatten(1).sum(1) for conv in convs)
         return incoming + block.point_conv.conv.weight.detach().abs().sum((0, 2, 3))
+
+    def own_weights(self) -> list[tuple[nn.Parameter, ByComponent]]:
+        block = self.module
+        outgoing = block.point_conv.conv.weight
+        return [(block.inverted_conv.conv.weight, lambda x: x), (outgoing, _by_input)]
 
     def keep(self, index: Tensor) -> None:
         block = self.module
@@ -182,6 +216,10 @@ class LinearHeads(Part):
         proj = attention.proj.conv.weight.detach().abs()
         return incoming + proj.view(len(proj), self._scales, self.size, -1).sum((0, 1, 3))
 
+    def own_weights(self) -> list[tuple[nn.Parameter, ByComponent]]:
+        size = self.size
+        return [(self.module.qkv.conv.weight, lambda x: x.view(size, -1))]
+
     def keep(self, index: Tensor) -> None:
         attention = self.module
         size = self.size
@@ -205,16 +243,19 @@ def find_parts(model: nn.Module) -> list[Part]:
     FieldError for a variant whose heads or units cannot be identified.
     """
     found: list[Part] = []
+    unfolded, rows = " ", 1  # MobileViT has a row for every position in a patch
     for name, module in model.named_modules():
         kind = type(module)
+        if kind is MobileVitBlock:
+            unfolded, rows = f"{name}.", module.patch_area
         if kind is Attention:
             if module.gate is not None or not isinstance(module.norm, nn.Identity | Gate):
                 raise _inseparable(f"has a norm or gate over all heads in {name}")
-            found.append(Heads(name, module))
+            found.append(Heads(name, module, rows if name.startswith(unfolded) else 1))
         elif kind is Mlp:
             if not isinstance(module.norm, nn.Identity | Gate):
                 raise _inseparable(f"has a norm over all hidden units in {name}")
-            found.append(Units(name, module))
+            found.append(Units(name, module, rows if name.startswith(unfolded) else 1))
         elif kind is LiteMLA:
             found.append(LinearHeads(name, module))
         elif kind is MBConv:
@@ -224,6 +265,10 @@ def find_parts(model: nn.Module) -> list[Part]:
 
 def _inseparable(problem: str) -> FieldError:
     return FieldError("backbone", None, "one whose heads and units are separate", problem)
+
+
+def _by_input(weight: Tensor) -> Tensor:
+    return weight.transpose(0, 1)
 
 
 def _channels(index: Tensor, width: int) -> Tensor:

@@ -1,72 +1,71 @@
 """Which components leave, given what each costs and what it is worth.
 
-Legend: K components of a whole network, n images.
+Legend: K components of a whole network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-# what removing each component would cost [K], given those that are removed already [K], bool
-Cost = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-ROUNDS = 100
-
-
-def taylor_cost(samples: Tensor) -> Cost:
-    """Squared first-order Taylor terms with cross terms (SAViT).
-
-    samples: [n, K], the derivative of an image's loss by the gate of each component. Removing a
-    set R changes the loss of an image by sum_R s_i to first order, and the second-order term with
-    the empirical Fisher in the place of the Hessian is half the mean of (sum_R s_i)^2. With r =
-    sum of s over those removed, component i adds mean(s_i^2 + 2 s_i r).
-    """
-    own = samples.square().mean(0)
-
-    def cost(removed: Tensor) -> Tensor:
-        total = samples @ removed.to(samples.dtype)
-        return own + 2 * (samples * total[:, None]).mean(0)
-
-    return cost
+ROUNDING = 1e-12  # of MACs in 1e9
 
 
-def remove(
-    cost: Cost, macs: Tensor, part: Tensor, least: Tensor, excess: float, rounds: int = ROUNDS
+def joint(
+    own: Tensor,
+    between: Tensor,
+    macs: Tensor,
+    part: Tensor,
+    heads: Tensor,
+    least: Tensor,
+    excess: float,
 ) -> Tensor:
-    """Which components to keep, [K] bool, so that at least `excess` MACs leave at a low cost.
+    """Which components to keep, [K] bool, so that at least `excess` MACs leave (SAViT).
 
-    Those of the lowest cost per MAC leave, a hundredth of the excess at a time, since every removal
-    changes what the others cost. Of those that left, the costliest come back where they still fit.
+    Heads and units are two classes. Of each, those of the lowest own score leave, from all parts;
+    which share r of a class leaves, is the one that minimises r^T between r among all that reach
+    `excess` and hardly more.
 
-    macs: [K], of each component. part: [K] long, which part it is of. least: for every part, how
-    many components stay at least.
+    own, macs: [K], score and MACs of a component. between: [2, 2], of heads and units. part: [K]
+    long, which part it is of. heads: [K] bool. least: for every part, how many components of the
+    highest scores stay whatever else leaves.
+
+    Less than `excess` leaves where the parts must keep more.
     """
-    kept = torch.ones(len(macs), dtype=torch.bool)
-    count = torch.bincount(part, minlength=len(least))
-    price, spare, limit = macs.tolist(), (count - least).tolist(), excess
-    numbers, gone = part.tolist(), 0.0
-    while gone < limit:
-        order = (cost(~kept) / macs).masked_fill(~kept, float("inf")).argsort().tolist()
-        target, before = min(limit, gone + excess / rounds), gone
-        for i in order[: int(kept.sum())]:
-            if gone >= target:
-                break
-            if spare[numbers[i]] > 0:
-                kept[i] = False
-                spare[numbers[i]] -= 1
-                gone += price[i]
-        if gone == before:
-            break  # nothing is left that may go
-    for i in cost(~kept).masked_fill(kept, -float("inf")).argsort(descending=True).tolist():
-        if kept[i]:
-            break
-        if gone - price[i] >= limit:
-            kept[i] = True
-            gone -= price[i]
+    orders, gone = [], []
+    free = ~_highest(own, part, least)
+    for members in (heads, ~heads):
+        order = (members & free).nonzero()[:, 0]
+        order = order[own[order].argsort(stable=True)]
+        orders.append(order)
+        gone.append(torch.cat([macs.new_zeros(1), macs[order].cumsum(0)]))
+    rest = excess - ROUNDING - gone[0]  # of MACs, what is left to units, by the number of heads
+    rest = rest[: int((rest > 0).sum()) + 1]
+    units = torch.searchsorted(gone[1], rest.clamp(min=0)).clamp(max=len(orders[1]))
+    numbers = torch.stack([torch.arange(len(rest)), units])
+    total = torch.stack([heads.sum(), (~heads).sum()])
+    shares = (numbers / total[:, None].clamp(min=1)).to(between)
+    cost = torch.einsum("in,ij,jn->n", shares, between, shares)
+    short = gone[1][units] < rest
+    choice = -1 if short.all() else int(cost.masked_fill(short, float("inf")).argmin())
+    kept = torch.ones(len(own), dtype=torch.bool)
+    kept[orders[0][: int(numbers[0, choice])]] = False
+    kept[orders[1][: int(units[choice])]] = False
     return kept
+
+
+def _highest(own: Tensor, part: Tensor, least: Tensor) -> Tensor:
+    """[K] bool: the `least` highest scores of every part."""
+    found = torch.zeros(len(own), dtype=torch.bool)
+    for number, count in enumerate(least.tolist()):
+        members = (part == number).nonzero()[:, 0]
+        found[members[own[members].argsort(descending=True, stable=True)[:count]]] = True
+    return found
 
 
 def best(worth: Tensor, count: int) -> Tensor:
@@ -75,16 +74,21 @@ def best(worth: Tensor, count: int) -> Tensor:
     return kept.scatter(0, worth.argsort(descending=True, stable=True)[:count], True)
 
 
-def swap(kept: Tensor, worth: Tensor, promise: Tensor, count: int) -> Tensor:
-    """Drop and grow: the `count` kept components of least worth give way to as many removed ones.
+def swap(kept: Tensor, worth: Tensor, promise: Tensor, rate: float) -> Tensor:
+    """Drop and grow: ceil(rate x those that are kept) of the least worth leave, and as many come
+    back of all that are not kept then, those of the largest promise. No wait for the device.
 
-    kept: [K] bool. worth, promise: [K], of which those of kept and of removed ones count. Fewer
-    change where fewer are removed.
+    kept: [K] bool. worth, promise: [K]; worth counts where kept, promise where not, in the end.
     """
-    count = min(count, int((~kept).sum()), int(kept.sum()))
-    dropped = worth.masked_fill(~kept, float("inf")).argsort(stable=True)[:count]
-    grown = promise.masked_fill(kept, -float("inf")).argsort(descending=True, stable=True)[:count]
-    return kept.scatter(0, dropped, False).scatter(0, grown, True)
+    count = (rate * kept.sum().double()).ceil()
+    kept = kept & (_rank(worth.masked_fill(~kept, float("inf"))) >= count)
+    return kept | (_rank(-promise.masked_fill(kept, -float("inf"))) < count)
+
+
+def _rank(x: Tensor) -> Tensor:
+    """[K] long: how many come before each in ascending order, of equals the earlier ones."""
+    order = x.argsort(stable=True)
+    return torch.empty_like(order).scatter(0, order, torch.arange(len(x), device=x.device))
 
 
 def even_plan(

@@ -1,14 +1,17 @@
 """Heads and units: what leaves, that it leaves for good, and that nothing else changes."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 import ltm
-from ltm.create import load_checkpoint
+from ltm.backbones import find_backbone
+from ltm.create import load_checkpoint, merged
 
 from .conftest import SMALL, TINY, create, images, score
 
@@ -81,21 +84,19 @@ def test_closed_components_learn_nothing_and_all_others_learn() -> None:
 
 
 @pytest.mark.parametrize("backbone", SMALL)
-def test_the_derivative_by_a_gate_is_the_sum_of_w_g(backbone: str) -> None:
+def test_a_watched_gate_sees_the_sum_of_w_g_of_every_image(backbone: str) -> None:
     model = create(backbone, compression_ratio=1).eval()
-    for _, gate in model.gated:
-        gate.watched = "image"
-    loss = model(images(SMALL[backbone])).square().mean()
     part, gate = next((p, g) for p, g in model.gated if not p.heads)
+    gate.watched = True
+    model(images(SMALL[backbone], count=1)).square().mean().backward()
     reader = {"Mlp": "fc2", "MBConv": "point_conv.conv"}[type(part.module).__name__]
     weight = part.module.get_submodule(reader).weight
-    leaf = gate.take_leaf()
-    by_gate, by_weight = torch.autograd.grad(loss, [leaf, weight])
-    expected = (weight * by_weight).transpose(0, 1).flatten(1).sum(1)
-    torch.testing.assert_close(by_gate.sum(0), expected, atol=1e-6, rtol=1e-4)
+    expected = (weight * weight.grad).transpose(0, 1).flatten(1).sum(1).abs()
+    torch.testing.assert_close(gate.take().effect, expected, atol=1e-6, rtol=1e-4)
+    assert gate.take() is None
 
 
-def test_gates_of_blocks_that_are_computed_again_have_the_same_derivatives() -> None:
+def test_gates_of_blocks_that_are_computed_again_see_the_same() -> None:
     seen: list[tuple[Tensor, ...]] = []
     for checkpointing in (False, True):
         model = create(method="s2vite", compression_ratio=0.7).train()
@@ -103,8 +104,26 @@ def test_gates_of_blocks_that_are_computed_again_have_the_same_derivatives() -> 
         model.method.before_training(model)
         for part in images(count=4).split(2):  # two micro-batches of one step
             model(part).square().mean().backward()
-        seen.append(tuple(gate.take_gradient() for _, gate in model.gated))
+        seen.append(tuple(x for _, gate in model.gated for x in gate.take()))
     torch.testing.assert_close(*seen)
+
+
+@pytest.mark.parametrize("method", ["savit", "s2vite"])
+def test_images_of_one_channel_and_a_copy_after_a_step(method: str) -> None:
+    name, family = find_backbone(TINY)
+    base = timm.create_model(name, in_chans=1, num_classes=5)
+    model: Any = merged(name, family, base, method, {"compression_ratio": 0.7}, {})
+    x = torch.randn(4, 1, 32, 32)
+    model.method.before_training(model.train())
+    model(x).square().mean().backward()
+    copy = deepcopy(model)
+    with torch.no_grad():
+        assert torch.equal(copy.eval()(x), model.eval()(x))
+        torch.testing.assert_close(ltm.compacted(copy)(x), model(x))
+    model.method.before_scoring(model)
+    model.method.score(model, model(x).square().mean())
+    model.method.after_scoring(model)
+    assert ltm.count(ltm.compacted(model)).gmacs <= 0.7 * model.base_gmacs
 
 
 @pytest.mark.parametrize(

@@ -1,51 +1,78 @@
 """Which components leave, given what each costs and what it is worth."""
 
+from typing import Any
+
 import torch
 
-from ltm.structure.select import best, even_plan, remove, swap, taylor_cost
+from ltm.structure.select import best, even_plan, joint, swap
 
 
-def test_cross_terms_tell_components_that_cancel() -> None:
-    """Of three, the first two always add up to nothing: they go together, the third alone."""
-    samples = torch.tensor([[2.0, -2.0, 1.0], [-2.0, 2.0, 1.0]])
-    cost = taylor_cost(samples)
-    none = torch.zeros(3, dtype=torch.bool)
-    torch.testing.assert_close(cost(none), torch.tensor([4.0, 4.0, 1.0]))
-    # with the first gone, mean (s_i^2 + 2 s_i s_0) = 4 - 8, and 1 + (2 x 2 - 2 x 2) / 2
-    torch.testing.assert_close(
-        cost(torch.tensor([True, False, False]))[1:], torch.tensor([-4.0, 1])
+def pruned(**changes: Any) -> list[bool]:
+    """Of two heads in two parts and six units in two, by the scores 1 to 8."""
+    given: dict[str, Any] = {
+        "own": torch.arange(1.0, 9.0),
+        "between": torch.eye(2),
+        "macs": torch.tensor([4.0, 4.0, 1, 1, 1, 1, 1, 1]),
+        "part": torch.tensor([0, 1, 2, 2, 2, 3, 3, 3]),
+        "heads": torch.arange(8) < 2,
+        "least": torch.tensor([0, 0, 1, 1]),
+    }
+    return (~joint(**given | changes)).tolist()
+
+
+def test_the_shares_of_heads_and_units_are_those_of_the_least_cost() -> None:
+    units_are_dear, heads_are_dear = (
+        torch.diag(torch.tensor([1.0, 9])),
+        torch.diag(torch.tensor([9.0, 1])),
     )
-    args = (torch.ones(3), torch.zeros(3, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    assert remove(cost, *args, excess=1).tolist() == [True, True, False]
-
-
-def test_what_is_dear_but_large_leaves_before_what_is_cheap_but_small() -> None:
-    worth, macs = torch.tensor([4.0, 3.0, 2.0]), torch.tensor([4.0, 1.0, 1.0])
-    one = torch.ones(1, dtype=torch.long)
-    kept = remove(lambda _: worth, macs, torch.zeros(3, dtype=torch.long), one, excess=3.5)
-    assert kept.tolist() == [False, True, True]
-
-
-def test_a_part_keeps_its_last_component_and_what_still_fits_comes_back() -> None:
-    worth, macs = torch.tensor([1.0, 1.1, 9.0, 20.0]), torch.tensor([1.0, 1.0, 4.0, 4.0])
-    part, least = torch.tensor([0, 0, 1, 1]), torch.ones(2, dtype=torch.long)
-    kept = remove(lambda _: worth, macs, part, least, excess=4.5)
-    assert kept.tolist() == [False, True, False, True]
-    kept = remove(lambda _: worth, macs, part, least, excess=4.0)
-    assert kept.tolist() == [True, True, False, True]  # the first one fits again
-    assert remove(lambda _: worth, macs, part, least, excess=99).tolist() == [
+    # 4 MACs: one head, 1 x 0.5^2, or four units, 9 x 0.67^2
+    assert pruned(between=units_are_dear, excess=4) == [True, False, *[False] * 6]
+    assert pruned(between=heads_are_dear, excess=4) == [
+        False,
         False,
         True,
+        True,
         False,
+        True,
+        True,
+        False,
+    ]
+    # what both classes lose together costs so much that one of them leaves alone
+    together = torch.tensor([[1.0, 9], [9, 1]])
+    assert pruned(between=together, excess=8)[:2] == [True, True]
+    assert not any(pruned(between=together, excess=8)[2:])
+
+
+def test_what_a_part_has_to_keep_is_its_best_and_the_rest_is_as_much_as_there_is() -> None:
+    everything = [True, True, True, True, False, True, True, False]
+    assert pruned(excess=12) == pruned(excess=99) == everything
+    assert pruned(excess=12, own=-torch.arange(1.0, 9.0))[2:] == [
+        False,
+        True,
+        True,
+        False,
+        True,
         True,
     ]
+    assert not any(pruned(excess=0))
+    least = torch.tensor([1, 1, 3, 0])
+    assert pruned(excess=2, least=least) == [*[False] * 5, True, True, False]
+
+
+def test_no_more_leaves_than_has_to() -> None:
+    """A form that falls with every share has no say in how much leaves."""
+    assert sum(pruned(between=torch.diag(torch.tensor([-9.0, -1])), excess=3)) == 1
+    assert sum(pruned(between=torch.tensor([[1.0, 0], [0, -1]]), excess=3)) == 3
 
 
 def test_drop_and_grow() -> None:
     kept = torch.tensor([True, True, True, False, False])
-    worth, promise = torch.tensor([3.0, 1, 2, 0, 0]), torch.tensor([9.0, 9, 9, 1, 2])
+    worth, promise = torch.tensor([3.0, 1, 2, 0, 0]), torch.tensor([9.0, 0, 9, 1, 2])
+    assert swap(kept, worth, promise, 0.3).tolist() == [True, False, True, False, True]
+    # two die, and one of them has the largest promise of all that are not there
+    assert swap(kept, worth, promise, 0.5).tolist() == [True, False, True, False, True]
+    assert swap(kept, worth, -promise, 0.3).tolist() == kept.tolist()
     assert swap(kept, worth, promise, 1).tolist() == [True, False, True, False, True]
-    assert swap(kept, worth, promise, 9).tolist() == [True, False, False, True, True]
     assert swap(kept, worth, promise, 0).tolist() == kept.tolist()
     assert best(worth, 2).tolist() == [True, False, True, False, False]
 

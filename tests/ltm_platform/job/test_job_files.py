@@ -125,3 +125,27 @@ def test_every_row_can_be_fine_tuned(row: ltm.Published) -> None:
     job = JobSpec.load("ltm_finetune", wishes)
     assert (job.recipe.epochs, job.model.pretrained) == (50, True)
     assert row.ours(cost(job)) == pytest.approx(row.gmacs, rel=0.025)
+
+
+@pytest.mark.parametrize(
+    ("method", "gmacs", "recipe"),
+    [("s2vite", 2.329, (600, 512, 5e-4, 5)), ("savit", 0.7 * 4.599, (300, 1024, 1e-3, 0))],
+)
+def test_methods_that_remove_heads_and_units_have_their_own_recipe(
+    method: str, gmacs: float, recipe: tuple[float, ...]
+) -> None:
+    job = JobSpec.load(f"{method}_vit_s")
+    its = job.recipe
+    assert (its.epochs, its.global_batch, its.lr, its.warmup_epochs) == recipe
+    assert (its.min_lr, its.weight_decay, its.mix.mixup, its.mix.cutmix) == (1e-5, 0.05, 0.8, 1.0)
+    assert (its.ib.weight, its.distill.teacher) == (0, None)
+    assert job.model.pretrained == (method == "savit")
+    assert cost(job).gmacs == pytest.approx(gmacs, rel=2e-3)
+
+
+def test_s2vite_starts_with_half_of_the_heads_and_units_of_every_layer() -> None:
+    job = JobSpec.load("s2vite_vit_s")
+    with torch.device("meta"):
+        plan = create_model(job, num_classes=1000).plan
+    assert {n for name, n in plan.items() if name.endswith("attn")} == {3}
+    assert {n for name, n in plan.items() if name.endswith("mlp")} == {768}

@@ -122,9 +122,9 @@ def test_workers_change_nothing_of_what_savit_removes(ranks: RankPool) -> None:
 @pytest.mark.parametrize("stage", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_and_stages_agree_on_what_s2vite_drops_and_grows(ranks: RankPool, stage: int) -> None:
     (expected,) = ranks.run(1, scenarios.structured, "s2vite", 0)
-    first, second, *_, before, last = expected["kept"]
-    assert not torch.equal(first, second)
-    assert torch.equal(before, last)  # after three quarters of the steps nothing changes
+    first, *rest, before, last = expected["kept"]
+    assert any(not torch.equal(first, kept) for kept in rest)
+    assert torch.equal(before, last)  # in the last fifth of the steps nothing changes
     both = ranks.run(2, scenarios.structured, "s2vite", stage)
     for seen in both:
         pairs = zip(seen["kept"], expected["kept"], strict=True)

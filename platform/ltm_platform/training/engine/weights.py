@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ltm_platform.compat.deepspeed_engine import drop_gathered, own_shard
+from ltm_platform.compat.deepspeed_engine import drop_gathered, own_fragment, own_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from contextlib import AbstractContextManager
 
     from torch import nn
@@ -64,6 +64,19 @@ def load_weights(engine: Engine, weights: dict[str, Tensor]) -> None:
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
+
+
+@torch.no_grad()
+def copy_zeros(engine: Engine, parameters: Collection[nn.Parameter]) -> None:
+    """Where whole parameters are 0, so are the optimizer's own copies of them, which ZeRO has."""
+    if engine.zero_optimization_stage() == 0:
+        return
+    for parameter in parameters:
+        fragment = own_fragment(engine, parameter) if parameter.requires_grad else None
+        if fragment is not None:
+            zero = parameter.detach().view(-1)[fragment.part] == 0
+            own = fragment.flat.data.view(-1)[fragment.inside]
+            own.masked_fill_(zero.to(own.device), 0)
 
 
 def weights_are_finite(engine: Engine) -> bool:

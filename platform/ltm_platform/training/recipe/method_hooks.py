@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ltm.modes import evaluating
 from ltm_platform.models import method_of
+from ltm_platform.training.engine.weights import copy_zeros
 from ltm_platform.training.prefetch import DevicePrefetcher
 
 if TYPE_CHECKING:
@@ -49,4 +50,5 @@ def before_training(engine: Engine) -> None:
 def after_step(engine: Engine, step: int, steps: int) -> None:
     """Optimizer step ``step``, from 1, of all ``steps`` is done. Collective."""
     model = engine.module.model
-    method_of(model).after_step(model, step, steps)
+    zeroed = method_of(model).after_step(model, step, steps)
+    copy_zeros(engine, zeroed or ())
