@@ -152,8 +152,9 @@ class DynamicStructure(StructureMethod):
             gate.take()
 
     def _add(self, weight: nn.Parameter, gradient: Tensor) -> None:
-        gradient = at_least_float32(gradient.detach())
-        self._sums[weight] = self._sums[weight] + gradient if weight in self._sums else gradient
+        own = at_least_float32(gradient.detach())
+        # not the tensor itself, which becomes the weight's gradient and changes with it
+        self._sums[weight] = self._sums[weight] + own if weight in self._sums else own.clone()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without hooks, which are of the original's weights: a copy begins to watch anew."""

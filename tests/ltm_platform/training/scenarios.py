@@ -14,7 +14,12 @@ from safetensors.torch import save_file
 
 from ltm_platform.events import ImagesLeftOut
 from ltm_platform.models import create_model
-from ltm_platform.training.engine.weights import gather_weights, shards, weights_are_finite
+from ltm_platform.training.engine.weights import (
+    copy_zeros,
+    gather_weights,
+    shards,
+    weights_are_finite,
+)
 from ltm_platform.training.measurement.evaluation import evaluate
 
 from .reference import score_plainly, train_plainly
@@ -211,6 +216,16 @@ def padded() -> Seen:
         finite = weights_are_finite(engine)
         weights = [shard.numel() for shard in shards(engine)]
         return {"padding": padding, "finite": finite, "weights": sum(weights)}
+
+
+def zeroed(stage: int) -> Seen:
+    """Rows of a weight that become 0 between two steps, and hardly learn from then on."""
+    with ready(plain_job(stage, recipe__lr=1e-9)) as run:
+        weight = run.model.blocks[0].mlp.fc1.weight
+        with torch.no_grad():
+            weight[3:200] = 0
+        copy_zeros(run.components.engine, [weight])
+        return finish(run)
 
 
 def structured(method: str, stage: int) -> Seen:

@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "model__method": "s2vite",
         "model__options": {"update_every": 4, "share": 0.5},
     },
+    "savit": {"model__method": "savit", "model__options": {"images": 40}},
 }
 
 

@@ -97,3 +97,12 @@ def test_a_rank_averages_what_it_owns(ranks: RankPool, stage: int, share: float)
     parameters = sum(tensor.numel() for tensor in new_state().values())
     for seen in ranks.run(2, scenarios.validated, stage):
         assert seen["average elements"] == pytest.approx(share * parameters, rel=0.02)
+
+
+@pytest.mark.parametrize("stage", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_is_set_to_0_is_0_for_the_optimizer_too(ranks: RankPool, stage: int) -> None:
+    for seen in ranks.run(2, scenarios.zeroed, stage):
+        start, end = (seen[when]["blocks.0.mlp.fc1.weight"] for when in ("start", "end"))
+        assert not start[3:200].any()
+        assert end.any(1).all()  # it has learned, if hardly
+        torch.testing.assert_close(end, start, rtol=0, atol=1e-6)
