@@ -187,7 +187,9 @@ class Method(Hooks):
     spread: how a compression ratio is spent by default, see `ltm.plan.SCHEDULES`.
     skips: sites at the start of the network where it does not act, unless a plan says so.
     learns_mass: in training, sizes of tokens carry a gradient, and where no grid has to stay all
-        tokens do: those that would leave lose their mass (`ltm.merge.Soft`).
+        tokens do: those that would leave lose their mass (`ltm.merge.Soft`, `ltm.merge.Masked`).
+    sees_itself: in training, a token that has lost its mass still attends to itself in full
+        (DynamicViT, arXiv 2106.02034, section 3.2).
 
     What holds for its slots is declared by the `Merge` that it returns: `Merge.convex`,
     `Merge.linear`, `Merge.keeps_mass`.
@@ -204,6 +206,7 @@ class Method(Hooks):
     spread: Spread = "once"
     skips: int = 0
     learns_mass: bool = False
+    sees_itself: bool = False
 
     @property
     def asks(self) -> frozenset[Evidence]:

@@ -14,14 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.interfaces import NOTHING, SiteInput
-from ltm.merge import presence
+from ltm.merge import HALF, presence
 
 if TYPE_CHECKING:
     from ltm.interfaces import Evidence, Method, Site
     from ltm.merge import Merge
-
-
-HALF = 0.5  # what must be left of a token, in training, to be there
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ def there(method: Method, state: TokenState) -> Tensor | None:
 class KeyBias(NamedTuple):
     """What is added to the logits of attention of all queries; at most one of the two.
 
-    attn_mask: [B, 1, 1, T], log sizes and -inf at padding, or of tokens that have left in part.
+    attn_mask: [B, 1, 1, T], log sizes and -inf at padding, or of tokens that have left in part;
+        [B, 1, T, T] of a method whose tokens see themselves, see `Method.sees_itself`.
     log_sizes: [B, T], where every token is there: no mask is needed, see `proportional_attention`.
     """
 
@@ -111,6 +109,10 @@ def key_bias(method: Method, state: TokenState, prefix: int) -> KeyBias:
     if log is None:
         return KeyBias()
     log = F.pad(log, (prefix, 0))
+    if soft and method.sees_itself:
+        own = torch.eye(log.shape[1], dtype=torch.bool, device=log.device)
+        rows = log[:, None, None].expand(-1, -1, log.shape[1], -1)
+        return KeyBias(attn_mask=rows.masked_fill(own, 0.0))
     whole = state.present is None and not soft
     return KeyBias(log_sizes=log) if whole else KeyBias(attn_mask=log[:, None, None])
 

@@ -30,7 +30,6 @@ from ltm.adopt import adopt
 from ltm.backbones._attention import adopt_block
 from ltm.backbones._base import DEFAULT_RATIO, MergingModel
 from ltm.backbones._merging import (
-    HALF,
     Look,
     Merging,
     TokenState,
@@ -41,7 +40,7 @@ from ltm.backbones._merging import (
 from ltm.backbones._registry import register_family, small_cfg
 from ltm.errors import FieldError
 from ltm.interfaces import Evidence, Grid, Kept, Plan, Site
-from ltm.merge import presence
+from ltm.merge import HALF, presence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,11 +123,31 @@ class MergingViT(MergingModel, VisionTransformer):
     ) -> Tensor:
         """Images [B, 3, height, width] -> normed tokens [B, T, D], fewer than patches."""
         _refuse_masks(attn_mask, is_causal)
+        return self._through_blocks(x)[0]
+
+    def forward_kept(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `forward_features`, and which patch each token of the image is, see `Merge.kept`.
+
+        Returns tokens [B, T, D] and numbers of patches [B, P], -1 for tokens that are no patch, or
+        that have left in training. None where the method merges patches.
+        """
+        x, merges = self._through_blocks(x)
+        patches = torch.arange(self.patch_embed.num_patches, device=x.device)
+        places: Tensor | None = patches.expand(x.shape[0], -1)
+        for merge in merges:
+            places = None if places is None else merge.kept(places)
+        return x, places
+
+    def _through_blocks(self, x: Tensor) -> tuple[Tensor, list[Merge]]:
+        """Images to normed tokens [B, T, D], ready to pool, and the merges on the way."""
         self.check_images(x)
         x, state = embedded_patches(self, x), TokenState()
+        merges: list[Merge] = []
         for i in range(len(self.blocks)):
-            x, state, _ = self._block(i, x, state)
-        return self._ready_to_pool(self.norm(x), state)
+            x, state, merging = self._block(i, x, state)
+            if merging is not None:
+                merges.append(merging.merge)
+        return self._ready_to_pool(self.norm(x), state), merges
 
     def forward_intermediates(
         self,

@@ -82,3 +82,12 @@ class Merge(ABC):
     def carried(self, amount: Tensor) -> Tensor:
         """Any other amount that adds up, from sources [B, N] to slots [B, P]."""
         return self.sizes(amount)
+
+    def kept(self, places: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Which tokens the slots are, of a merge that leaves tokens as they are or drops them.
+
+        places [B, N] integer, a number for each source, -1 for what is no token of the image ->
+        [B, P], that of the source that a slot is, -1 for a slot that is none. None where slots are
+        made of several.
+        """
+        return None

@@ -52,3 +52,7 @@ class Selected(Merge):
         carried = torch.ones_like(self.index, dtype=self.dtype)
         carried = carried if mass is None else mass.gather(1, self.index)
         return carried if self.present is None else carried * self.present
+
+    def kept(self, places: Tensor) -> Tensor:
+        places = places.gather(1, self.index)
+        return places if self.present is None else places.where(self.present, -1)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ltm.merge.base import Merge, at_least_float32
 
 _SMALLEST = 1e-6  # of a sum of weights
+HALF = 0.5  # what must be left of a token, in training, to be there
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,46 @@ class Soft(Merge):
 
     def carried(self, amount: Tensor) -> Tensor:
         return F.pad(amount, (0, self.slots - amount.shape[1]))
+
+
+@dataclass(frozen=True)
+class Masked(Merge):
+    """Dropping in training that removes nothing: tokens stay as they are and lose their mass.
+
+    mass: [B, N], above 0 and at most 1, what is left of each token; what `sizes` returns.
+    """
+
+    keeps_mass = False
+
+    mass: Tensor
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return self.mass.shape[1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def after(self, first: int, x: Tensor) -> Tensor:  # noqa: ARG002
+        return x
+
+    def repeated(self, times: int) -> Masked:
+        return Masked(self.mass.repeat_interleave(times, 0))
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return y * (self.mass >= HALF)[..., None]
+
+    def weights(self) -> Tensor:
+        return torch.diag_embed(torch.ones_like(self.mass))
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.mass
+
+    def carried(self, amount: Tensor) -> Tensor:
+        return amount
+
+    def kept(self, places: Tensor) -> Tensor:
+        return places.where(self.mass >= HALF, -1)
 
 
 def presence(mass: Tensor) -> Tensor:

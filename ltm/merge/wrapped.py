@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from ltm.merge.base import Merge
+from ltm.merge.base import Merge, at_least_float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+_SMALLEST = 1e-9  # weight of what went into a package
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Wrapped(Merge):
     def carried(self, amount: Tensor) -> Tensor:
         return self.merge.carried(amount)
 
+    def kept(self, places: Tensor) -> Tensor | None:
+        return self.merge.kept(places)
+
 
 @dataclass(frozen=True)
 class WithAttention(Wrapped):
@@ -98,6 +103,61 @@ class Transformed(Wrapped):
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.merge(self.transform(x)).to(x.dtype)
+
+    def kept(self, places: Tensor) -> None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class WithPackage(Wrapped):
+    """A merge with one more slot, the last one: a weighted sum of tokens, which counts as one.
+
+    weight: [B, N], of each token in the package; 0 for those that are no part of it.
+    """
+
+    weight: Tensor
+
+    keeps_mass = False  # type: ignore[assignment]
+    convex = False  # type: ignore[assignment]
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        return self.merge.slots + 1
+
+    @property
+    def present(self) -> Tensor | None:  # type: ignore[override]
+        present = self.merge.present
+        return None if present is None else F.pad(present, (0, 1), value=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = at_least_float32(x)
+        package = self.weight[:, None].to(rows.dtype) @ rows
+        return torch.cat([self.merge(x), package.to(x.dtype)], 1)
+
+    def alongside(self, x: Tensor) -> Tensor:
+        return self(x)
+
+    def repeated(self, times: int) -> Merge:
+        return WithPackage(self.merge.repeated(times), self.weight.repeat_interleave(times, 0))
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        packed = (self.weight > _SMALLEST).to(y.dtype)[..., None]
+        return self.merge.unmerge(y[:, :-1]) + packed * y[:, -1:]
+
+    def weights(self) -> Tensor | None:
+        G = self.merge.weights()
+        return None if G is None else torch.cat([G, self.weight[..., None].to(G.dtype)], 2)
+
+    def sizes(self, mass: Tensor | None = None) -> Tensor:
+        return F.pad(self.merge.sizes(mass), (0, 1), value=1.0)
+
+    def carried(self, amount: Tensor) -> Tensor:
+        packed = (amount * (self.weight > _SMALLEST)).sum(1, keepdim=True)
+        return torch.cat([self.merge.carried(amount), packed], 1)
+
+    def kept(self, places: Tensor) -> Tensor | None:
+        kept = self.merge.kept(places)
+        return None if kept is None else F.pad(kept, (0, 1), value=-1)
 
 
 @dataclass(frozen=True)
@@ -154,3 +214,7 @@ class Chained(Merge):
 
     def carried(self, amount: Tensor) -> Tensor:
         return self.then.carried(self.first.carried(amount))
+
+    def kept(self, places: Tensor) -> Tensor | None:
+        first = self.first.kept(places)
+        return None if first is None else self.then.kept(first)

@@ -105,7 +105,7 @@ def test_rivals_export_for_any_batch(method: str, kept: Kept) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dtem", "ltmp", "spvit"])
+@pytest.mark.parametrize("method", ["dtem", "dynamicvit", "ltmp", "spvit"])
 def test_what_is_soft_in_training_compiles(method: str) -> None:
     net, x = OneSite(method, 13).train(), torch.randn(4, 24, 16)
     torch.compiler.reset()

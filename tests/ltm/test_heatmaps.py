@@ -22,7 +22,9 @@ NETS: list[tuple[str, int, dict[str, Any]]] = [
 
 
 def create(backbone: str, size: int, options: dict[str, Any], method: str = "ltm") -> Any:
-    if method in ("spvit", "kmedoids", "diffrate") and "blocks.0" in options.get("plan", {}):
+    if method in ("spvit", "dynamicvit", "kmedoids", "diffrate") and "blocks.0" in options.get(
+        "plan", {}
+    ):
         options = {"plan": {"blocks.1": 40, "blocks.2": 12}}  # not in the first block
     if method in ("cubistmerge", "uniform") and "blocks.2" in options.get("plan", {}):
         options = {"plan": {"blocks.0": (6, 7), "blocks.2": (4, 3)}}

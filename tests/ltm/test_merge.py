@@ -11,6 +11,7 @@ from ltm.merge import (
     Assigned,
     Chained,
     Local,
+    Masked,
     MaxMagnitude,
     Merge,
     NormKept,
@@ -19,6 +20,7 @@ from ltm.merge import (
     Transformed,
     Weighted,
     WithAttention,
+    WithPackage,
 )
 from ltm.methods.ltm import window_anchors
 
@@ -69,6 +71,17 @@ def soft() -> Soft:
     return Soft(torch.rand(B, N), 0.1 * torch.rand(B, N, N), torch.rand(B, N) + 0.1)
 
 
+def masked() -> Masked:
+    torch.manual_seed(0)
+    return Masked((torch.rand(B, N) > 0.5).float().clamp_min(1e-6))
+
+
+def with_package() -> WithPackage:
+    merge = selected()
+    torch.manual_seed(1)
+    return WithPackage(merge, torch.rand(B, N).scatter(1, merge.index, 0.0))
+
+
 def transformed() -> Transformed:
     return Transformed(assigned(), lambda x: 2 * x + 1)
 
@@ -101,6 +114,9 @@ KINDS = {
     "with_attention": with_attention,
     "chained": chained,
     "chained_padded": chained_padded,
+    "masked": masked,
+    "with_package": with_package,
+    "packed_in_training": lambda: WithPackage(masked(), torch.rand(B, N)),
 }
 
 
@@ -261,3 +277,32 @@ def test_window_anchors_leave_no_token_out(grid: tuple[int, int], kept: tuple[in
     assert all(len(set(row)) == len(row) for row in index.tolist())
     nearest = index.gather(1, start.argmax(1, keepdim=True)).flatten()
     assert (nearest.diff() > 0).all(), "anchors are not in the order of the grid"
+
+
+def test_what_is_kept_is_known_by_its_place() -> None:
+    places = torch.arange(N).expand(B, -1)
+    chosen = selected()
+    assert (chosen.kept(places) == chosen.index).all()
+    assert (padded().kept(places)[1, 1:] == -1).all()
+    left = masked().kept(places)
+    assert ((left == places) == (masked().mass == 1)).all()
+    package = with_package()
+    known = package.kept(places)
+    assert known is not None
+    assert (known[:, :-1] == chosen.index).all()
+    assert (known[:, -1] == -1).all()
+    again = Selected(torch.tensor([[P, 3]] * B), P + 1).kept(known)  # the package, and a token
+    assert again.tolist() == [[-1, int(index[3])] for index in chosen.index]
+    for other in (assigned(), weighted(), soft(), transformed()):
+        assert other.kept(places) is None
+
+
+def test_a_package_comes_back_to_what_went_into_it() -> None:
+    merge, x = with_package(), torch.randn(B, N, D)
+    y = merge(x)
+    back = merge.unmerge(y)
+    gone = merge.weight > 0
+    torch.testing.assert_close(back[~gone], x[~gone])
+    torch.testing.assert_close(back[gone], y[:, -1:].expand(-1, N, -1)[gone])
+    amount = torch.rand(B, N)
+    torch.testing.assert_close(merge.carried(amount).sum(1), amount.sum(1))

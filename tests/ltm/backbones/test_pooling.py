@@ -48,8 +48,6 @@ class Removed(Merge):
     """What a merge in training decided, with the tokens that it drops really removed."""
 
     soft: Merge
-    tokens: int
-    """How many the soft merge has."""
     came: Tensor
     """Numbers of those that arrive."""
     left: Tensor
@@ -62,7 +60,7 @@ class Removed(Merge):
         return len(self.left)
 
     def __call__(self, x: Tensor) -> Tensor:
-        whole = x.new_zeros(1, self.tokens, x.shape[-1])
+        whole = x.new_zeros(1, _tokens(self.soft), x.shape[-1])
         whole[:, self.came] = x
         return self.soft(whole)[:, self.left]
 
@@ -79,20 +77,23 @@ class Removed(Merge):
         raise NotImplementedError
 
 
+def _tokens(merge: Merge) -> int:
+    weights = merge.weights()
+    assert weights is not None
+    return weights.shape[1]
+
+
 class Replayed(Method):
     """Decides for one image what another method decided in training."""
 
-    def __init__(self, merges: dict[str, Merge], proportional: bool) -> None:
+    def __init__(self, merges: dict[str, Merge], method: Method) -> None:
         super().__init__()
-        self.proportional = proportional
+        self.proportional, self.acts_on = method.proportional, method.acts_on
         self.removed: dict[str, Removed] = {}
-        came = None
+        came = torch.arange(_tokens(next(iter(merges.values()))))
         for name, soft in merges.items():
-            G = soft.weights()
-            assert G is not None
             left = (soft.sizes()[0] > 0.5).nonzero().flatten()
-            came = torch.arange(G.shape[1]) if came is None else came
-            self.removed[name] = Removed(soft, G.shape[1], came, left)
+            self.removed[name] = Removed(soft, came, left)
             came = left
 
     def forward(self, given: SiteInput) -> Merge:
@@ -125,12 +126,12 @@ def trained(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Merge]]:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("method", ["ltmp", "spvit"])
+@pytest.mark.parametrize("method", ["ltmp", "spvit", "dynamicvit"])
 def test_logits_in_training_are_those_without_the_dropped_tokens(method: str, pool: str) -> None:
     model, x = network(method, pool), images(32, 1)
     logits, merges = trained(model, x)
     assert any((merge.sizes() < 0.5).any() for merge in merges.values())
-    model.method = Replayed(merges, model.method.proportional)
+    model.method = Replayed(merges, model.method)
     torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=2e-5)
 
 
@@ -152,7 +153,7 @@ def test_importance_in_training_is_that_among_the_tokens_that_are_left() -> None
     hook = model.method.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     _, merges = trained(model, x)
     hook.remove()
-    replayed = Replayed(merges, True)
+    replayed = Replayed(merges, model.method)
     replayed.wants, model.method = model.method.wants, replayed
     again: list[SiteInput] = []
     replayed.register_forward_pre_hook(lambda _, given: again.append(given[0]))
@@ -221,7 +222,7 @@ def test_padding_does_not_count(pool: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["ltmp", "spvit", "dtem"])
+@pytest.mark.parametrize("method", ["ltmp", "spvit", "dynamicvit", "dtem"])
 def test_pooling_that_takes_in_what_is_dropped_in_training_is_refused(method: str) -> None:
     with pytest.raises(FieldError, match=r"the pooling 'prr' .* takes in all") as caught:
         with_method(

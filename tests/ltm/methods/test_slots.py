@@ -221,9 +221,7 @@ def test_another_image_size_is_refused_once_used(method: str) -> None:
 
 @methods
 def test_a_grid_in_a_plan_is_refused(method: str) -> None:
-    with pytest.raises(
-        ltm.FieldError, match=r"\(6, 5\) at blocks.1, but .* keeps no grid"
-    ):
+    with pytest.raises(ltm.FieldError, match=r"\(6, 5\) at blocks.1, but .* keeps no grid"):
         ltm.create_model(TINY, method, plan={"blocks.1": (6, 5)})
 
 

@@ -200,7 +200,7 @@ def test_the_class_token_never_merges(method: str) -> None:
     assert len(counts) == 2 * len(model.sites)
 
 
-@pytest.mark.parametrize("method", [m for m in TOKEN_METHODS if m in {"dtem", "ltmp", "spvit"}])
+@pytest.mark.parametrize("method", [m for m in TOKEN_METHODS if m in {"dtem", "ltmp"}])
 def test_a_soft_merge_removes_nothing_and_its_masses_decide(method: str) -> None:
     model, x = create("vit_nano_patch4_32", method)
     seen: list[Any] = []
