@@ -1,6 +1,6 @@
 """What methods with selectors have in common: learned scores, Gumbel decisions, the ratio loss.
 
-A selector is a small network in front of a block that scores every token. In training Gumbel-softmax
+A selector is a small network in front of a block that scores each token. In training Gumbel-softmax
 decides by the scores, and nothing is removed: tokens that are dropped are masked out of attention
 (`ltm.merge.Masked`), so that selectors have gradients. Outside of training a batch stays
 rectangular: the tokens of the highest scores stay, as many as the plan says.

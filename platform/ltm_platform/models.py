@@ -19,7 +19,7 @@ from ltm.interfaces import compressible
 from ltm.methods import Hooks
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.interrupts import interrupts_held
-from ltm_platform.job import JobSpec
+from ltm_platform.job import ITSELF, JobSpec
 from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def create_teacher(job: JobSpec, num_classes: int) -> Any:
     """
     spec = job.recipe.distill
     assert spec.teacher
+    if spec.teacher == ITSELF:
+        return _as_it_starts(job, num_classes)
     folder = Path(spec.teacher)
     if folder.is_dir():
         teacher = _job_of(folder).replace("model.image_size", job.model.image_size)
@@ -177,6 +179,19 @@ def create_teacher(job: JobSpec, num_classes: int) -> Any:
     )
     if spec.checkpoint:
         _load(model, Path(spec.checkpoint))
+    return model
+
+
+def _as_it_starts(job: JobSpec, num_classes: int) -> Any:
+    """The job's network without its method, with the weights that it starts from."""
+    if not (job.model.pretrained or job.model.checkpoint):
+        problem = "is the network as it starts, whose weights are random"
+        raise FieldError("teacher", ITSELF, "with model.pretrained or model.checkpoint", problem)
+    model = create_model(job, num_classes, method="none")
+    known = num_classes if job.model.checkpoint else model.pretrained_cfg.get("num_classes")
+    if load_start(model, job) or known != num_classes:
+        problem = f"is the network as it starts, whose classifier is not for {num_classes} classes"
+        raise FieldError("teacher", ITSELF, "one that was trained for them", problem)
     return model
 
 

@@ -225,3 +225,21 @@ def test_a_damaged_checkpoint_is_neither_a_start_nor_a_teacher(tmp_path: Path, f
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"which holds no job\.yaml"):
         create_teacher(job(recipe__distill__teacher=str(tmp_path)), CLASSES)
+
+
+def test_a_network_can_be_its_own_teacher(tmp_path: Path) -> None:
+    """As it starts, without the method: from a checkpoint, or from published weights."""
+    base = JobSpec.from_dict(
+        job().to_dict()
+        | {"model": {"backbone": "vit_nano_patch4_32", "method": "none", "image_size": 32}}
+    )
+    path = stored(tmp_path / "w.safetensors", spec=base)
+    spec = job(recipe__distill__teacher="itself", model__checkpoint=str(path))
+    teacher = create_teacher(spec, CLASSES)
+    expected = network(base, seed=5).state_dict()
+    assert teacher.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in teacher.state_dict().items())
+    with pytest.raises(FieldError, match="classifier is not for 7 classes"):
+        create_teacher(spec, 7)
+    with pytest.raises(FieldError, match="whose weights are random"):
+        create_teacher(job(recipe__distill__teacher="itself"), CLASSES)

@@ -63,6 +63,8 @@ def _located(job: JobSpec) -> Iterator[None]:
 def _key_of(job: JobSpec, field: str) -> str:
     """The job's field for an argument of the model library."""
     section, _, option = field.partition(".")
+    if section == "recipe":
+        return field
     if section == "options":
         return f"model.{field}" if option in job.model.options else "model.options"
     for name in ("model", "recipe"):

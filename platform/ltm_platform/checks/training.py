@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm.errors import quoted
 from ltm_platform.errors import nearest
-from ltm_platform.job.shorten import EPOCHS, WARMUP
+from ltm_platform.job.shorten import EPOCHS, FROZEN, WARMUP
 
 if TYPE_CHECKING:
     from ltm_platform.job import JobSpec
@@ -53,12 +53,14 @@ def check_recipe(job: JobSpec) -> None:
 
 
 def warmup_notices(job: JobSpec) -> tuple[str, ...]:
-    """A notice of a warm-up that was cut with the epochs."""
-    recipe, was = job.recipe, job.shortened(WARMUP)
-    if was is None:
-        return ()
-    now = f"{recipe.warmup_epochs:g} instead of {was:g}"
-    return (f"{WARMUP} is {now}: {EPOCHS} is {recipe.epochs}",)
+    """A notice of a warm-up, or of a backbone's standing still, that was cut with the epochs."""
+    recipe = job.recipe
+    lasts = {WARMUP: recipe.warmup_epochs, FROZEN: recipe.backbone.frozen_epochs}
+    return tuple(
+        f"{phase} is {now:g} instead of {was:g}: {EPOCHS} is {recipe.epochs}"
+        for phase, now in lasts.items()
+        if (was := job.shortened(phase)) is not None
+    )
 
 
 def check_deepspeed(job: JobSpec) -> None:

@@ -2,13 +2,23 @@
 
 from ltm_platform.job.batch import BatchPlan
 from ltm_platform.job.change import changes
-from ltm_platform.job.recipe import Augment, Bottleneck, Distill, Mix, Recipe
+from ltm_platform.job.recipe import (
+    ITSELF,
+    Augment,
+    BackboneRate,
+    Bottleneck,
+    Distill,
+    Mix,
+    Recipe,
+)
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.spec import JobSpec
 from ltm_platform.job.stored import completed
 
 __all__ = [
+    "ITSELF",
     "Augment",
+    "BackboneRate",
     "BatchPlan",
     "Bottleneck",
     "Checkpoint",

@@ -66,17 +66,35 @@ class Mix(Section):
         return (self.mixup > 0 or self.cutmix > 0) and self.prob > 0 and self.until > 0
 
 
+ITSELF = "itself"
+
+
 class Distill(Section):
-    """Learning from the logits of a teacher as well as from the labels."""
+    """Learning from a teacher as well as from the labels."""
 
     teacher: Text | None = None
-    """Name of the teacher network, or a run's checkpoint folder; null trains without a teacher."""
+    """Name of the teacher network, or a run's checkpoint folder, or itself for the job's network
+    without its method, with the weights that it starts from; null trains without a teacher."""
     checkpoint: Text | None = None
     """Local file with the weights of a teacher given by name; null is timm's published ones."""
     weight: Probability = 0.5
-    """Share of the teacher in the loss; the labels have the rest."""
+    """Share of the teacher's logits in the loss."""
+    labels: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """Factor of the labels' cross-entropy beside a teacher; null is what weight leaves of 1."""
+    tokens: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Factor of the mean squared difference between the final tokens that a method keeps and the
+    teacher's at the same places; for methods that keep or drop tokens, on plain ViTs."""
     temperature: Annotated[float, Field(ge=0.01, le=1000)] = 1.0
     """Divisor of both networks' logits; larger gives unlikely classes more weight."""
+
+    @property
+    def looks_at_tokens(self) -> bool:
+        return self.teacher is not None and self.tokens > 0
+
+    @property
+    def of_labels(self) -> float:
+        """Factor of the cross-entropy beside a teacher."""
+        return 1 - self.weight if self.labels is None else self.labels
 
     @model_validator(mode="after")
     def _checkpoint_has_a_network(self) -> Distill:
@@ -86,7 +104,31 @@ class Distill(Section):
                 "but not recipe.distill.teacher, the network that it is for",
                 "recipe.distill.checkpoint",
             )
+        if self.checkpoint and self.teacher == ITSELF:
+            raise conflict(
+                f"recipe.distill.checkpoint is given, but recipe.distill.teacher is {ITSELF!r}, "
+                "which has the weights that the network starts from",
+                "recipe.distill.checkpoint",
+                "recipe.distill.teacher",
+            )
         return self
+
+
+class BackboneRate(Section):
+    """How fast the network learns beside the weights of its method's own, which follow lr."""
+
+    share: KeptFraction = 1.0
+    """Learning rate of the network's weights, as a share of that of the method's."""
+    constant: bool = False
+    """The share is of recipe.lr itself, at most the method's rate, instead of what the schedule
+    makes of it."""
+    frozen_epochs: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    """Epochs, also fractions of one, from the first, in which the network's weights stand still.
+    Where a later file or an override leaves no more epochs, it keeps its share of them."""
+
+    @property
+    def differs(self) -> bool:
+        return self.share < 1 or self.constant or self.frozen_epochs > 0
 
 
 class Recipe(Section):
@@ -113,6 +155,8 @@ class Recipe(Section):
     warmup_epochs: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     """Epochs, also fractions of one, in which the learning rate rises to lr. Where a later file or
     an override leaves fewer epochs than that, it keeps its share of them."""
+    backbone: BackboneRate = Field(default_factory=BackboneRate)
+    """How fast the network learns beside its method."""
     layer_decay: KeptFraction | None = None
     """Factor of the learning rate from a layer to the one before it; null is one rate for all."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1

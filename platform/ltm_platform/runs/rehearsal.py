@@ -31,6 +31,7 @@ def rehearsal_job(job: JobSpec) -> JobSpec:
         "name": f"{job.name[:_LONGEST_NAME].rstrip('.-_')}-smoke",
         "data.limit_batches": BATCHES,
         "recipe.warmup_epochs": min(job.recipe.warmup_epochs, job.recipe.epochs, EPOCHS),
+        "recipe.backbone.frozen_epochs": min(job.recipe.backbone.frozen_epochs, 1),
         "recipe.epochs": EPOCHS,
         "recipe.early_stop": None,
         "cluster.max_failures": 0,

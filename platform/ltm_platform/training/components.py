@@ -107,6 +107,7 @@ def build_components(
         device=context.device,
         compiled=job.engine.compile,
         channels_last=wants_channels_last(job, model, context.device),
+        keeps_tokens=recipe.distill.looks_at_tokens,
     )
     schedule = build_schedule(optimizer, recipe, train_loader.steps(recipe.epochs))
     ema = ShardedEma(engine, recipe.ema_decay) if recipe.ema_decay else None

@@ -120,8 +120,8 @@ class Stepper:
         its = self._components
         images, labels = its.to_network(batch.images, batch.changes), batch.labels
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
-        logits, features = self._engine(images)
-        return its.objective(images, labels, logits, features, epoch)
+        logits, features, *kept = self._engine(images)
+        return its.objective(images, labels, logits, features, epoch, *kept)
 
     def _check_gradient(self, parts: Tensor) -> None:
         """Outside of fp16, whose scale is found by trying, no gradient may overflow.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ltm.errors import named, quoted
 from ltm_platform.errors import UserError, nearest, typed
 from ltm_platform.job import JobSpec
-from ltm_platform.job.shorten import EPOCHS, WARMUP, shortened
+from ltm_platform.job.shorten import EPOCHS, FROZEN, WARMUP, shortened
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
@@ -240,9 +240,10 @@ def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec
     if _is_number(lr) and "recipe.min_lr" not in fields:
         # The rate falls to the same share of where it begins.
         fields["recipe.min_lr"] = lr * job.recipe.min_lr / job.recipe.lr
-    if WARMUP not in fields:
-        cut = shortened(job.recipe.warmup_epochs, job.recipe.epochs, fields.get(EPOCHS))
-        fields |= {} if cut is None else {WARMUP: cut}
+    lasts = {WARMUP: job.recipe.warmup_epochs, FROZEN: job.recipe.backbone.frozen_epochs}
+    for phase in lasts.keys() - fields.keys():
+        cut = shortened(phase, lasts[phase], job.recipe.epochs, fields.get(EPOCHS))
+        fields |= {} if cut is None else {phase: cut}
     if any(fields.get(budget) is not None for budget in _BUDGETS):
         fields = dict.fromkeys(_BUDGETS) | fields
     for field, value in fields.items():

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import ltm
+from ltm.backbones import find_backbone
+from ltm.methods import grids, reduces
 from ltm.published import PUBLISHED
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model
@@ -59,11 +61,17 @@ def test_every_row_has_the_published_recipe(name: str) -> None:
     assert [job.batch(workers).accumulation for workers in (1, 2, 4)] == [4, 2, 1]
 
 
+def on_grid(network: PublishedNetwork) -> bool:
+    return find_backbone(network.backbone)[1].needs_grid
+
+
 RIVALS = [
     (network, method, result)
     for network in published().networks
     for method, result in network.results.items()
-    if method in ltm.list_methods() and method not in ("none", "ltm")
+    if method in ltm.list_methods()
+    and method not in ("none", "ltm")
+    and not (reduces(method) == "tokens" and grids(method) == "refused" and on_grid(network))
 ]
 
 
@@ -149,3 +157,29 @@ def test_s2vite_starts_with_half_of_the_heads_and_units_of_every_layer() -> None
         plan = create_model(job, num_classes=1000).plan
     assert {n for name, n in plan.items() if name.endswith("attn")} == {3}
     assert {n for name, n in plan.items() if name.endswith("mlp")} == {768}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "gmacs"),
+    [("dynamicvit_vit_s", [137, 96, 67], 2.981), ("spvit_vit_s", [122, 74, 30], 2.475)],
+)
+def test_selectors_have_the_recipe_of_their_papers(
+    name: str, kept: list[int], gmacs: float
+) -> None:
+    job = JobSpec.load(name)
+    recipe, distill = job.recipe, job.recipe.distill
+    with torch.device("meta"):
+        model = create_model(job.replace("model.pretrained", False), num_classes=1000)
+    assert list(model.plan.values()) == kept
+    assert ltm.count(model, 224).gmacs == pytest.approx(gmacs, rel=1e-3)
+    assert (recipe.epochs, recipe.ib.weight, job.model.pretrained) == (30, 0, True)
+    assert (distill.teacher, distill.labels, distill.weight, distill.tokens) == (
+        "itself",
+        1,
+        0.5,
+        0.5,
+    )
+    assert (recipe.backbone.frozen_epochs, recipe.backbone.share) == (5, 0.01)
+    assert recipe.backbone.constant == (name == "spvit_vit_s")
+    per_image = {"spvit_vit_s": 5e-4 / 512, "dynamicvit_vit_s": 1e-3 / 1024}[name]
+    assert recipe.lr / recipe.global_batch == pytest.approx(per_image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,6 +10,7 @@ from ltm_platform.checks import check_job
 from ltm_platform.errors import UserError
 from ltm_platform.job import JobSpec
 from ltm_platform.job.load import bundled_folder
+from ltm_platform.job.shorten import PHASES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,15 +29,31 @@ def base(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_can_train_for_one_epoch(name: str) -> None:
     whole, short = JobSpec.load(name), JobSpec.load(name, ["recipe.epochs=1"])
-    share = whole.recipe.warmup_epochs / whole.recipe.epochs
-    assert short.recipe.warmup_epochs == pytest.approx(share, rel=1e-3)
-    assert check_job(short)[-1] == (
-        f"recipe.warmup_epochs is {share:.4g} instead of {whole.recipe.warmup_epochs:g}: "
-        "recipe.epochs is 1"
-    )
     again = JobSpec.from_dict(short.to_dict())  # as a worker, or a resumed run, has it
     assert again == short
-    assert again.shortened("recipe.warmup_epochs") is None
+    expected = []
+    for phase in PHASES:
+        lasts, now = (lasting(job, phase) for job in (whole, short))
+        share = lasts / whole.recipe.epochs
+        assert now == pytest.approx(share, rel=1e-3)
+        assert again.shortened(phase) is None
+        if lasts:
+            expected += [f"{phase} is {share:.4g} instead of {lasts:g}: recipe.epochs is 1"]
+    assert expected
+    assert list(check_job(short)[-len(expected) :]) == expected
+
+
+def lasting(job: JobSpec, phase: str) -> float:
+    node: Any = job
+    for part in phase.split("."):
+        node = getattr(node, part)
+    return float(node)
+
+
+@pytest.mark.parametrize(("epochs", "frozen"), [(6, 5), (5, 0.8333), (1, 0.1667)])
+def test_a_backbone_that_stands_still_learns_in_the_end(epochs: int, frozen: float) -> None:
+    job = JobSpec.load("dynamicvit_vit_s", [f"recipe.epochs={epochs}"])
+    assert job.recipe.backbone.frozen_epochs == frozen
 
 
 @pytest.mark.parametrize("epochs", [5, 6, 100])

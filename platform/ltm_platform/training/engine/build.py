@@ -59,12 +59,13 @@ def build_engine(
     device: torch.device,
     compiled: bool = False,
     channels_last: bool = False,
+    keeps_tokens: bool = False,
 ) -> Engine:
     """Wrap ``model`` for data-parallel training, as a `deepspeed_config` says.
 
     Ray Train has already joined the ranks; the process group is taken as it is.
     """
-    classifier = Classifier(model, channels_last=channels_last)
+    classifier = Classifier(model, channels_last=channels_last, keeps_tokens=keeps_tokens)
     if device.type in ("cpu", "cuda"):
         fuse(optimizer)
     engine: Engine

@@ -63,15 +63,15 @@ class DdpEngine:
         ddp.broadcast_buffers = False
         return ddp
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, 3, H, W] -> logits [b, C], feature [b, D]."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What `Classifier` returns for images [b, 3, H, W]."""
         last = (self._micro_batches + 1) % self._accumulation == 0
         network = self.module if self._ddp is None else self._ddp
         # It is the forward pass that decides whether the backward pass averages over ranks.
         local = nullcontext() if self._ddp is None or last else self._ddp.no_sync()
         with local, torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            logits, feature = network(images)
-        return logits, feature
+            seen: tuple[Tensor, ...] = network(images)
+        return seen
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a micro-batch's loss to that of the step. With the step's last it
@@ -112,9 +112,9 @@ class _AllTakePart(nn.Module):
         self.classifier = classifier
         self._trained = [p for p in classifier.parameters() if p.requires_grad]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, feature = self.classifier(images)
-        return _Depending.apply(logits, *self._trained), feature
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits, *others = self.classifier(images)
+        return _Depending.apply(logits, *self._trained), *others
 
 
 class _Depending(torch.autograd.Function):

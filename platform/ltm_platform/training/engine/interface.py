@@ -11,24 +11,37 @@ from ltm_platform.training.engine.sync_bn import BATCH_NORMS
 
 
 class Classifier(nn.Module):
-    """A timm model that returns its pooled feature beside its logits: the IB loss needs both."""
+    """A timm model that returns its pooled feature beside its logits: the IB loss needs both.
+
+    keeps_tokens: in training also its final tokens and their places, see `MergingViT.forward_kept`.
+    """
 
     model: Any
     """A timm model: it has the methods that `forward` calls."""
 
-    def __init__(self, model: nn.Module, *, channels_last: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, channels_last: bool = False, keeps_tokens: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.channels_last = channels_last
+        self.keeps_tokens = keeps_tokens
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] -> logits [B, C], feature [B, D]."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """[B, 3, H, W] -> logits [B, C], feature [B, D], and where tokens are kept in training
+        those of the image [B, P, D] and their places [B, P], -1 for none.
+        """
         if self.channels_last:
             # The weights stay as they are, in flat shards; the layout of the images decides.
             images = images.contiguous(memory_format=torch.channels_last)
-        tokens = self.model.forward_features(images)
+        kept: tuple[Tensor, ...] = ()
+        if self.keeps_tokens and self.training:
+            tokens, places = self.model.forward_kept(images)
+            kept = tokens[:, self.model.num_prefix_tokens :], places
+        else:
+            tokens = self.model.forward_features(images)
         feature = self.model.forward_head(tokens, pre_logits=True)
-        return self.model.get_classifier()(feature), feature
+        return self.model.get_classifier()(feature), feature, *kept
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""
@@ -57,7 +70,7 @@ class Engine(Protocol):
     skipped_steps: int
     """Steps whose gradient overflowed and changed nothing; without ZeRO there are none."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]: ...
 
     def backward(self, loss: Tensor) -> Any:
         """Of one micro-batch. Collective."""

@@ -22,6 +22,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.job.batch import micro_batches
 from ltm_platform.models import input_pixels
 from ltm_platform.training.engine.device import own_precision, wants_channels_last
+from ltm_platform.training.engine.interface import Classifier
 from ltm_platform.training.recipe.network import build_network, build_objective
 from ltm_platform.training.recipe.optimization import build_optimizer
 
@@ -132,18 +133,16 @@ def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
     held = torch.empty(copies, device=device)
     precision = own_precision(job, device)
     channels_last = wants_channels_last(job, model, device)
+    keeps_tokens = job.recipe.distill.looks_at_tokens
+    network = Classifier(model, channels_last=channels_last, keeps_tokens=keeps_tokens)
 
     def step(size: int) -> None:
         assert held.numel() == copies
         images = torch.randn(size, 3, pixels, pixels, device=device)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(num_classes, (size,), device=device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            tokens = model.forward_features(images)
-            features = model.forward_head(tokens, pre_logits=True)
-            logits = model.get_classifier()(features)
-        loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1)
+            logits, features, *kept = network(images)
+        loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1, *kept)
         loss.backward()
         if not offload:
             optimizer.step()

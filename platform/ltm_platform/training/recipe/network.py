@@ -23,8 +23,12 @@ from ltm_platform.training.engine.sync_bn import (
     strange_norm,
     synchronise,
 )
-from ltm_platform.training.recipe.distillation import Teacher
-from ltm_platform.training.recipe.optimization import Objective
+from ltm_platform.training.recipe.distillation import (
+    Teacher,
+    check_keeps_tokens,
+    check_same_tokens,
+)
+from ltm_platform.training.recipe.optimization import Objective, check_method_learns
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +59,10 @@ def build_network(job: JobSpec, num_classes: int, *, norm_group: int = 1) -> Net
     new_classifier = load_start(model, job)
     freeze(model, job.recipe.freeze)
     freeze_for_method(model)
+    if job.recipe.distill.looks_at_tokens:
+        check_keeps_tokens(model, job.recipe.distill.tokens)
+    if job.recipe.backbone.differs:
+        check_method_learns(model)
     if job.recipe.sync_bn:
         synchronise(model, RankGroup())
     elif norm_group > 1 and has_batch_norm(model) and not strange_norm(model):
@@ -83,5 +91,7 @@ def build_objective(
     if job.recipe.distill.teacher:
         precision = own_precision(job, device)
         network = create_teacher(job, num_classes)
+        if job.recipe.distill.looks_at_tokens:
+            check_same_tokens(model, network, job.recipe.distill.tokens)
         teacher = Teacher(network, input_pixels(model), precision).to(device)
     return Objective(job.recipe, bottleneck, teacher, method_of(model)), bottleneck

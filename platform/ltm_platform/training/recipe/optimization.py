@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,9 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
+from ltm.errors import FieldError
 from ltm_platform.models import method_of
-from ltm_platform.training.recipe.distillation import divergence
+from ltm_platform.training.recipe.distillation import divergence, token_distance
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ltm_platform.job import Recipe
     from ltm_platform.training.recipe.distillation import Teacher
 
+_OF_BACKBONE = "of_backbone"  # key of groups of the optimizer
 _OF_WHOLE_TENSORS = {
     "Adafactor",
     "AdafactorBigVision",
@@ -55,11 +57,31 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     )
     for part, rate in method_of(model).rates().items():
         _scale_rate(optimizer, [p for n, p in model.named_parameters() if part in f".{n}."], rate)
+    if recipe.backbone.differs:
+        own = [p for n, p in model.named_parameters() if not n.startswith("method.")]
+        _scale_rate(optimizer, own, recipe.backbone.share, **{_OF_BACKBONE: True})
     return optimizer
 
 
-def _scale_rate(optimizer: Optimizer, parameters: Collection[nn.Parameter], rate: float) -> None:
-    """Give some parameters groups of their own, whose rate is `rate` times that of the schedule."""
+def check_method_learns(model: nn.Module) -> None:
+    """Check that there are weights for which the network could stand back.
+
+    Raises:
+        FieldError: the method has none that are trained.
+    """
+    if not any(n.startswith("method.") and p.requires_grad for n, p in model.named_parameters()):
+        name = method_of(model).name or "none"
+        problem = f"is given, but model.method is {name!r}, which has no weights of its own"
+        raise FieldError("recipe.backbone", name, "null, or a method that learns", problem)
+
+
+def _scale_rate(
+    optimizer: Optimizer, parameters: Collection[nn.Parameter], rate: float, **more: object
+) -> None:
+    """Give some parameters groups of their own, whose rate is `rate` times that of the schedule.
+
+    more: what else is known of these groups.
+    """
     chosen = {id(parameter) for parameter in parameters}
     for group in list(optimizer.param_groups):
         scaled = [p for p in group["params"] if id(p) in chosen]
@@ -67,7 +89,7 @@ def _scale_rate(optimizer: Optimizer, parameters: Collection[nn.Parameter], rate
             group["params"] = [p for p in group["params"] if id(p) not in chosen]
             own = {key: value for key, value in group.items() if key != "params"}
             scale = rate * group.get("lr_scale", 1.0)
-            optimizer.add_param_group({**own, "params": scaled, "lr_scale": scale})
+            optimizer.add_param_group({**own, "params": scaled, "lr_scale": scale, **more})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
@@ -82,11 +104,42 @@ def is_elementwise(optimizer: str) -> bool:
     return not cautious and info.opt_class.__name__ not in _OF_WHOLE_TENSORS
 
 
+class Schedule(CosineLRScheduler):
+    """timm's schedule. Modifications: the backbone may stand still at first, and be constant.
+
+    frozen: steps, from the first, in which groups of the backbone have rate 0.
+    constant: the rate of these groups before their scale, at most that of the schedule; None
+        follows the schedule.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, *, frozen: int, constant: float | None, **options: Any
+    ) -> None:
+        self._frozen, self._constant = frozen, constant
+        super().__init__(optimizer, **options)
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        super().step_update(num_updates, metric)
+        for group in self.optimizer.param_groups:
+            if not group.get(_OF_BACKBONE):
+                continue
+            if num_updates < self._frozen:
+                group["lr"] = 0.0
+            elif self._constant is not None:
+                of_method = group["lr"] / group["lr_scale"]
+                group["lr"] = min(self._constant * group["lr_scale"], of_method)
+
+
 def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
-    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``; ``steps`` updates in all."""
+    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``; ``steps`` updates in all.
+
+    The backbone has a part of that, see `recipe.backbone`.
+    """
     warmup = round(recipe.warmup_epochs / recipe.epochs * steps)
-    return CosineLRScheduler(
+    return Schedule(
         optimizer,
+        frozen=round(recipe.backbone.frozen_epochs / recipe.epochs * steps),
+        constant=recipe.lr if recipe.backbone.constant else None,
         t_initial=max(1, steps - warmup),
         lr_min=recipe.min_lr,
         warmup_t=warmup,
@@ -101,8 +154,9 @@ class Objective:
 
     Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
     and centroids settle; then the same + ``ib.weight`` x the IB bound. With a teacher,
-    ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher. Terms that
-    the method brings are added as they are.
+    ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher, unless
+    ``distill.labels`` says how much of it stays, and ``distill.tokens`` x the distance of the kept
+    tokens is added. Terms that the method brings are added as they are.
 
     parts: what the loss is made of, as metrics; of a teacher and a method only where they are.
     """
@@ -119,16 +173,25 @@ class Objective:
         self._teacher = teacher
         self._method = method if method is not None and method.adds_to_loss else None
         self.parts: tuple[str, ...] = ("train/loss", "train/ce", "train/ib_bound")
+        self._tokens = recipe.distill.looks_at_tokens
         self.parts += ("train/distill",) * (self._teacher is not None)
+        self.parts += ("train/distill_tokens",) * self._tokens
         self.parts += ("train/method_loss",) * (self._method is not None)
         self._warmup_epochs = recipe.ib.warmup * recipe.epochs
 
     def __call__(
-        self, images: Tensor, labels: Tensor, logits: Tensor, features: Tensor, epoch: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        features: Tensor,
+        epoch: int,
+        *kept: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The scalar loss of one micro-batch, and its detached parts in the order of ``parts``.
 
         labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
+        kept: final tokens and their places, as `Classifier` gives them where the recipe needs them.
         """
         smoothing = self._recipe.label_smoothing
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
@@ -136,9 +199,18 @@ class Objective:
         loss, further = cross_entropy, []
         if self._teacher:
             distill = self._recipe.distill
-            apart = divergence(logits, self._teacher(images), distill.temperature)
-            loss = (1 - distill.weight) * cross_entropy + distill.weight * apart
+            if self._tokens:
+                tokens, places = kept
+                wanted, teacher_tokens = self._teacher.with_tokens(images)
+            else:
+                wanted = self._teacher(images)
+            apart = divergence(logits, wanted, distill.temperature)
+            loss = distill.of_labels * cross_entropy + distill.weight * apart
             further.append(apart)
+            if self._tokens:
+                distance = token_distance(tokens, places, teacher_tokens)
+                loss = loss + distill.tokens * distance
+                further.append(distance)
         if epoch >= self._warmup_epochs:
             loss = loss + self._recipe.ib.weight * bound
         if self._method is not None:

@@ -12,12 +12,14 @@ from torch.nn import functional as F
 
 import ltm
 from ltm.bottleneck import StreamingBottleneck
-from ltm_platform.job import Bottleneck, Recipe
+from ltm.errors import FieldError
+from ltm_platform.job import BackboneRate, Bottleneck, Recipe
 from ltm_platform.models import freeze_for_method
 from ltm_platform.training.recipe.optimization import (
     Objective,
     build_optimizer,
     build_schedule,
+    check_method_learns,
     is_elementwise,
 )
 
@@ -297,3 +299,81 @@ def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
         if name in learned:
             expected = 5e-6 if "prune" in name else 5e-3
             assert rates[id(parameter)] == pytest.approx(expected), name
+
+
+# --- the rate of the backbone
+
+
+def rates_of_parts(recipe: Recipe) -> tuple[list[float], list[float], dict[str, list[float]]]:
+    """By step the rates of a method and of its backbone, and that of every parameter."""
+    model = ltm.create_model("vit_nano_patch4_32", "dynamicvit", num_classes=CLASSES)
+    optimizer = build_optimizer(model, recipe)
+    schedule = build_schedule(optimizer, recipe, recipe.epochs * STEPS_PER_EPOCH)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates: dict[str, list[float]] = {name: [] for name in names.values()}
+    for step in range(recipe.epochs * STEPS_PER_EPOCH):
+        schedule.step_update(step)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                rates[names[id(parameter)]].append(group["lr"])
+    of_method = {tuple(rate) for name, rate in rates.items() if name.startswith("method.")}
+    assert len(of_method) == 1
+    return list(of_method.pop()), rates["blocks.3.mlp.fc1.weight"], rates
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_backbone_stands_still_and_then_learns_at_its_share(constant: bool) -> None:
+    slow = BackboneRate(share=0.01, frozen_epochs=1.5, constant=constant)
+    recipe = Recipe(epochs=5, lr=0.1, min_lr=1e-4, warmup_epochs=1, backbone=slow)
+    of_method, of_backbone, rates = rates_of_parts(recipe)
+    plain = Recipe(epochs=5, lr=0.1, min_lr=1e-4, warmup_epochs=1)
+    assert of_method == pytest.approx(rates_of_parts(plain)[0])
+    assert of_backbone[:15] == [0.0] * 15
+    expected = [min(0.001, rate) if constant else 0.01 * rate for rate in of_method[15:]]
+    assert of_backbone[15:] == pytest.approx(expected)
+    assert of_backbone[15] == pytest.approx(0.01 * (0.1 if constant else of_method[15]))
+    for name, rate in rates.items():
+        assert rate == (of_method if name.startswith("method.") else of_backbone), name
+
+
+def test_a_constant_rate_is_never_above_that_of_the_method() -> None:
+    recipe = Recipe(epochs=5, lr=0.1, min_lr=0.0, backbone=BackboneRate(share=0.5, constant=True))
+    of_method, of_backbone, _ = rates_of_parts(recipe)
+    assert of_backbone[0] == pytest.approx(0.05)
+    assert of_backbone[-1] == of_method[-1] < 0.01
+
+
+def test_layers_of_a_slow_backbone_learn_the_slower_the_earlier_they_are() -> None:
+    slow = BackboneRate(share=0.1, constant=True)
+    rates = rates_of_parts(Recipe(epochs=5, lr=0.1, layer_decay=0.5, backbone=slow))[2]
+    got = [rates[f"blocks.{i}.attn.qkv.weight"][7] for i in range(4)]
+    assert got == pytest.approx([got[3] / 8, got[3] / 4, got[3] / 2, got[3]])
+    assert rates["head.weight"][7] == pytest.approx(0.01)
+
+
+def test_a_backbone_that_stands_still_keeps_its_weights_to_the_bit() -> None:
+    torch.manual_seed(0)
+    model = ltm.create_model("vit_nano_patch4_32", "dynamicvit", num_classes=CLASSES).train()
+    slow = BackboneRate(share=0.01, frozen_epochs=1)
+    recipe = Recipe(epochs=2, lr=1e-3, weight_decay=0.05, backbone=slow)
+    optimizer = build_optimizer(model, recipe)
+    schedule = build_schedule(optimizer, recipe, 4)
+    changed = []
+    for step in range(4):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        schedule.step_update(step)
+        model(torch.randn(4, 3, 32, 32)).square().mean().backward()
+        optimizer.step()
+        changed.append({n for n, p in model.named_parameters() if not torch.equal(p, before[n])})
+    methods = {name for name, _ in model.named_parameters() if name.startswith("method.")}
+    assert changed[0] | changed[1] <= methods
+    assert changed[2] - methods
+    assert changed[0]
+
+
+@pytest.mark.parametrize("method", ["none", "tome"])
+def test_nothing_stands_back_for_a_method_without_weights(method: str) -> None:
+    model = ltm.create_model("vit_nano_patch4_32", method, num_classes=CLASSES)
+    with pytest.raises(FieldError, match=f"model.method is '{method}', which has no weights"):
+        check_method_learns(model)
+    check_method_learns(ltm.create_model("vit_nano_patch4_32", "spvit", num_classes=CLASSES))
