@@ -117,8 +117,8 @@ class WithPackage(Wrapped):
 
     weight: Tensor
 
-    keeps_mass = False  # type: ignore[assignment]
-    convex = False  # type: ignore[assignment]
+    keeps_mass = False
+    convex = False
 
     @property
     def slots(self) -> int:  # type: ignore[override]

@@ -62,11 +62,11 @@ def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Pat
 class OneSite(torch.nn.Module):
     """A method at one of its sites, in a network too small to take long."""
 
-    def __init__(self, method: str, kept: Kept) -> None:
+    def __init__(self, method: str, kept: Kept, **options: object) -> None:
         super().__init__()
         torch.manual_seed(0)
         kind = SiteKind(16, needs_grid=not isinstance(kept, int))
-        self.method: Any = build_method(method, {f"blocks.{i}": kind for i in range(4)}, {})
+        self.method: Any = build_method(method, {f"blocks.{i}": kind for i in range(4)}, options)
         self.site = Site("blocks.1", 16, (4, 6), 24, kept)
         self.method.prepare({self.site.name: self.site}, torch.zeros(1))
 
@@ -96,9 +96,17 @@ KEPT = [*((m, 13 if grids(m) == "refused" else (3, 4)) for m in RIVALS), ("spvit
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kept"), KEPT)
-def test_rivals_export_for_any_batch(method: str, kept: Kept) -> None:
-    net, x = OneSite(method, kept).eval(), torch.randn(4, 24, 16)
+@pytest.mark.parametrize(
+    ("method", "kept", "options"),
+    [
+        *((*pair, {}) for pair in KEPT),
+        ("pitome", 13, {"unprotected": "first"}),
+        ("pitome", 13, {"unprotected": "second"}),
+        ("tome", 13, {"order": "authors"}),
+    ],
+)
+def test_rivals_export_for_any_batch(method: str, kept: Kept, options: dict[str, Any]) -> None:
+    net, x = OneSite(method, kept, **options).eval(), torch.randn(4, 24, 16)
     batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
     program = torch.export.export(net, (x[:2],), dynamic_shapes=batch)
     torch.testing.assert_close(program.module()(x), net(x), atol=1e-5, rtol=1e-4)
