@@ -63,7 +63,7 @@ class CollaborativePruning(StructureMethod):
         super().__init__()
         self.scoring_images = check_whole("images", images)
         self._hooks: list[RemovableHandle] = []
-        self._fused: list[nn.Module] = []
+        self._fused: list[Any] = []
         self._forget()
 
     def before_scoring(self, model: PrunableModel) -> None:

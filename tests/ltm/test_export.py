@@ -92,7 +92,7 @@ def evidence(x: torch.Tensor, needs: frozenset[Evidence]) -> dict[Evidence, torc
 
 
 RIVALS = [method for method in ltm.list_token_methods() if method != "ltm"]
-KEPT = [*((m, 13 if grids(m) == "refused" else (3, 4)) for m in RIVALS), ("spvit", 13)]
+KEPT = [(m, 13 if grids(m) == "refused" else (3, 4)) for m in RIVALS]
 
 
 @pytest.mark.slow
