@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 INTERRUPTED_S = 10.0
 """How long the end of a run that was interrupted waits for a store that is unavailable."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _handlers() -> dict[signal.Signals, Callable[[int, FrameType | None], object]]:
+    """Those of Python that there are for the two signals."""
+    found = {s: signal.getsignal(s) for s in _SIGNALS}
+    return {s: handler for s, handler in found.items() if callable(handler)}
 
 
 def _in_main_thread() -> bool:
@@ -36,6 +42,32 @@ def interrupts_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def interrupts_noticed() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came within the block, though another exception came out of it.
+
+    What it interrupts may make another exception of it: a module that is not imported, a schema
+    that is not built.
+    """
+    came = threading.Event()
+    if not _in_main_thread():
+        yield came.is_set
+        return
+    handlers = _handlers()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.set()
+        handlers[signal.Signals(signum)](signum, frame)
+
+    try:
+        for s in handlers:
+            signal.signal(s, note)
+        yield came.is_set
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
 def interrupts_held() -> Iterator[None]:
     """What would raise within the block is raised at its end.
 
@@ -50,8 +82,7 @@ def interrupts_held() -> Iterator[None]:
     def note(signum: int, frame: FrameType | None) -> None:
         came.append((signum, frame))
 
-    found = {s: signal.getsignal(s) for s in _SIGNALS}
-    handlers = {s: handler for s, handler in found.items() if callable(handler)}
+    handlers = _handlers()
     try:
         for s in handlers:
             signal.signal(s, note)

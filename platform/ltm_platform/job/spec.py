@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ltm_platform.errors import UserError, nearest
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.job.batch import BatchPlan, plan_batch, plan_batches
 from ltm_platform.job.explain import Explainer, Fields, show
 from ltm_platform.job.fields import RunName, Section, conflict
@@ -83,6 +84,8 @@ class JobSpec(Section):
 
     @classmethod
     def _build(cls, values: Mapping[str, Any], origins: Origins, problems: list[str]) -> JobSpec:
+        with interrupts_held():  # pydantic would make an error of the schema of them
+            cls.model_rebuild()
         job, wrong = None, dict[Fields, str]()
         try:
             job = cls.model_validate(values)

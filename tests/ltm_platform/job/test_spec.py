@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,18 @@ def test_a_job_is_overridden_as_when_it_is_loaded() -> None:
     assert job.where("model.method") == "--set model={method: tome}"
     with pytest.raises(UserError, match=r"^--set recipe\.epoch=2: .*did you mean 'epochs'"):
         job.overridden(["recipe.epoch=2"])
+
+
+def test_an_interrupt_while_the_schema_is_built_stays_one(
+    monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[], None]
+) -> None:
+    built: list[str] = []
+
+    def rebuild() -> None:
+        interrupt()
+        built.append("whole")
+
+    monkeypatch.setattr(JobSpec, "model_rebuild", rebuild)
+    with pytest.raises(KeyboardInterrupt):
+        JobSpec.load("quickstart")
+    assert built == ["whole"]
