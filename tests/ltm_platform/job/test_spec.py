@@ -5,9 +5,8 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -17,6 +16,9 @@ from ltm_platform.errors import UserError
 from ltm_platform.job import Data, JobSpec, Model
 from ltm_platform.job.fields import Section
 from ltm_platform.job.load import bundled_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GOOD = "model:\n  backbone: vit_micro_patch4_32\ndata:\n  path: digits\n"
 BUNDLED = sorted(file.stem for file in bundled_folder().glob("*.yaml"))
