@@ -119,7 +119,8 @@ def decide(
     # slots of tokens that joined others are empty here, and then removed
     weight = given.mass if present is None else given.mass.where(present, 1.0)
     merge = Assigned.normalised(slot, weight, N)
-    first = (~stays).long().argsort(dim=-1, stable=True)
+    place = torch.arange(N, device=stays.device)
+    first = (place + N * ~stays).argsort(-1)  # ONNX has no stable sort
     count = stays.sum(1)
     P, padded = (slots, False) if slots is not None else _width(count, N, counted)
     there = torch.arange(P, device=count.device) < count[:, None] if padded else None
