@@ -18,6 +18,7 @@ __all__ = [
     "FUSED_ATTENTION_ON_CPU",
     "FeatureGetterNet",
     "FlopCounterMode",
+    "bag_weight_gradient",
     "embedded_patches",
     "feature_take_indices",
     "sdpa_flop_count",
@@ -46,3 +47,14 @@ def embedded_patches(model: Any, images: Tensor) -> Tensor:
 def window_sizes(model: Any) -> Any:
     """What timm's SwinTransformer was given as `window_size`, for `set_input_size`."""
     return model._ref_window_sizes
+
+
+def bag_weight_gradient(y: Tensor, rows: Tensor, source: Tensor, starts: Tensor, bag: Tensor) -> Tensor:
+    """The gradient of `embedding_bag`'s sums by its weights, <rows[source[s]], y[bag[s]]>: [S].
+
+    y: [bags, D], that of the sums. rows: [M, D]. source, bag: [S]. starts: [bags].
+    """
+    gradient: Tensor = _aten._embedding_bag_per_sample_weights_backward(
+        y, rows, source, starts, bag, 0, -1
+    )
+    return gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -10,12 +10,11 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def adopt(cls: type[ModuleT], module: nn.Module) -> ModuleT:
-    """A `cls` that owns all that `module`, of a parent class, owned: children, parameters, names.
+    """The module itself, of a parent class, as a `cls` from now on.
 
-    timm builds and loads a network, a subclass of ours takes it over; keys of the state dict stay.
+    timm builds and loads a network, a subclass of ours takes it over: children, parameters, hooks
+    and keys of the state dict stay, and so does whatever else refers to it.
     """
     assert issubclass(cls, type(module)), f"{cls.__name__} cannot adopt {type(module).__name__}"
-    new = cls.__new__(cls)
-    nn.Module.__init__(new)
-    new.__dict__.update(module.__dict__)
-    return new
+    module.__class__ = cls
+    return cast("ModuleT", module)

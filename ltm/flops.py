@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ltm._arguments import check_image_size
 from ltm._compat import (
     EMBEDDING_BAGS,
     FUSED_ATTENTION,
@@ -23,6 +24,7 @@ from ltm._compat import (
     FlopCounterMode,
     sdpa_flop_count,
 )
+from ltm.errors import FieldError
 from ltm.modes import evaluating
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 _ATTENTION = re.compile("attention|attn|mla", re.IGNORECASE)
+_WRAPPERS = (["module"], ["_orig_mod"])  # of DDP and averaged weights; of torch.compile
 _MATMULS = {
     aten.bmm,
     aten.baddbmm,
@@ -60,12 +63,15 @@ class Count(Cost):
 def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> Count:
     """Count a model on one image of `image_size` pixels (its own size when omitted).
 
-    Runs on the meta device, in evaluation mode: no arithmetic, and no change to the model or to
-    torch's and timm's global state.
+    Of any precision, device and number of channels; of one that is wrapped (DDP, averaged weights,
+    torch.compile) what is inside. Runs on the meta device, in evaluation mode: no arithmetic, and
+    no change to the model or to torch's and timm's global state.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    size = size or image_size_of(model)
-    image = torch.empty(1, _channels_of(model), *size, device="meta")
+    model = unwrapped(model)
+    size = image_size_of(model) if image_size is None else check_image_size(image_size)
+    weights = (tensor for tensor in model.parameters() if tensor.is_floating_point())
+    dtype = next((tensor.dtype for tensor in weights), None)
+    image = torch.empty(1, channels_of(model), *size, device="meta", dtype=dtype)
     state = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
@@ -105,17 +111,33 @@ def count(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
 
 
 def image_size_of(model: nn.Module) -> tuple[int, int]:
-    """Height and width in pixels of the images that a model is made for."""
-    embed = getattr(model, "patch_embed", None)
-    config: Any = model.pretrained_cfg
-    height, width = getattr(embed, "img_size", None) or config["input_size"][-2:]
-    return int(height), int(width)
+    """Height and width in pixels of the images that a model is made for.
+
+    FieldError for a model that does not say.
+    """
+    for module in (model, *model.children()):  # of features, the network is a child
+        embed = getattr(module, "patch_embed", None)
+        config: Any = getattr(module, "pretrained_cfg", None) or {}
+        found = getattr(module, "image_size", None) or getattr(embed, "img_size", None)
+        found = found or config.get("input_size", ())[-2:]
+        if found:
+            height, width = found
+            return int(height), int(width)
+    problem = f"is not given, and {type(model).__name__} does not say what it is made for"
+    raise FieldError("image_size", None, "a number of pixels", problem)
 
 
-def _channels_of(model: nn.Module) -> int:
-    """Of the images that a model is made for: those of its first convolution."""
-    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return next(convolutions, 3)
+def channels_of(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None else first.in_channels
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What a wrapper of any kind holds; a model that is in none itself."""
+    names = [name for name, _ in model.named_children()]
+    return unwrapped(model.get_submodule(names[0])) if names in _WRAPPERS else model
 
 
 def _sdpa(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:

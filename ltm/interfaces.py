@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -138,6 +139,16 @@ class Hooks(nn.Module):
     whole_weights: bool = False
     shaped_by_plan: bool = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy; what a forward pass in training left behind for the loss is without its graph."""
+        for module in self.modules():
+            for tensor in _tensors(vars(module)):
+                if tensor.grad_fn is not None:
+                    memo[id(tensor)] = tensor.detach().clone()
+        new = memo[id(self)] = self.__class__.__new__(self.__class__)
+        new.__dict__ = deepcopy(self.__dict__, memo)
+        return new
+
     def rates(self) -> Mapping[str, float]:
         """Factor of the recipe's learning rate for parameters whose name holds the key."""
         return {}
@@ -164,6 +175,17 @@ class Hooks(nn.Module):
         Returns the parameters of which it has set elements to 0. An optimizer that keeps a copy of
         its own then has to set it to 0 where they are.
         """
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All that lie in a value: in lists, dicts and dataclasses, not in modules."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple | set):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors(vars(value))
 
 
 class Method(Hooks):

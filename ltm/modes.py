@@ -29,18 +29,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Attributes, parameters and buffers that the block replaces come back when it raises.
+    """Attributes, parameters, buffers and classes that the block replaces come back when it raises.
 
     So do entries of their lists and dicts; tensors that are written into do not.
     """
     own = [holder for module in model.modules() for holder in _holders(vars(module))]
     was = [(holder, copy(holder)) for holder in own]
+    classes = [(module, type(module)) for module in model.modules()]
     try:
         yield
     except BaseException:
         for holder, before in was:
             holder.clear()
             holder.update(before) if isinstance(holder, dict) else holder.extend(before)
+        for module, cls in classes:
+            module.__class__ = cls
         raise
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from ltm.errors import FieldError
+from ltm._arguments import number, two_numbers, whole
+from ltm.errors import FieldError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,28 +78,32 @@ def removals(r: float | Sequence[int], spread: Spread, sites: int, skips: int = 
     """
     if isinstance(r, float) and 0 < r < 1:
         return Removals((0,) * min(skips, sites) + (r,) * (sites - skips))
-    given = [r] if isinstance(r, int) else list(r) if isinstance(r, list | tuple) else []
-    if not given or any(type(n) is not int or not 0 <= n <= _MOST for n in given):
+    one = whole(r)
+    listed = r if isinstance(r, list | tuple) else ()
+    given = [n for n in map(whole, [one] if one is not None else listed) if n is not None]
+    some = len(given) == (1 if one is not None else len(listed)) > 0
+    if not some or not all(0 <= n <= _MOST for n in given):
         allowed = f"a whole number from 0 to {_MOST}, a list of them, or a part above 0 and below 1"
         raise FieldError("options.r", r, allowed)
-    if not isinstance(r, int):
+    if one is None:
         if len(given) != sites:
             problem = f"is a list of {len(given)} numbers"
             raise FieldError("options.r", r, f"one for each of the {sites} blocks", problem)
         return Removals(tuple(given))
     if spread == "decreasing":
         acting = max(sites - skips - 1, 1)
-        each = [int(2 * r * (1 - i / acting)) for i in range(sites - skips)]
+        each = [int(2 * one * (1 - i / acting)) for i in range(sites - skips)]
     else:
-        each = [r] * (sites - skips)
+        each = [one] * (sites - skips)
     return Removals((0,) * min(skips, sites) + tuple(each))
 
 
 def check_ratio(ratio: float) -> float:
     """The ratio itself, or FieldError when it is not in (0, 1]."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+    given = number(ratio)
+    if not 0 < given <= 1:
         raise FieldError("compression_ratio", ratio, "a number in (0, 1]")
-    return float(ratio)
+    return given
 
 
 def elastic_ratio(
@@ -134,23 +139,23 @@ def check_names(plan: Plan, allowed: Iterable[str]) -> None:
 
 def kept_tokens(name: str, kept: object, tokens: int) -> int:
     """An entry of a plan for a site without a grid: a whole number in [1, tokens]."""
-    if type(kept) is not int or not 1 <= kept <= tokens:
-        problem = f"keeps {kept!r} tokens at {name}"
+    given = whole(kept)
+    if given is None or not 1 <= given <= tokens:
+        problem = f"keeps {quoted(kept)} tokens at {name}"
         raise FieldError("plan", kept, f"a whole number from 1 to {tokens}", problem)
-    return kept
+    return given
 
 
 def kept_grid(name: str, kept: object, grid: Grid, smallest: Grid = (1, 1)) -> Grid:
     """An entry of a plan for a site on a grid: (rows, columns), or one number for a square."""
-    match (kept, kept) if type(kept) is int else kept:
-        case [rows, columns] if type(rows) is int and type(columns) is int:
-            if smallest[0] <= rows <= grid[0] and smallest[1] <= columns <= grid[1]:
-                return rows, columns
+    given = two_numbers(kept)
+    if given and all(s <= k <= g for s, k, g in zip(smallest, given, grid, strict=True)):
+        return given
     raise FieldError(
         "plan",
         kept,
         f"a grid of rows and columns from {smallest[0]} x {smallest[1]} to {grid[0]} x {grid[1]}",
-        f"keeps {kept!r} at {name}",
+        f"keeps {quoted(kept)} at {name}",
     )
 
 

@@ -73,7 +73,8 @@ class ObservedAttention(Attention):
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
         if log_sizes is not None and look.asks:
             mask = log_sizes[:, None, None].to(q.dtype)
-        whole = self._map(q, k, mask) if _needs_map(look) else None
+        fused = self.fused_attn or is_causal
+        whole = self._map(q, k, mask) if _needs_map(look) or not fused else None
         seen = self._seen(q, k, values, mask, whole, look)
         if not attends:
             return x, seen
@@ -99,9 +100,8 @@ class ObservedAttention(Attention):
 
     def _heads(self, x: Tensor, part: slice | None = None) -> tuple[Tensor, ...]:
         """Queries, keys and values, or some of them, each [B, H, T, d]."""
-        B, T, _ = x.shape
         qkv = self.qkv(x) if part is None else self.qkv(x, part)
-        qkv = qkv.reshape(B, T, -1, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        qkv = qkv.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         parts: tuple[Tensor, ...] = qkv.unbind(0)
         return parts
 
@@ -111,7 +111,7 @@ class ObservedAttention(Attention):
 
     def _projected(self, x: Tensor, y: Tensor) -> Tensor:
         """Heads [B, H, T, d] to the block's output [B, T, D]."""
-        y = self.norm(y.transpose(1, 2).reshape(*x.shape[:2], self.attn_dim))
+        y = self.norm(y.transpose(1, 2).flatten(2))
         if self.gate is not None:
             y = y * self.gate(x).sigmoid()
         out: Tensor = self.proj_drop(self.proj(y))

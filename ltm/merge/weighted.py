@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ltm.merge._bag import weighted_bags
 from ltm.merge.base import Merge, at_least_float32
 
 
@@ -42,11 +42,12 @@ class Local(Merge):
         else:
             # twenty times faster on CPU than gathering [B, P, K, D]
             image = N * torch.arange(B, device=x.device)[:, None, None]
-            merged = F.embedding_bag(
-                (self.index + image).view(B * P, K),
+            merged = weighted_bags(
                 rows.reshape(B * N, D),
-                mode="sum",
-                per_sample_weights=weight.reshape(B * P, K),
+                weight.reshape(-1),
+                (self.index + image).flatten(),
+                torch.arange(B * P, device=x.device).repeat_interleave(K),
+                B * P,
             )
         return merged.view(B, P, D).to(x.dtype)
 

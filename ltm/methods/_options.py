@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ltm._arguments import number, whole
 from ltm.errors import FieldError
 
 LARGEST = 1e6
@@ -21,18 +22,19 @@ def check_number(
     above: float = -math.inf,
 ) -> float:
     """A number in [low, high], and larger than `above`. FieldError for anything else."""
-    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
-    if low <= number <= high and number > above:
-        return float(number)
+    given = number(value)
+    if low <= given <= high and given > above:
+        return given
     from_low = f"above {above:g} and at most" if above > low else f"from {low:g} to"
     raise FieldError(f"options.{option}", value, f"a number {from_low} {high:g}")
 
 
 def check_whole(option: str, value: object, most: int = int(LARGEST), least: int = 1) -> int:
     """A whole number from `least` to `most`. FieldError for anything else."""
-    if type(value) is not int or not least <= value <= most:
+    given = whole(value)
+    if given is None or not least <= given <= most:
         raise FieldError(f"options.{option}", value, f"a whole number from {least} to {most}")
-    return value
+    return given
 
 
 def check_switch(option: str, value: object) -> bool:

@@ -105,9 +105,9 @@ def reduce_grid(metric: Tensor, mass: Tensor, grid: Grid, kept: Grid, step: Step
 
     def turned(x: Tensor) -> Tensor:
         """[B, h x columns, ...] -> [B x columns, h, ...]."""
-        return x.view(B, h, columns, -1).transpose(1, 2).reshape(B * columns, h, -1)
+        return x.unflatten(1, (h, columns)).transpose(1, 2).flatten(0, 1)
 
-    masses = turned(by_rows.sizes(mass)).squeeze(-1)
+    masses = turned(by_rows.sizes(mass))
     within = reduce_tokens(turned(by_rows(metric)), masses, rows, step)
     column = torch.arange(columns, device=metric.device)
     slot, weight = (

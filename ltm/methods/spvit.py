@@ -51,7 +51,7 @@ class Selector(nn.Module):
 
     def forward(self, tokens: Tensor, present: Tensor) -> Scores:
         """tokens [B, N, D], present [B, N] in [0, 1]."""
-        x = tokens.view(*tokens.shape[:2], self.heads, -1)
+        x = tokens.unflatten(2, (self.heads, -1))
         weight = at_least_float32(self.branch(x.mean(-1)))
         weight = (weight / weight.sum(-1, keepdim=True))[..., None]
         logits = self.score(half_global(self.project(x), present))

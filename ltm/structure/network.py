@@ -11,7 +11,8 @@ from timm.models.efficientvit_mit import EfficientVit
 from timm.models.vision_transformer import VisionTransformer
 
 from ltm.adopt import adopt
-from ltm.errors import FieldError
+from ltm._arguments import whole
+from ltm.errors import FieldError, quoted
 from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
 from ltm.plan import check_names, check_ratio
@@ -122,10 +123,10 @@ class PrunableModel(Compressible):
         if isinstance(to, Mapping):
             check_names(to, sizes)
             for name, kept in to.items():
-                if type(kept) is not int or not 1 <= kept <= sizes[name]:
+                if not 1 <= (whole(kept) or 0) <= sizes[name]:
                     allowed = f"a number from 1 to {sizes[name]}"
-                    raise FieldError("plan", kept, allowed, f"keeps {kept!r} at {name}")
-            return {**sizes, **to}
+                    raise FieldError("plan", kept, allowed, f"keeps {quoted(kept)} at {name}")
+            return {**sizes, **{name: int(kept) for name, kept in to.items()}}
         target = self.target_gmacs(to)
         heads = [part.name for part in self.parts() if part.heads]
         excess = max(0.0, self.gmacs_of(sizes) - target)

@@ -12,14 +12,20 @@ class Doubling(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_parameters_and_their_names_stay() -> None:
+def test_the_module_stays_with_its_parameters_and_hooks() -> None:
     linear = nn.Linear(3, 2).requires_grad_(False)
-    doubling = adopt(Doubling, linear)
-    assert doubling.weight is linear.weight
-    assert not doubling.weight.requires_grad
-    assert doubling.state_dict().keys() == linear.state_dict().keys()
+    weight, keys = linear.weight, linear.state_dict().keys()
     x = torch.randn(4, 3)
-    torch.testing.assert_close(doubling(x), 2 * linear(x))
+    expected = 2 * linear(x)
+    seen: list[torch.Tensor] = []
+    linear.register_forward_hook(lambda _m, _args, y: seen.append(y))
+    doubling = adopt(Doubling, linear)
+    assert doubling is linear
+    assert doubling.weight is weight
+    assert not doubling.weight.requires_grad
+    assert doubling.state_dict().keys() == keys
+    torch.testing.assert_close(doubling(x), expected)
+    assert len(seen) == 1
 
 
 def test_a_stranger_is_not_adopted() -> None:
