@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from ltm import plugins, timm_models
     from ltm.backbones import list_backbones, register_family
     from ltm.bottleneck import StreamingBottleneck
-    from ltm.create import compacted, create_model
+    from ltm.create import compacted, create_model, patch
     from ltm.errors import FieldError, PluginError
     from ltm.flops import Count, count
     from ltm.heatmaps import Heatmap, beside, heatmap
     from ltm.interfaces import Method, SiteInput, compressible
+    from ltm.maps import SiteMerge, merges
     from ltm.merge import Merge
     from ltm.methods import list_methods, list_token_methods, register_method
     from ltm.plan import elastic_ratio
@@ -34,6 +35,7 @@ _MODULE_OF = {
     "PluginError": "errors",
     "Published": "published",
     "SiteInput": "interfaces",
+    "SiteMerge": "maps",
     "StreamingBottleneck": "bottleneck",
     "beside": "heatmaps",
     "compacted": "create",
@@ -45,6 +47,8 @@ _MODULE_OF = {
     "list_backbones": "backbones",
     "list_methods": "methods",
     "list_token_methods": "methods",
+    "merges": "maps",
+    "patch": "create",
     "register_family": "backbones",
     "register_method": "methods",
     "table": "published",
@@ -60,6 +64,7 @@ __all__ = [
     "PluginError",
     "Published",
     "SiteInput",
+    "SiteMerge",
     "StreamingBottleneck",
     "beside",
     "compacted",
@@ -71,6 +76,8 @@ __all__ = [
     "list_backbones",
     "list_methods",
     "list_token_methods",
+    "merges",
+    "patch",
     "plugins",
     "register_family",
     "register_method",

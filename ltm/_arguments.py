@@ -54,11 +54,11 @@ def check_rate(field: str, value: object) -> float:
     return given
 
 
-def check_budget(value: object) -> float:
-    """1e9 multiply-accumulates, above 0. FieldError for anything else."""
+def check_budget(field: str, value: object) -> float:
+    """1e9 multiply-accumulates, above 0. FieldError, with the field's name, for anything else."""
     given = number(value)
     if not 0 < given < math.inf:
-        raise FieldError("target_gmacs", value, "a number above 0, of 1e9 multiply-accumulates")
+        raise FieldError(field, value, "a number above 0, of 1e9 multiply-accumulates")
     return given
 
 

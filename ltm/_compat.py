@@ -49,7 +49,9 @@ def window_sizes(model: Any) -> Any:
     return model._ref_window_sizes
 
 
-def bag_weight_gradient(y: Tensor, rows: Tensor, source: Tensor, starts: Tensor, bag: Tensor) -> Tensor:
+def bag_weight_gradient(
+    y: Tensor, rows: Tensor, source: Tensor, starts: Tensor, bag: Tensor
+) -> Tensor:
     """The gradient of `embedding_bag`'s sums by its weights, <rows[source[s]], y[bag[s]]>: [S].
 
     y: [bags, D], that of the sums. rows: [M, D]. source, bag: [S]. starts: [bags].

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models import load_state_dict
+from torch import nn
 
-from ltm.backbones import find_backbone
+from ltm._arguments import check_budget, check_count, check_image_size, check_mapping, check_rate
+from ltm._compat import FeatureGetterNet
+from ltm.backbones import MergingModel, find_backbone, find_family
 from ltm.budget import fit_budget
-from ltm.errors import FieldError
-from ltm.flops import image_size_of
+from ltm.checkpoints import load_checkpoint
+from ltm.errors import FieldError, first_line, quoted
+from ltm.flops import image_size_of, unwrapped
 from ltm.interfaces import compressible
-from ltm.methods import build_method, check_method, reduces
+from ltm.methods import build_method, check_method, list_options, reduces
+from ltm.modes import unchanged_on_error
+from ltm.plan import check_ratio
 from ltm.structure import prunable, smaller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from torch import Tensor, nn
-
-    from ltm.backbones import MergingModel
     from ltm.interfaces import Plan
     from ltm.structure import PrunableModel
+
+
+_TIMM_OPTIONS = {"in_chans", "global_pool", "drop_rate", "class_token", "pretrained_cfg_overlay"}
+"""Which timm passes on to every network."""
+_RENAMED = {
+    "img_size": "image_size",
+    "drop_path_rate": "drop_path",
+    "checkpoint_path": "checkpoint",
+}
 
 
 def create_model(
@@ -38,8 +49,13 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
+    checkpoint_prefix: str = "",
+    strict: bool = True,
+    new_classifier: bool = False,
     drop_path: float = 0.0,
-    **method_options: Any,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A timm model whose tokens merge.
 
@@ -56,30 +72,149 @@ def create_model(
     image_size: pixels, one number or (height, width); the default is the backbone's own.
     pretrained: load timm's weights from its hub.
     checkpoint: a local file of weights, safetensors or torch; a backbone's alone will do.
+    checkpoint_prefix, strict, new_classifier: how it is loaded, see
+        `ltm.checkpoints.load_checkpoint`.
     drop_path: stochastic depth rate of the last block, in [0, 1).
-    method_options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens
-        `r` (tokens that leave in every block, or a list with one number a block, or the part that
+    features_only: a network of feature maps, as timm's; its `model` is the one that merges.
+    out_indices: which maps, as timm's; the last four when omitted.
+    options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens `r`
+        (tokens that leave in every block, or a list with one number a block, or the part that
         leaves every block, in the place of a ratio, plan or budget), `schedule` (how a ratio or r
         is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (true: a head that averages the
         tokens of a plain ViT weighs each by its size, for a method whose attention does, too).
+        And what timm's network takes, such as `in_chans`, `global_pool`, `drop_rate` or
+        `class_token`.
 
     FieldError for a name, number or option that is not possible, with those that are.
     """
     name, family = find_backbone(backbone)
     check_method(method)
-    if not 0 <= drop_path < 1:
-        raise FieldError("drop_path", drop_path, "a number in [0, 1)")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    build = partial(family.build, name, size, num_classes=num_classes, drop_path_rate=drop_path)
-    wishes = {"compression_ratio": compression_ratio, "plan": plan, "target_gmacs": target_gmacs}
+    wishes = _checked_wishes(compression_ratio, plan, target_gmacs)
+    size = None if image_size is None else check_image_size(image_size)
+    classes = check_count("num_classes", num_classes, 0)
+    rate = check_rate("drop_path", drop_path)
+    if out_indices is not None and not features_only:
+        raise FieldError("out_indices", out_indices, "none without features_only")
+    of_method, of_timm = _told_apart(family, method, options)
+    build = partial(_built, name, family, size, of_timm, num_classes=classes, drop_path_rate=rate)
     if method != "none" and reduces(method) == "size":
-        model = built_smaller(name, build, method, wishes, method_options, pretrained=pretrained)
+        model = built_smaller(name, build, method, wishes, of_method, pretrained=pretrained)
     else:
         base = build(pretrained=pretrained)
-        model = merged(name, family, base, method, wishes, method_options)
+        model = merged(name, family, base, method, wishes, of_method)
     if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
+        load_checkpoint(
+            model,
+            checkpoint,
+            new_classifier=new_classifier,
+            strict=strict,
+            prefix=checkpoint_prefix,
+        )
+    return _features(model, out_indices) if features_only else model
+
+
+def patch(
+    model: nn.Module,
+    method: str = "ltm",
+    *,
+    compression_ratio: float | None = None,
+    plan: Plan | None = None,
+    target_gmacs: float | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    **method_options: Any,
+) -> Any:
+    """Give a timm model that exists a method, in place, and return it: tokens merge from now on.
+
+    Weights, their names, hooks, mode, device and precision stay; at ratio 1 it computes what it
+    did, to the bit. Parameters of the method, where it has some, are new: an optimizer does not
+    know them yet. A model that was patched before gets the other method. Patch before the model is
+    wrapped (DDP, torch.compile).
+
+    model: timm's, of a family that `list_backbones` lists, whoever made and trained it.
+    method, compression_ratio, plan, target_gmacs, method_options: as in `create_model`.
+    image_size: pixels of the images that are to come, where they are not those that the model was
+        built for.
+
+    FieldError, and no change, for a model, a number or an option that is not possible.
+    """
+    check_method(method)
+    if method == "none":
+        raise FieldError("method", method, "a method, at ratio 1 to merge nothing")
+    wishes = _checked_wishes(compression_ratio, plan, target_gmacs)
+    if not isinstance(model, nn.Module) or unwrapped(model) is not model:
+        problem = f"is a {type(model).__name__}"
+        raise FieldError("model", type(model).__name__, "timm's model itself", problem)
+    family = find_family(model)
+    with unchanged_on_error(model):
+        size = None if image_size is None else check_image_size(image_size)
+        return merged(_name_of(model), family, model, method, wishes, method_options, size)
+
+
+def _name_of(model: Any) -> str:
+    known = getattr(model, "timm_name", None) or getattr(model, "pretrained_cfg", None)
+    name = known if isinstance(known, str) else (known or {}).get("architecture")
+    return name or type(model).__name__
+
+
+def _checked_wishes(ratio: object, plan: object, target_gmacs: object) -> dict[str, Any]:
+    if plan is not None:
+        check_mapping("plan", plan, '{"blocks.0": 157}')
+    if ratio is not None:
+        ratio = check_ratio(ratio)
+    if target_gmacs is not None:
+        target_gmacs = check_budget("target_gmacs", target_gmacs)
+    return {"compression_ratio": ratio, "plan": plan, "target_gmacs": target_gmacs}
+
+
+def _told_apart(
+    family: type[MergingModel], method: str, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the method, unknown ones among them, and those of timm's network."""
+    for option in options.keys() & _RENAMED.keys():
+        problem = f"is timm's name of what is {_RENAMED[option]} here"
+        raise FieldError(option, options[option], problem=problem)
+    timms = next((cls for cls in family.__mro__ if cls.__module__.startswith("timm.")), None)
+    known = _TIMM_OPTIONS | ({*signature(timms).parameters} if timms else set())
+    known -= {*list_options(method)}
+    for_timm = {option: value for option, value in options.items() if option in known}
+    return {key: options[key] for key in options if key not in for_timm}, for_timm
+
+
+def _built(
+    name: str,
+    family: type[MergingModel],
+    size: tuple[int, int] | None,
+    options: Mapping[str, Any],
+    **more: Any,
+) -> nn.Module:
+    """timm's network. FieldError for an option that it does not take."""
+    options = dict(options)
+    if "in_chans" in options:
+        options["in_chans"] = check_count("in_chans", options["in_chans"])
+    if "drop_rate" in options:
+        options["drop_rate"] = check_rate("drop_rate", options["drop_rate"])
+    try:
+        model: nn.Module = family.build(name, size, **more, **options)
+    except FieldError:
+        raise
+    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+        if not options:
+            raise
+        says = first_line(error)
+        option = next((option for option in options if option in says), next(iter(options)))
+        problem = f"is {quoted(options[option])}, which timm's {name} does not take: {says}"
+        raise FieldError(option, options[option], problem=problem) from error
     return model
+
+
+def _features(model: nn.Module, out_indices: int | Sequence[int] | None) -> nn.Module:
+    taken: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
+    try:
+        net: nn.Module = FeatureGetterNet(model, prune=False, **taken)
+    except (TypeError, ValueError, AssertionError, IndexError) as error:
+        problem = f"is {quoted(out_indices)}, which do not fit: {first_line(error)}"
+        raise FieldError("out_indices", out_indices, problem=problem) from error
+    return net
 
 
 def merged(
@@ -89,10 +224,12 @@ def merged(
     method: str,
     wishes: Mapping[str, Any],
     method_options: Mapping[str, Any],
-) -> nn.Module:
+    size: tuple[int, int] | None = None,
+) -> Any:
     """timm's model, with a method and the compression that `wishes` names, at most one.
 
     wishes: compression_ratio, plan and target_gmacs, as in `create_model`; None is no wish.
+    size: of images; the model's own when omitted.
     """
     given = _given(wishes)
     if method == "none":
@@ -103,13 +240,19 @@ def merged(
             raise FieldError(refused, value, "a method that merges", problem)
         return model
     if reduces(method) == "structure":
-        return _pruned(name, model, method, given, method_options)
+        if isinstance(model, MergingModel):
+            problem = f"is {method!r}, which removes heads and units, but tokens merge already"
+            raise FieldError("method", method, "a method that reduces tokens", problem)
+        return _pruned(name, model, method, given, method_options, size)
     if reduces(method) == "size":
         problem = f"is {method!r}, which builds another network"
         raise FieldError("method", method, "a method that changes this one", problem)
-    merging = family.from_timm(model)
+    merging = model if isinstance(model, MergingModel) else family.from_timm(model)
     merging.timm_name = name
-    merging.image_size = image_size_of(model)
+    merging.image_size = image_size_of(merging)
+    if size is not None and size != merging.image_size:
+        merging.resize(size)
+        merging.image_size = size
     to = given.get("plan", given.get("compression_ratio"))
     options = dict(method_options)
     schedule, r = options.pop("schedule", None), options.pop("r", None)
@@ -119,7 +262,7 @@ def merged(
     build = partial(build_method, method, options=options)
     merging.attach(build, to, r=r, schedule=schedule, pool_by_size=pool_by_size)
     if "target_gmacs" in given:
-        fit_budget(merging, given["target_gmacs"])
+        fit_budget(merging, given["target_gmacs"], "target_gmacs")
     return merging
 
 
@@ -163,72 +306,17 @@ def _pruned(
     method: str,
     given: Mapping[str, Any],
     method_options: Mapping[str, Any],
+    size: tuple[int, int] | None,
 ) -> PrunableModel:
     """timm's model with gates, closed until it has the compression that was given."""
-    pruned: PrunableModel = prunable(name, method, model)
+    pruned: PrunableModel = prunable(name, method, model, size)
     pruned.method = build_method(method, {}, method_options)
+    pruned.method.train(model.training)
     to = given.get("plan", given.get("compression_ratio"))
     if "target_gmacs" in given:
-        to = pruned.ratio_of(given["target_gmacs"])
+        to = pruned.ratio_of(given["target_gmacs"], "target_gmacs")
     pruned.set_compression(to)
     return pruned
-
-
-def load_checkpoint(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> bool:
-    """Load weights from a local file (safetensors, or torch with weights_only).
-
-    Those of the method may be absent: then it starts as it was. Position embeddings of another
-    image size are interpolated as timm does. A model from which heads and units may leave takes the
-    shape of the weights, and what they had closed is removed. FieldError names other keys that are
-    absent, unknown or of another shape; the model then keeps its weights, if not its shape changed.
-
-    new_classifier: the model's own stays where the file's is for another number of classes.
-    Returns whether it stayed.
-    """
-    if not Path(path).is_file():
-        problem = f"is {str(path)!r}, which is not a file"
-        raise FieldError("checkpoint", str(path), problem=problem)
-    loaded: Mapping[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
-    compression = compressible(model)
-    compression.before_load(loaded)
-    own = model.state_dict()
-    for key in [k for k in own if k in loaded and loaded[k].shape != own[k].shape]:
-        loaded = {**loaded, key: _resampled(model, key, loaded[key])}
-    kept = _kept_classifier(model, loaded) if new_classifier else set()
-    loaded = {**loaded, **{key: own[key] for key in kept}}
-    missing = [k for k in own if k not in loaded and not compression.may_be_missing(k)]
-    unknown = [k for k in loaded if k not in own]
-    shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
-    for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
-        if keys:
-            shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise FieldError("checkpoint", str(path), problem=f"{str(path)!r} {problem} {shown}")
-    model.load_state_dict(loaded, strict=False)  # what is missing may be
-    compression.after_load(loaded)
-    return bool(kept)
-
-
-def _resampled(model: Any, key: str, tensor: Tensor) -> Tensor:
-    """Positions, absolute or relative, for the model's own grid or window."""
-    owner, _, name = key.rpartition(".")
-    if key == "pos_embed":
-        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-        grid = model.patch_embed.grid_size
-        return resample_abs_pos_embed(tensor, grid, num_prefix_tokens=prefix)
-    if name == "relative_position_bias_table":
-        attention = model.get_submodule(owner)
-        shape = attention.relative_position_bias_table.shape
-        return resize_rel_pos_bias_table(tensor, attention.window_size, shape)
-    return tensor
-
-
-def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:
-    """Keys of the model's classifier if it has another shape than the one that is loaded."""
-    classifier = model.get_classifier()
-    name = next(name for name, module in model.named_modules() if module is classifier)
-    own = {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
-    other = [k for k in own if k in loaded and loaded[k].shape != own[k].shape]
-    return set(own) if other else set()
 
 
 def compacted(model: nn.Module) -> nn.Module:

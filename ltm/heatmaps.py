@@ -7,21 +7,20 @@ weights of the tokens that went into it. Works for every method that merges, on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 from ltm.errors import FieldError
-from ltm.modes import evaluating
+from ltm.maps import merges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
 
-    from ltm.interfaces import Grid, Site, SiteInput
-    from ltm.merge import Merge
+    from ltm.interfaces import Grid, Site
 
 _SMALLEST = 1e-12  # of a sum of weights
 _DIMMED = 0.35  # brightness of the image where nothing merged
@@ -88,25 +87,18 @@ def heatmap(model: nn.Module, image: Tensor, target: Grid, site: str | None = No
     if site not in sites:
         raise FieldError("site", site, choices=[*sites])
     last = list(sites).index(site)
-    merges = _merges(model, image)[: last + 1]
-    first = merges[0][0]
-    assert first.grid is not None
-    rows, columns = first.grid[0] * first.tiles[0], first.grid[1] * first.tiles[1]
+    followed = merges(model, image[None])[: last + 1]
+    rows, columns = followed[0].patches
     row, column = target
     if not (0 <= row < rows and 0 <= column < columns):
         allowed = f"rows 0 to {rows - 1} and columns 0 to {columns - 1}"
         raise FieldError("target", target, allowed)
-    G = torch.eye(rows * columns)
-    lies_on: Grid | None = (rows, columns)
-    for at, merge in merges:
-        comes_from, goes_to = _grids(at)
-        if lies_on is not None and comes_from is not None and lies_on != comes_from:
-            G = G @ _resampling(lies_on, comes_from)
-        mask = merge.weights()
-        if mask is None:
-            problem = f"merges at {at.name} so that no weights say what a slot holds"
+    for at in followed:
+        if at.over_patches is None:
+            problem = f"merges at {at.site.name} so that no weights say what a slot holds"
             raise FieldError("method", None, "one whose merges have weights", problem)
-        G, lies_on = G @ _over_image(mask.to(G), at), goes_to
+    assert followed[-1].over_patches is not None
+    G = followed[-1].over_patches[0].float().cpu()
     of_target = G[row * columns + column]
     # a token that was dropped is in no slot
     weights = (G[:, int(of_target.argmax())] * of_target.any()).view(rows, columns)
@@ -122,54 +114,3 @@ def beside(image: Tensor, heatmaps: Sequence[Heatmap]) -> Tensor:
     line = torch.full((3, image.shape[1], 1), 255, dtype=torch.uint8)
     parts = [part for heat in heatmaps for part in (line, heat.picture(image))]
     return torch.cat(parts[1:], dim=2)
-
-
-def _merges(model: Any, image: Tensor) -> list[tuple[Site, Merge]]:
-    """Every merge of a forward pass, with its site."""
-    seen: list[tuple[Site, Merge]] = []
-
-    def note(_module: nn.Module, args: tuple[SiteInput], merge: Merge) -> None:
-        seen.append((args[0].site, merge))
-
-    hook = model.method.register_forward_hook(note)
-    try:
-        with evaluating(model):
-            model(image[None])
-    finally:
-        hook.remove()
-    return seen
-
-
-def _grids(site: Site) -> tuple[Grid | None, Grid | None]:
-    """The grids of the whole image before and after a site; None where tokens lie on none."""
-    (down, across), before, after = site.tiles, site.grid, site.kept
-    return (
-        None if before is None else (before[0] * down, before[1] * across),
-        None if isinstance(after, int) else (after[0] * down, after[1] * across),
-    )
-
-
-def _over_image(G: Tensor, site: Site) -> Tensor:
-    """The masks of all tiles of an image, [tiles, N, P], as one: [all sources, all slots]."""
-    if site.tiles == (1, 1):
-        return G[0]
-    assert site.grid is not None
-    assert not isinstance(site.kept, int)
-    source, slot = (_places(site.tiles, grid) for grid in (site.grid, site.kept))
-    whole = G.new_zeros(source.numel(), slot.numel())
-    whole[source[:, :, None], slot[:, None, :]] = G
-    return whole
-
-
-def _places(tiles: Grid, grid: Grid) -> Tensor:
-    """The number of each token of each tile in the raster of the image: [tiles, tokens]."""
-    (down, across), (h, w) = tiles, grid
-    raster = torch.arange(down * h * across * w).view(down, h, across, w)
-    return raster.transpose(1, 2).reshape(down * across, h * w)
-
-
-def _resampling(before: Grid, after: Grid) -> Tensor:
-    """How tokens of one grid make those of another over the same area: [before, after]."""
-    tokens = before[0] * before[1]
-    each = torch.eye(tokens).view(tokens, 1, *before)
-    return F.interpolate(each, after, mode="area").flatten(1)

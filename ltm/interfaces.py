@@ -287,8 +287,10 @@ class Compressible(nn.Module):
         """The setting: a kept fraction, a plan, or None for the default."""
 
     @abstractmethod
-    def set_compression(self, to: Any = None) -> None:
+    def set_compression(self, to: Any = None, *, gmacs: float | None = None) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.
+
+        gmacs: a budget in 1e9 MACs an image, in the place of those.
 
         FieldError, and no change, when the ratio or plan is not possible here.
         """
@@ -326,8 +328,9 @@ class Uncompressed(Compressible):
     def compression(self) -> None:
         return None
 
-    def set_compression(self, to: Any = None) -> None:
+    def set_compression(self, to: Any = None, *, gmacs: float | None = None) -> None:
         assert to in (None, 1), "a model without a method keeps everything"
+        assert gmacs is None, "a model without a method has one cost"
 
     def compacted(self) -> nn.Module:
         return self.model

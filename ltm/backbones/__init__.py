@@ -8,6 +8,7 @@ from ltm.backbones._base import Choose, MergingModel
 from ltm.backbones._merging import Merging
 from ltm.backbones._registry import (
     find_backbone,
+    find_family,
     list_backbones,
     own_size,
     register_family,
@@ -22,6 +23,7 @@ __all__ = [
     "check_size",
     "efficientvit",
     "find_backbone",
+    "find_family",
     "halved",
     "list_backbones",
     "merged_map",

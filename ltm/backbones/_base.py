@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm.models import get_pretrained_cfg
 
+from ltm._arguments import check_image_size
 from ltm.backbones._merging import Merging
+from ltm.budget import fit_budget
 from ltm.errors import FieldError, first_line
+from ltm.flops import channels_of
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
 from ltm.plan import (
@@ -139,7 +142,8 @@ class MergingModel(Compressible):
             for name, dim in widths.items()
             if dim in used
         }
-        self.method = build(self.site_kinds)
+        like = next(self.parameters())
+        self.method = build(self.site_kinds).to(like.device, like.dtype).train(self.training)
         self.check_method()
         self.check_pooling(pool_by_size)
         self.pool_by_size = pool_by_size
@@ -209,14 +213,28 @@ class MergingModel(Compressible):
         """What every site keeps, as `set_compression` takes it."""
         return {name: site.kept for name, site in self.sites.items()}
 
-    def set_compression(self, to: Wish = None, *, r: float | Sequence[int] | None = None) -> None:
+    def set_compression(
+        self,
+        to: Wish = None,
+        *,
+        r: float | Sequence[int] | None = None,
+        gmacs: float | None = None,
+    ) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.
 
         r: tokens that leave in every block, one number a block, or the part that leaves every
             block, in the place of those.
+        gmacs: a budget in 1e9 MACs an image, in the place of those; the ratio is taken that comes
+            closest from below.
 
         FieldError, and no change, when the compression is not possible here.
         """
+        if gmacs is not None:
+            if to is not None or r is not None:
+                beside = "is given beside another compression"
+                raise FieldError("gmacs", gmacs, "one of them", beside)
+            fit_budget(self, gmacs)
+            return
         if r is not None:
             to = self._removals(r, to)
         wish = self.default_plan() if to is None else to
@@ -273,8 +291,7 @@ class MergingModel(Compressible):
 
         FieldError, and no change, when the size, or the compression at it, is not possible.
         """
-        img_size = self.image_size if img_size is None else img_size
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = check_image_size(self.image_size if img_size is None else img_size)
         try:
             with unchanged_on_error(self):
                 self.resize((height, width), **options)
@@ -298,7 +315,13 @@ class MergingModel(Compressible):
         return None if site is None else Merging(self.method, site, offers=self.offers)
 
     def check_images(self, x: Tensor) -> None:
-        """FieldError for images of another size than the plan was made for."""
+        """FieldError for what is no batch of images, or of another size than the plan is for."""
+        channels = channels_of(self)
+        if x.ndim != 4 or x.shape[1] != channels:
+            height, width = self.image_size
+            allowed = f"a batch of them, [B, {channels}, {height}, {width}]"
+            shape = [*x.shape]
+            raise FieldError("images", tuple(shape), allowed, f"are a tensor {shape}")
         if tuple(x.shape[-2:]) != self.image_size:
             raise FieldError(
                 "images",

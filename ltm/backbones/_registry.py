@@ -12,6 +12,7 @@ from timm.models import (
     is_model,
     model_entrypoint,
 )
+from torch import nn
 
 from ltm import plugins
 from ltm.errors import FieldError, quoted
@@ -93,6 +94,26 @@ def find_backbone(name: str) -> tuple[str, type[MergingModel]]:
         name,
         f"the families {', '.join(families[:-1])} and {families[-1]}",
         f"is {quoted(name)} of {module}",
+        families,
+    )
+
+
+def find_family(model: Any) -> type[MergingModel]:
+    """The family of timm's model, or of one that merges already.
+
+    FieldError for a model of a class that no family knows.
+    """
+    kind = type(model)
+    plugins.load_all(_GROUP)
+    for family in dict.fromkeys(_FAMILIES.values()):
+        if issubclass(family, kind) and kind is not nn.Module:
+            return family
+    families = sorted({*_LABELS.values()})
+    raise FieldError(
+        "model",
+        kind.__name__,
+        f"timm's own network of the families {', '.join(families[:-1])} and {families[-1]}",
+        f"is a {kind.__name__} of {kind.__module__}",
         families,
     )
 

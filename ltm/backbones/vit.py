@@ -91,6 +91,10 @@ class MergingViT(MergingModel, VisionTransformer):
             raise FieldError(
                 "patch_drop_rate", model.patch_drop.prob, "0 where tokens merge: both remove tokens"
             )
+        if model.dynamic_img_size:
+            problem = "is true, but a plan is for one image size"
+            allowed = "false; set_input_size changes the size"
+            raise FieldError("dynamic_img_size", True, allowed, problem)
         embed = model.patch_embed
         _check_patches(type(model).__name__, embed.img_size, embed.patch_size)
         for i, block in enumerate(model.blocks):

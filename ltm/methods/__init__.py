@@ -35,6 +35,7 @@ from ltm.methods import (
 from ltm.methods._registry import (
     build_method,
     check_method,
+    check_options,
     grids,
     list_methods,
     list_options,
@@ -51,6 +52,7 @@ __all__ = [
     "build_method",
     "central",
     "check_method",
+    "check_options",
     "cubistmerge",
     "diffrate",
     "dpcknn",

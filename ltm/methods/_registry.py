@@ -9,7 +9,7 @@ from ltm import plugins
 from ltm.errors import FieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ltm.interfaces import Grids, Hooks, Reduces, SiteKind
 
@@ -84,6 +84,14 @@ def list_options(name: str) -> list[str]:
 
 def build_method(name: str, sites: Mapping[str, SiteKind], options: Mapping[str, object]) -> Any:
     """The method of that name. FieldError for a name or an option that it does not have."""
+    check_options(name, options)
+    method = _factory(name)(sites, **options)
+    method.name = name
+    return method
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """FieldError for a name, or for an option that the method of that name does not have."""
     check_method(name)
     allowed = list_options(name)
     for option in options:
@@ -95,9 +103,6 @@ def build_method(name: str, sites: Mapping[str, SiteKind], options: Mapping[str,
                 f"is no option of method {name!r}",
                 similar=allowed,
             )
-    method = _factory(name)(sites, **options)
-    method.name = name
-    return method
 
 
 def _factory(name: str) -> MethodFactory:

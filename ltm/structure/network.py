@@ -10,8 +10,8 @@ from timm.models.byobnet import ByobNet
 from timm.models.efficientvit_mit import EfficientVit
 from timm.models.vision_transformer import VisionTransformer
 
+from ltm._arguments import check_budget, whole
 from ltm.adopt import adopt
-from ltm._arguments import whole
 from ltm.errors import FieldError, quoted
 from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
@@ -95,14 +95,22 @@ class PrunableModel(Compressible):
         gone = sum(self.part_gmacs[name] * (self.full[name] - plan[name]) for name in self.full)
         return self.base_gmacs - gone
 
-    def set_compression(self, to: float | Mapping[str, int] | None = None) -> None:
+    def set_compression(
+        self, to: float | Mapping[str, int] | None = None, *, gmacs: float | None = None
+    ) -> None:
         """Close gates until a ratio of the MACs is left, or what a plan says.
 
         The same share leaves every part, see `StructureMethod.at_start` for which. None: the
-        default ratio. A method's own scores choose again in training.
+        default ratio. A method's own scores choose again in training. gmacs: 1e9 MACs an image, in
+        the place of a ratio or plan.
 
         FieldError, and no change, when it is not possible, or when components have left for good.
         """
+        if gmacs is not None:
+            if to is not None:
+                beside = "is given beside another compression"
+                raise FieldError("gmacs", gmacs, "one of them", beside)
+            to = self.ratio_of(gmacs)
         if not self.gated:
             if to is None or to == self.plan:
                 return
@@ -145,16 +153,16 @@ class PrunableModel(Compressible):
             )
         return ratio * self.base_gmacs
 
-    def ratio_of(self, target_gmacs: float) -> float:
+    def ratio_of(self, gmacs: float, field: str = "gmacs") -> float:
         """The kept fraction of a budget in 1e9 MACs. FieldError when no network is so small."""
-        if not target_gmacs >= self.least_gmacs:
+        if check_budget(field, gmacs) < self.least_gmacs:
             raise FieldError(
-                "target_gmacs",
-                target_gmacs,
+                field,
+                gmacs,
                 f"{self.least_gmacs:.4g} or more for this model at {self.image_size[0]} x "
                 f"{self.image_size[1]} pixels; without pruning it takes {self.base_gmacs:.4g}",
             )
-        return min(1.0, target_gmacs / self.base_gmacs)
+        return min(1.0, gmacs / self.base_gmacs)
 
     def compact(self) -> None:
         """Remove what gates have closed, for good. The network computes the same, faster."""
@@ -242,8 +250,8 @@ _CLASSES: tuple[tuple[type[nn.Module], type[PrunableModel]], ...] = (
 )
 
 
-def prunable(name: str, method: str, model: nn.Module) -> Any:
-    """A prunable network that owns all that timm's model of that name owned, with open gates.
+def prunable(name: str, method: str, model: nn.Module, size: Grid | None = None) -> Any:
+    """timm's model of that name as a prunable network, with open gates, for images of a size.
 
     FieldError for a family whose heads and units cannot leave one by one.
     """
@@ -251,7 +259,7 @@ def prunable(name: str, method: str, model: nn.Module) -> Any:
         if type(model) is base:
             adopted = adopt(cls, model)
             adopted.timm_name = name
-            adopted.image_size = image_size_of(model)
+            adopted.image_size = size or image_size_of(model)
             adopted._wish = None
             adopted.measure()
             adopted.add_gates()

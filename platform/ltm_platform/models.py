@@ -12,11 +12,11 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 import ltm
-from ltm.create import load_checkpoint
+from ltm.checkpoints import load_checkpoint
 from ltm.errors import FieldError, first_line
 from ltm.flops import image_size_of
 from ltm.interfaces import compressible
-from ltm.methods import Hooks
+from ltm.methods import Hooks, check_options
 from ltm_platform.errors import UserError, nearest
 from ltm_platform.interrupts import interrupts_held
 from ltm_platform.job import ITSELF, JobSpec
@@ -44,6 +44,7 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
     chosen = method or spec.method
     merging: dict[str, Any] = {}
     if chosen != "none":
+        check_options(chosen, spec.options)  # those of timm's networks are no part of a job
         merging = {
             "compression_ratio": spec.compression_ratio,
             "plan": spec.plan,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import ltm
 from ltm.backbones import find_backbone
-from ltm.create import load_checkpoint, merged
+from ltm.checkpoints import load_checkpoint
+from ltm.create import merged
 
 from .conftest import SMALL, TINY, create, images, score
 

@@ -1,0 +1,123 @@
+"""Weights of a file, for a model that may differ from the one that they are of."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.models import load_state_dict
+from torch import Tensor
+
+from ltm.errors import FieldError, first_line, quoted
+from ltm.interfaces import compressible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+_logger = logging.getLogger(__name__)
+_SHOWN = 5  # keys in a sentence
+
+
+def load_checkpoint(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    new_classifier: bool = False,
+    strict: bool = True,
+    prefix: str = "",
+) -> bool:
+    """Load weights from a local file (safetensors, or torch with weights_only).
+
+    Those of the method may be absent: then it starts as it was. Position embeddings of another
+    image size are interpolated as timm does. A model from which heads and units may leave takes the
+    shape of the weights, and what they had closed is removed. FieldError names other keys that are
+    absent, unknown or of another shape; the model then keeps its weights, if not its shape changed.
+
+    new_classifier: the model's own stays where the file has none, or one of another shape.
+    strict: false leaves the model's own weights where the file's are absent or of another shape,
+        ignores what is unknown, and logs both. A file of which nothing fits is an error even then.
+    prefix: only weights whose keys begin with it are taken, without it.
+
+    Returns whether the model's own classifier stayed.
+    """
+    loaded = _without_prefix(_read(path), prefix, path)
+    compression = compressible(model)
+    compression.before_load(loaded)
+    own = model.state_dict()
+    for key in [k for k in own if k in loaded and loaded[k].shape != own[k].shape]:
+        loaded = {**loaded, key: _resampled(model, key, loaded[key])}
+    kept = _kept_classifier(model, loaded) if new_classifier else set()
+    loaded = {**loaded, **{key: own[key] for key in kept}}
+    missing = [k for k in own if k not in loaded and not compression.may_be_missing(k)]
+    unknown = [k for k in loaded if k not in own]
+    shaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
+    fits = loaded.keys() - kept - {*unknown, *shaped}
+    for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
+        if keys and (strict or not fits):
+            problem = f"{quoted(str(path))} {problem} {_shown(keys)}"
+            raise FieldError("checkpoint", str(path), problem=problem)
+        if keys:
+            _logger.warning("checkpoint %s %s %s", path, problem, _shown(keys))
+    loaded = {key: tensor for key, tensor in loaded.items() if key in fits | kept}
+    model.load_state_dict(loaded, strict=False)  # what is missing may be
+    compression.after_load(loaded)
+    return bool(kept)
+
+
+def _read(path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of a file by name. FieldError for a file that is none, or not one of weights."""
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        problem = f"is {quoted(str(path))}, which is not a file"
+        raise FieldError("checkpoint", str(path), problem=problem)
+    try:
+        loaded = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes its reader raise
+        problem = f"is {quoted(str(path))}, which cannot be read as weights: {first_line(error)}"
+        raise FieldError("checkpoint", str(path), problem=problem) from error
+    for key, value in loaded.items():
+        if not isinstance(value, Tensor):
+            problem = f"is {quoted(str(path))}, whose {quoted(key)} is no tensor"
+            raise FieldError("checkpoint", str(path), problem=problem)
+    return loaded
+
+
+def _without_prefix(
+    loaded: Mapping[str, Tensor], prefix: str, path: str | Path
+) -> Mapping[str, Tensor]:
+    found = {k.removeprefix(prefix): v for k, v in loaded.items() if k.startswith(prefix)}
+    if loaded and not found:
+        problem = f"is {quoted(prefix)}, with which no key of {quoted(str(path))} begins"
+        raise FieldError("checkpoint_prefix", prefix, f"such as in {_shown([*loaded])}", problem)
+    return found
+
+
+def _shown(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
+
+
+def _resampled(model: Any, key: str, tensor: Tensor) -> Tensor:
+    """Positions, absolute or relative, for the model's own grid or window."""
+    owner, _, name = key.rpartition(".")
+    if key == "pos_embed":
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        grid = model.patch_embed.grid_size
+        return resample_abs_pos_embed(tensor, grid, num_prefix_tokens=prefix)
+    if name == "relative_position_bias_table":
+        attention = model.get_submodule(owner)
+        shape = attention.relative_position_bias_table.shape
+        return resize_rel_pos_bias_table(tensor, attention.window_size, shape)
+    return tensor
+
+
+def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:
+    """Keys of the model's classifier if what is loaded has none, or one of another shape."""
+    classifier = model.get_classifier()
+    name = next(name for name, module in model.named_modules() if module is classifier)
+    own = {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
+    other = [k for k in own if k not in loaded or loaded[k].shape != own[k].shape]
+    return set(own) if other else set()
