@@ -33,7 +33,7 @@ def check_image_size(value: object) -> tuple[int, int]:
     """Height and width in pixels. FieldError for what is neither a number nor two of them."""
     size = two_numbers(value)
     if size is None or min(size) < 1:
-        allowed = "a whole number of pixels, or two: (height, width)"
+        allowed = "a whole number of pixels above 0, or two: (height, width)"
         raise FieldError("image_size", value, allowed)
     return size
 

@@ -58,7 +58,7 @@ def load_checkpoint(
     fits = loaded.keys() - kept - {*unknown, *shaped}
     for keys, problem in ((missing, "lacks"), (unknown, "has unknown"), (shaped, "misshapes")):
         if keys and (strict or not fits):
-            problem = f"{quoted(str(path))} {problem} {_shown(keys)}"
+            problem = f"{str(path)!r} {problem} {_shown(keys)}"
             raise FieldError("checkpoint", str(path), problem=problem)
         if keys:
             _logger.warning("checkpoint %s %s %s", path, problem, _shown(keys))
@@ -71,16 +71,16 @@ def load_checkpoint(
 def _read(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a file by name. FieldError for a file that is none, or not one of weights."""
     if not isinstance(path, str | Path) or not Path(path).is_file():
-        problem = f"is {quoted(str(path))}, which is not a file"
+        problem = f"is {str(path)!r}, which is not a file"
         raise FieldError("checkpoint", str(path), problem=problem)
     try:
         loaded = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes its reader raise
-        problem = f"is {quoted(str(path))}, which cannot be read as weights: {first_line(error)}"
+        problem = f"is {str(path)!r}, which cannot be read as weights: {first_line(error)}"
         raise FieldError("checkpoint", str(path), problem=problem) from error
     for key, value in loaded.items():
         if not isinstance(value, Tensor):
-            problem = f"is {quoted(str(path))}, whose {quoted(key)} is no tensor"
+            problem = f"is {str(path)!r}, whose {quoted(key)} is no tensor"
             raise FieldError("checkpoint", str(path), problem=problem)
     return loaded
 
@@ -90,7 +90,7 @@ def _without_prefix(
 ) -> Mapping[str, Tensor]:
     found = {k.removeprefix(prefix): v for k, v in loaded.items() if k.startswith(prefix)}
     if loaded and not found:
-        problem = f"is {quoted(prefix)}, with which no key of {quoted(str(path))} begins"
+        problem = f"is {quoted(prefix)}, with which no key of {str(path)!r} begins"
         raise FieldError("checkpoint_prefix", prefix, f"such as in {_shown([*loaded])}", problem)
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ltm._arguments import check_budget, check_count, check_image_size, check_mapping, check_rate
-from ltm._compat import FeatureGetterNet
+from ltm._compat import FeatureGetterNet, feature_take_indices
 from ltm.backbones import MergingModel, find_backbone, find_family
 from ltm.budget import fit_budget
 from ltm.checkpoints import load_checkpoint
@@ -207,9 +207,10 @@ def _built(
     return model
 
 
-def _features(model: nn.Module, out_indices: int | Sequence[int] | None) -> nn.Module:
+def _features(model: Any, out_indices: int | Sequence[int] | None) -> nn.Module:
     taken: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     try:
+        feature_take_indices(len(model.feature_info), out_indices)
         net: nn.Module = FeatureGetterNet(model, prune=False, **taken)
     except (TypeError, ValueError, AssertionError, IndexError) as error:
         problem = f"is {quoted(out_indices)}, which do not fit: {first_line(error)}"

@@ -113,7 +113,7 @@ def reduce_grid(metric: Tensor, mass: Tensor, grid: Grid, kept: Grid, step: Step
     slot, weight = (
         x.view(B, columns, h).transpose(1, 2) for x in (within.slot * columns, within.weight)
     )
-    slot, weight = (slot + column).reshape(B, -1), weight.reshape(B, -1)
+    slot, weight = (slot + column).flatten(1), weight.flatten(1)
     return by_rows.then(replace(within, slot=slot, weight=weight, slots=rows * columns))
 
 

@@ -142,6 +142,7 @@ NOT_RUN = {
 
 EXECUTED_BY = {
     "docs/api.md": f"{E2E}/test_api.py::test_the_example_of_the_documentation",
+    "docs/library.md": "tests/ltm/test_library.py::test_an_example_works",
     "docs/extending.md": f"{E2E}/test_guides.py::test_a_verb_is_a_file_and_a_name",  # and others
 }
 """Pages whose code other tests run."""

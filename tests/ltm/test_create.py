@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.models import swin_transformer, vision_transformer
@@ -38,11 +39,98 @@ TINY = "vit_nano_patch4_32"
         (TINY, {"drop_path": 1.0}, r"\[0, 1\)"),
         (TINY, {"method": "none", "compression_ratio": 0.5}, "merges nothing"),
         (TINY, {"checkpoint": "nowhere.pt"}, "nowhere.pt"),
+        (TINY, {"checkpoint": 5}, "checkpoint is '5', which is not a file"),
+        (TINY, {"target_gmacs": "abc"}, "target_gmacs is 'abc', allowed is a number above 0"),
+        (TINY, {"target_gmacs": True}, "target_gmacs is True"),
+        (TINY, {"target_gmacs": "abc", "method": "s2vite"}, "target_gmacs is 'abc'"),
+        (TINY, {"image_size": (32,)}, r"image_size is \(32,\), allowed is a whole number"),
+        (TINY, {"image_size": "32"}, "image_size is '32'"),
+        (TINY, {"image_size": True}, "image_size is True"),
+        (TINY, {"plan": "abc"}, "plan is 'abc', allowed is a mapping such as"),
+        (TINY, {"plan": {0: 30}}, "plan is"),
+        (TINY, {"plan": {"blocks.0": True}}, "keeps True tokens"),
+        (TINY, {"plan": {"blocks.0": "abc"}}, "keeps 'abc' tokens"),
+        (TINY, {"plan": {"blocks.0": 30}, "method": "spvit"}, "no selector"),
+        (TINY, {"rank": True}, "option 'rank' is True"),
+        (TINY, {"num_classes": "ten"}, "num_classes is 'ten'"),
+        (TINY, {"num_classes": -1}, "num_classes is -1"),
+        (TINY, {"drop_path": "abc"}, "drop_path is 'abc'"),
+        (TINY, {"drop_rate": 2}, "drop_rate is 2"),
+        (TINY, {"in_chans": 0}, "in_chans is 0"),
+        (TINY, {"global_pool": "abc"}, "global_pool is 'abc', which timm's vit_nano"),
+        ("efficientvit_b0", {"class_token": True}, "class_token is True, which timm's efficientv"),
+        (TINY, {"img_size": 32}, "timm's name of what is image_size here"),
+        (TINY, {"dynamic_img_size": True}, "dynamic_img_size is true"),
+        (TINY, {"out_indices": 2}, "out_indices is 2, allowed is none without"),
+        (TINY, {"features_only": True, "out_indices": (9,)}, "out_indices is"),
     ],
 )
 def test_what_is_not_possible_is_named(backbone: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ltm.FieldError, match=says) as caught:
         ltm.create_model(backbone, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_timms_network_takes_is_taken() -> None:
+    options: dict[str, Any] = {"num_classes": 5, "compression_ratio": 0.5}
+    given: dict[str, Any] = {"in_chans": 1, "global_pool": "token", "class_token": True}
+    for method in ("tome", "savit", "s2vite"):
+        options["compression_ratio"] = 0.7
+        model = ltm.create_model(TINY, method, drop_rate=0.25, **given, **options)
+        assert model(torch.randn(2, 1, 32, 32)).shape == (2, 5)
+        assert (model.has_class_token, model.head_drop.p) == (True, 0.25)
+    base = ltm.create_model(TINY, "none", **given)
+    assert type(base) is vision_transformer.VisionTransformer
+    for method in ("none", "tome"):
+        net = ltm.create_model(TINY, method, features_only=True, out_indices=(0, 3))
+        maps = net(torch.randn(2, 3, 32, 32))
+        assert [tuple(x.shape) for x in maps] == [(2, 64, 8, 8)] * 2
+        assert ltm.count(net).gmacs > 0
+
+
+def test_numbers_may_be_numpys() -> None:
+    model = ltm.create_model(
+        TINY,
+        rank=np.int64(8),
+        compression_ratio=np.float32(0.5),
+        num_classes=np.int32(5),
+        image_size=(np.int64(32), np.int64(32)),
+        drop_path=np.float64(0.0),
+    )
+    assert model.plan == {"blocks.0": 32}
+    model.set_compression({"blocks.0": np.int64(40), "blocks.1": np.uint8(20)})
+    assert [type(kept) for kept in model.plan.values()] == [int, int]
+    model.set_compression(gmacs=np.float32(0.01))
+    model.set_input_size(np.int64(48))
+    tome = ltm.create_model(TINY, "tome", r=np.int64(4))
+    assert tome.plan["blocks.3"] == 48
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 3, 32), (2, 3, 32, 31)])
+def test_what_is_no_batch_of_images_is_named(shape: tuple[int, ...]) -> None:
+    model = ltm.create_model(TINY, "tome")
+    with pytest.raises(ltm.FieldError, match=r"^images are"):
+        model(torch.zeros(shape))
+
+
+def test_checkpoints_that_do_not_quite_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = ltm.create_model(TINY, "none", num_classes=5)
+    file = tmp_path / "weights.pt"
+    teacher = {f"teacher.{key}": x for key, x in base.state_dict().items() if "head" not in key}
+    torch.save({**teacher, "student.pos_embed": torch.zeros(1)}, file)
+    given: dict[str, Any] = {"checkpoint": file, "checkpoint_prefix": "teacher."}
+    with pytest.raises(ltm.FieldError, match=r"lacks head\.weight, head\.bias"):
+        ltm.create_model(TINY, num_classes=7, **given)
+    for lenient in ({"new_classifier": True}, {"strict": False}):
+        model = ltm.create_model(TINY, num_classes=7, **given, **lenient)
+        assert torch.equal(model.pos_embed, base.pos_embed)
+    assert "lacks head.weight, head.bias" in caplog.text
+    with pytest.raises(ltm.FieldError, match="with which no key of"):
+        ltm.create_model(TINY, checkpoint=file, checkpoint_prefix="backbone.")
+    with pytest.raises(ltm.FieldError, match="lacks"):  # nothing fits
+        ltm.create_model(TINY, checkpoint=file, strict=False)
 
 
 def test_names() -> None:
@@ -86,6 +174,13 @@ def test_checkpoints_load_and_misfits_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"misshapes head\.weight"):
         ltm.create_model(TINY, num_classes=6, checkpoint=tmp_path / "base.pt")
+    for name in ("damaged.pt", "damaged.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(ltm.FieldError, match=r"cannot be read as weights: .+"):
+            ltm.create_model(TINY, checkpoint=tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ltm.FieldError, match="list.pt"):
+        ltm.create_model(TINY, checkpoint=tmp_path / "list.pt")
     state = base.state_dict()
     state["nose.weight"] = state.pop("norm.weight", torch.ones(1))
     torch.save(state, tmp_path / "odd.pt")

@@ -21,6 +21,6 @@ def test_the_page_patches_eight_models_of_four_families() -> None:
     from ltm.backbones import find_backbone
 
     (code,) = (block for block in BLOCKS if "for name in (" in block)
-    names = re.findall(r'"(\w+_\w+)"', code)
+    names = re.findall(r'"(\w+_\w+)",', code)
     assert len({*names}) == 8
     assert len({find_backbone(name)[1] for name in names}) == 4

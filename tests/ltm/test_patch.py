@@ -63,7 +63,7 @@ def test_precision_and_mode_are_those_of_the_model() -> None:
 
 
 def test_another_method_takes_the_place_of_the_first() -> None:
-    model, x = trained("vit_nano_patch4_32")
+    model, _ = trained("vit_nano_patch4_32")
     ltm.patch(model, "ltm", compression_ratio=0.5)
     ltm.patch(model, "tome", r=8)
     assert model.method.name == "tome"

@@ -67,8 +67,6 @@ SAME: list[dict[str, Any]] = [
     {"pre_norm": True},
     {"final_norm": False},
     {"fc_norm": True},
-    {"dynamic_img_size": True},
-    {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_pad": True},
     {"mlp_ratio": 2.0},
     {"drop_rate": 0.2},
@@ -89,6 +87,7 @@ SAME: list[dict[str, Any]] = [
 ]
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"patch_drop_rate": 0.3}, "patch_drop_rate", r"patch_drop_rate is 0.3, allowed is 0 where"),
+    ({"dynamic_img_size": True}, "dynamic_img_size", "a plan is for one image size"),
     ({"block_fn": ResPostBlock}, "backbone", "has blocks ResPostBlock"),
     ({"block_fn": ParallelThingsBlock}, "backbone", "has blocks ParallelThingsBlock"),
     ({"block_fn": DiffParallelScalingBlock}, "backbone", "has blocks DiffParallelScalingBlock"),

@@ -44,6 +44,7 @@ def test_a_copy_after_a_training_pass_has_no_graph_and_computes_the_same(
     assert {*copied.state_dict()} == {*model.state_dict()}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning:torch")
 @taken
 def test_gradients_have_gradients_and_tangents(backbone: str, method: str) -> None:
     """Against each other, and against a difference: d/dt of |grad f(x + t v)|^2 at t = 0."""
