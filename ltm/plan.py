@@ -98,7 +98,7 @@ def removals(r: float | Sequence[int], spread: Spread, sites: int, skips: int = 
     return Removals((0,) * min(skips, sites) + tuple(each))
 
 
-def check_ratio(ratio: float) -> float:
+def check_ratio(ratio: object) -> float:
     """The ratio itself, or FieldError when it is not in (0, 1]."""
     given = number(ratio)
     if not 0 < given <= 1:

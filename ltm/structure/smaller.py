@@ -45,9 +45,11 @@ class SmallerViT(Compressible, VisionTransformer):
         """The setting: a kept fraction of the MACs, a plan, or None for the default."""
         return self._wish
 
-    def set_compression(self, to: float | Mapping[str, int] | None = None) -> None:
+    def set_compression(
+        self, to: float | Mapping[str, int] | None = None, *, gmacs: float | None = None
+    ) -> None:
         """FieldError for anything but what the network is."""
-        if to not in (self._wish, self.plan):
+        if gmacs is not None or to not in (self._wish, self.plan):
             problem = "cannot change: a smaller network is built in its size"
             raise FieldError("compression_ratio", to, problem=problem)
 

@@ -179,7 +179,7 @@ def test_checkpoints_load_and_misfits_are_named(tmp_path: Path) -> None:
         with pytest.raises(ltm.FieldError, match=r"cannot be read as weights: .+"):
             ltm.create_model(TINY, checkpoint=tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ltm.FieldError, match="list.pt"):
+    with pytest.raises(ltm.FieldError, match=r"list\.pt"):
         ltm.create_model(TINY, checkpoint=tmp_path / "list.pt")
     state = base.state_dict()
     state["nose.weight"] = state.pop("norm.weight", torch.ones(1))
