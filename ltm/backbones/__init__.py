@@ -4,7 +4,8 @@ A family of another package is an entry point of the group `ltm.backbones`, see 
 """
 
 from ltm.backbones import efficientvit, mobilevit, swin, vit
-from ltm.backbones._base import Choose, MergingModel
+from ltm.backbones._base import MergingModel
+from ltm.backbones._choices import Choose
 from ltm.backbones._merging import Merging
 from ltm.backbones._registry import (
     find_backbone,

@@ -9,40 +9,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from timm.models import get_pretrained_cfg
 
 from ltm._arguments import check_image_size
+from ltm.backbones._choices import by_plan, by_ratio, by_removals, least_ratio, on_grid
 from ltm.backbones._merging import Merging
 from ltm.budget import fit_budget
 from ltm.errors import FieldError, first_line
 from ltm.flops import channels_of
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
-from ltm.plan import (
-    SCHEDULES,
-    Removals,
-    check_names,
-    check_ratio,
-    geometric,
-    grid_for_ratio,
-    kept_grid,
-    kept_tokens,
-    lost_by_site,
-    quarters,
-    removals,
-    tokens_for_ratio,
-)
+from ltm.plan import SCHEDULES, Removals, check_names, removals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from ltm.backbones._choices import Choose
     from ltm.interfaces import Method, Site, Spread
 
-# what to keep at a site: its name, its grid (None when there is none any more), its tokens
-Choose = Callable[[str, Grid | None, int], Kept | None]
 Wish = float | Plan | Removals | None
 
 DEFAULT_RATIO = 0.8  # the published command's
-_LEAST = 1e-6  # a kept fraction above 0
 _OF_METHOD = "method."  # in a state dict
 
 
@@ -239,11 +225,11 @@ class MergingModel(Compressible):
             to = self._removals(r, to)
         wish = self.default_plan() if to is None else to
         if isinstance(wish, Removals):
-            choose = self._choose_removals(wish)
+            choose = by_removals(self, wish)
         elif isinstance(wish, Mapping):
-            choose = self._choose_plan(wish)
+            choose = by_plan(self, wish)
         else:
-            choose = self._choose_ratio(wish)
+            choose = by_ratio(self, wish)
         sites = {site.name: site for site in self.walk(choose)}
         first = self.site_names()[0]
         if first in sites and "received_before" in self.method.needs:
@@ -256,7 +242,7 @@ class MergingModel(Compressible):
     def _removals(self, r: float | Sequence[int], to: Wish) -> Removals:
         if to is not None:
             raise FieldError("options.r", r, "one of them", "is given beside another compression")
-        if self._on_grid:
+        if on_grid(self):
             raise FieldError(
                 "options.r",
                 r,
@@ -268,6 +254,11 @@ class MergingModel(Compressible):
     @property
     def compression(self) -> Wish:
         return self._wish
+
+    @property
+    def least_ratio(self) -> float:
+        """The smallest ratio that a plan can reach: one token at the end."""
+        return least_ratio(self)
 
     def before_load(self, state: Mapping[str, Tensor]) -> None:
         own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
@@ -330,95 +321,3 @@ class MergingModel(Compressible):
                 f"for; set_input_size changes it",
                 f"are {x.shape[-2]} x {x.shape[-1]} pixels",
             )
-
-    @property
-    def _on_grid(self) -> bool:
-        return self.needs_grid or self.method.keeps_grid
-
-    @property
-    def _spreads(self) -> bool:
-        return self.spread not in ("once", "powers") and not self.needs_grid
-
-    def _lost(self) -> list[float]:
-        return lost_by_site(self.spread, len(self.site_names()), self.method.skips)
-
-    @property
-    def least_ratio(self) -> float:
-        """The smallest ratio that a plan can reach: one token at the end."""
-        lost = self._lost()
-        one_by_one = self._spreads and self.spread != "geometric"
-        return 1 - sum(lost) / len(lost) if one_by_one else 0.0
-
-    def _choose_removals(self, removals: Removals) -> Choose:
-        names = self.site_names()
-
-        def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:  # noqa: ARG001
-            return removals.kept(names.index(name), tokens)
-
-        return choose
-
-    def _choose_plan(self, plan: Plan) -> Choose:
-        check_names(plan, self.site_kinds)
-
-        def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
-            if name not in plan:
-                return None
-            kept = plan[name]
-            if not self._on_grid and not isinstance(kept, tuple | list):
-                return kept_tokens(name, kept, tokens)
-            if self.method.grids == "refused":
-                keeps_none = f"but {self.method.name} keeps no grid: {self.method.why_no_grid}"
-                problem = f"keeps grid {kept!r} at {name}, {keeps_none}"
-                raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)
-            if grid is None:
-                problem = f"keeps grid {kept!r} at {name}, but a merge before it keeps no grid"
-                raise FieldError("plan", kept, f"a number from 1 to {tokens}", problem)
-            return kept_grid(name, kept, grid, self.smallest_grid)
-
-        return choose
-
-    def _choose_ratio(self, ratio: float) -> Choose:
-        ratio = check_ratio(ratio)
-        if ratio < self.least_ratio:
-            raise FieldError(
-                "compression_ratio",
-                ratio,
-                f"{self.least_ratio:.3f} to 1, where it is spent over all "
-                f"{len(self.site_names())} blocks",
-            )
-        names, lost = self.site_names(), self._lost()
-        at_once = self.default_sites()
-        if self.spread == "powers" and not self.needs_grid:
-            at_once = [names[i] for i in sorted(quarters(len(names)))]
-        elif self.method.skips and not self.needs_grid:
-            at_once = names[self.method.skips :][:1]
-        first: list[tuple[int, Grid | None]] = []
-
-        def kept_at(site: int) -> float:
-            """The part that is kept after a site, whose mean over the sites is the ratio."""
-            if self.spread == "geometric":
-                whole = first[0][0]
-                return geometric(ratio, whole, len(names), self.method.skips)[site] / whole
-            return 1 - (1 - ratio) * lost[site] * len(lost) / sum(lost)
-
-        def choose(name: str, grid: Grid | None, tokens: int) -> Kept | None:
-            first.append((tokens, grid))
-            if self._spreads:
-                kept = kept_at(names.index(name))
-                if not self._on_grid:
-                    return max(1, round(first[0][0] * kept))
-                assert grid is not None
-                whole = first[0][1]
-                assert whole is not None
-                rows, columns = grid_for_ratio(max(kept, _LEAST), whole, self.smallest_grid)
-                return min(rows, grid[0]), min(columns, grid[1])
-            if name not in at_once:
-                return None
-            if self._on_grid:
-                assert grid is not None
-                return grid_for_ratio(ratio, grid, self.smallest_grid)
-            if self.spread == "powers":
-                return tokens_for_ratio(ratio ** (at_once.index(name) + 1), first[0][0])
-            return tokens_for_ratio(ratio, tokens)
-
-        return choose

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ltm.backbones._base import Choose
+    from ltm.backbones._choices import Choose
     from ltm.backbones._merging import Merging
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ltm.backbones._base import Choose
+    from ltm.backbones._choices import Choose
 
 DEFAULT_SIZE = (224, 224)  # the published table's; timm's own is 256
 

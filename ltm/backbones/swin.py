@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ltm.backbones._base import Choose
+    from ltm.backbones._choices import Choose
     from ltm.backbones._merging import Merging
 
 _ELSEWHERE = -100.0  # timm's logit between tokens that shifting put side by side

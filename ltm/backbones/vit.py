@@ -45,7 +45,7 @@ from ltm.merge import HALF, presence
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ltm.backbones._base import Choose
+    from ltm.backbones._choices import Choose
     from ltm.merge import Merge
 
 
