@@ -37,7 +37,10 @@ CASES: dict[str, dict[str, Any]] = {
     "any ratio": {"model__compression_ratio": None, "model__elastic": (0.3, 1.0)},
     "windows": {"model__backbone": "swin_nano_patch2_window4_32", "recipe__optimizer": "sgd"},
     "convolutions": {"model__backbone": "efficientvit_b0", "recipe__sync_bn": True},
-    **{method: {"model__method": method} for method in ("tome", "dtem", "ltmp", "spvit", "s2vite")},
+    **{
+        method: {"model__method": method}
+        for method in ("tome", "dtem", "ltmp", "spvit", "dynamicvit", "s2vite")
+    },
 }
 
 
