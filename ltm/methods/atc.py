@@ -82,7 +82,7 @@ class AgglomerativeClustering(MatchingMethod):
     Learned: nothing. Regimes: off-the-shelf, fine-tuned (30 epochs in the paper), from scratch.
 
     Ours: all images of a batch merge at once, N - P times, where the authors run scikit-learn on
-    each; the clusters are the same. An exported or compiled network has each merge as some 30
+    each; the clusters are the same. An exported or compiled network has each merge as some 35
     nodes of its graph, fewer than 200 merges at 196 tokens. Where a grid has to stay, tokens
     cluster within rows, then within columns.
 
