@@ -146,7 +146,7 @@ class Hooks(nn.Module):
                 if tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()
         new = memo[id(self)] = self.__class__.__new__(self.__class__)
-        new.__dict__ = deepcopy(self.__dict__, memo)
+        new.__dict__ = deepcopy(self.__getstate__(), memo)
         return new
 
     def rates(self) -> Mapping[str, float]:

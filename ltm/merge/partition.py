@@ -114,7 +114,7 @@ class MaxMagnitude(Assigned):
         beyond = beyond.argsort(1, descending=True)[:, : N - self.slots]
         slot = self.slot.gather(1, beyond)[..., None].expand(-1, -1, D)
         other, own = (
-            rows.index_select(0, (index + image).flatten()).view(B, -1, D)
+            rows.index_select(0, (index + image).flatten()).view(*index.shape, D)
             for index in (beyond, first)
         )
         top, bottom = (own.scatter_reduce(1, slot, other, how) for how in ("amax", "amin"))

@@ -150,6 +150,8 @@ def _width(count: Tensor, tokens: int, counted: int) -> tuple[int, bool]:
         return counted, True
     if torch.compiler.is_compiling():  # a shape must not depend on values
         return tokens, True
+    if not len(count):
+        return counted, False
     fewest, most = torch.stack(count.aminmax()).tolist()
     most = max(most, 2)  # the next matching has two sides
     return most, fewest < most

@@ -51,7 +51,6 @@ def test_patches_may_change_with_the_size_or_alone() -> None:
     [
         (VIT, {"plan": {"blocks.0": 40}}, 16, {}, "keeps 40 tokens at blocks.0, allowed is"),
         (VIT, {"plan": {"blocks.0": 40}}, 34, {}, "multiples of the 4 x 4 pixels"),
-        (VIT, {"compression_ratio": 0.5}, 0, {}, "number of pixels above 0"),
         (VIT, {"compression_ratio": 0.5}, 64, {"window_size": 4}, "window_size"),
         (SWIN, {"plan": {"layers.1": (3, 3)}}, 40, {}, "multiples of"),
         (SWIN, {"plan": {"layers.2": (3, 3)}}, 64, {"window_size": 2}, "keeps .* at layers.2"),
