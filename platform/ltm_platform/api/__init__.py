@@ -15,7 +15,7 @@ from ltm_platform.api.clusters import (
     stop_local_ray,
 )
 from ltm_platform.api.jobs import address_of, goes_to_cluster, plan, validate
-from ltm_platform.api.networks import evaluate, export, pareto, predict
+from ltm_platform.api.networks import analyse, evaluate, export, pareto, predict
 from ltm_platform.api.records import (
     Compared,
     compare,
@@ -33,6 +33,7 @@ from ltm_platform.api.smoke import smoke, smoke_there
 from ltm_platform.api.sweeps import resume_sweep, tune
 from ltm_platform.api.training import resume, submit
 from ltm_platform.api.values import (
+    Analysed,
     Checkpoint,
     Curve,
     Evaluated,
@@ -54,6 +55,7 @@ from ltm_platform.job import JobSpec
 from ltm_platform.tuning.results import TrialResult
 
 __all__ = [
+    "Analysed",
     "Checkpoint",
     "Compared",
     "Curve",
@@ -76,6 +78,7 @@ __all__ = [
     "TrialResult",
     "UserError",
     "address_of",
+    "analyse",
     "cluster_down",
     "cluster_status",
     "cluster_up",

@@ -1,4 +1,4 @@
-"""Trained networks: accuracy, predictions, and export."""
+"""Trained networks: accuracy, predictions, analysis, and export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ltm_platform import tracking
 from ltm_platform.api.output import captured_output
 from ltm_platform.api.process import restored_process
-from ltm_platform.api.values import Curve, Evaluated, Exported, Predicted
+from ltm_platform.api.values import Analysed, Curve, Evaluated, Exported, Predicted
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.ray_cluster.address import EMBEDDED
 from ltm_platform.ray_cluster.session import session
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from ltm_platform.api.values import Printed
     from ltm_platform.inference.evaluate import Evaluation, Scores
     from ltm_platform.inference.export import Format
+    from ltm_platform.job import JobSpec
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.report.pareto import Measurement
     from ltm_platform.tracking import RunRecord
 
 CURVE, CURVE_OF_LAST = "pareto", "pareto_last"
 """Prefix of the metrics, and folder of the artifacts."""
+ANALYSIS = "analysis"
+"""Folder of the artifacts."""
 
 
 @restored_process()
@@ -227,6 +230,87 @@ def predict(
         drawn = inference.draw_heatmaps(network, images, pixels, heatmaps, target=token)
     predictions = inference.predict(network, images, pixels, top=top)
     return Predicted(tuple(predictions), tuple(drawn))
+
+
+@restored_process()
+def analyse(
+    targets: Sequence[str | Path],
+    *,
+    images: int = 64,
+    ema: bool = False,
+    ratio: float | None = None,
+    last: bool = False,
+    data: str | None = None,
+    out: Path | None = None,
+    tracking_uri: str | None = None,
+) -> Analysed:
+    """What networks do with the tokens of the same images, and how alike they are in that.
+
+    A page of pictures and tables of Parquet are logged to the run of each in MLflow, in the
+    artifact folder ``analysis``, in the place of an earlier analysis.
+
+    Args:
+        targets: names of runs, or checkpoints' folders.
+        images: so many, the first of the validation set.
+        data: others, as ``data.path``; then nothing is logged. The runs' own if left out.
+        out: a folder for a copy of the page and the tables.
+
+    The others are as of `predict`.
+
+    Raises:
+        UserError: there is no such network, the networks were trained on different data, or there
+            are too few images.
+    """
+    from ltm_platform.checks import check_data
+    from ltm_platform.inference import analysis_files
+    from ltm_platform.inference.analysis import FEWEST, analyse
+    from ltm_platform.inference.trained_network import load_network
+    from ltm_platform.storage.manifest import job_of
+
+    if images < FEWEST:
+        raise UserError(f"--images is {images}, but must be {FEWEST} or more")
+    names = list(dict.fromkeys(map(str, targets)))
+    if not names:
+        raise UserError("name a run, or a checkpoint's folder")
+    checkpoints = {name: find_checkpoint(name, last=last, uri=tracking_uri) for name in names}
+    jobs = {name: job_of(checkpoint) for name, checkpoint in checkpoints.items()}
+    first = jobs[names[0]]
+    if data is None:
+        _check_same_images(jobs)
+    else:
+        first = first.replace("data.path", data)
+    dataset = check_data(first)
+    networks = {
+        # a network without a method has one ratio
+        name: load_network(
+            checkpoint, ema=ema, ratio=None if jobs[name].model.method == "none" else ratio
+        )
+        for name, checkpoint in checkpoints.items()
+    }
+    found = analyse(networks, dataset.val, images)
+    store = tracking.tracking_uri(tracking_uri)
+    records = [] if data else [run_of(checkpoint, store) for checkpoint in checkpoints.values()]
+    runs = {record.name: record.run_id for record in records if record}
+    with temporary_folder("ltm-analysis-") as temporary:
+        folder = out or temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        files = analysis_files.write(found, folder)
+        for run_id in runs.values():
+            tracking.add_files(store, run_id, files, ANALYSIS)
+    return Analysed(found, dataset.name, tuple(runs), ANALYSIS, store, tuple(files) if out else ())
+
+
+def _check_same_images(jobs: Mapping[str, JobSpec]) -> None:
+    """Raises: UserError: jobs whose validation images are not the same."""
+    (name, first), *others = jobs.items()
+    for other, job in others:
+        for key in ("path", "val_fraction", "fold", "folds"):
+            one, two = getattr(first.data, key), getattr(job.data, key)
+            if one != two:
+                raise UserError(
+                    f"{name} and {other} have other validation images, data.{key} is {one!r} and "
+                    f"{two!r}: name those for all of them with --data"
+                )
 
 
 @restored_process()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_platform.checks import CheckedJob
+    from ltm_platform.inference.analysis import Analysis
     from ltm_platform.inference.evaluate import Score
     from ltm_platform.inference.predict import Drawn, Prediction
     from ltm_platform.report.pareto import Measurement
@@ -205,6 +206,22 @@ class Curve:
     tracking_uri: str
     left_out: tuple[str, ...] = ()
     """Images that cannot be decoded and are not counted, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysed:
+    """What networks do with the tokens of the same images."""
+
+    analysis: Analysis
+    data: str
+    """The data set's name."""
+    runs: tuple[str, ...]
+    """Those that it was logged to: none for checkpoints of no run, or for other data."""
+    artifacts: str
+    """The artifact folder there."""
+    tracking_uri: str
+    files: tuple[Path, ...]
+    """In the folder that was asked for: the page of pictures, then the tables."""
 
 
 @dataclass(frozen=True, slots=True)

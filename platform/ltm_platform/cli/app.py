@@ -37,6 +37,7 @@ COMMANDS = (
     "evaluate",
     "pareto",
     "predict",
+    "analyse",
     "export",
     "reconcile",
     "ui",

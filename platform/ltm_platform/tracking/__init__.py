@@ -3,7 +3,7 @@
 No other part of the platform but `compat` imports MLflow.
 """
 
-from ltm_platform.tracking.append import add_curve, end_run, remove_run
+from ltm_platform.tracking.append import add_curve, add_files, end_run, remove_run
 from ltm_platform.tracking.model import ImageInput
 from ltm_platform.tracking.record import TrackedRun, tracked_run
 from ltm_platform.tracking.runs import (
@@ -47,6 +47,7 @@ __all__ = [
     "TrackedRun",
     "TrackedSweep",
     "add_curve",
+    "add_files",
     "check_usable",
     "connect_meanwhile",
     "end_run",

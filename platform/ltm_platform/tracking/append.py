@@ -54,6 +54,13 @@ def add_curve(
     return own
 
 
+def add_files(uri: str, run_id: str, files: Sequence[Path], folder: str) -> None:
+    """Log files to an artifact folder of a run, in the place of those of their names."""
+    client = connect(uri)
+    for file in files:
+        client.log_artifact(run_id, str(file), folder)
+
+
 def end_run(uri: str, run_id: str, status: str, reason: str, ended_ms: int) -> None:
     """Give a run that is RUNNING no more its true status, and the reason as its error."""
     client = connect(uri)
