@@ -41,7 +41,8 @@ def survival(found: Sequence[SiteMerge]) -> list[Tensor]:
 
     FieldError for a merge that no weights describe.
     """
-    scale, left, shares = 1.0, None, []
+    scale, left = 1.0, 0
+    shares: list[Tensor] = []
     for at in found:
         tiles = at.site.tiles[0] * at.site.tiles[1]
         arrive = at.site.tokens * tiles

@@ -88,6 +88,9 @@ RUN_BY = {
     "ltm-platform evaluate *": (
         f"{E2E}/test_evaluate.py::test_one_worker_finds_what_two_found_and_other_ratios_come_with_it"
     ),
+    "ltm-platform analyse *": (
+        f"{HERE}/inference/test_analysis.py::test_it_is_logged_to_the_runs_and_printed"
+    ),
     "ltm-platform pareto*": (
         f"{E2E}/test_reports.py::test_a_curve_over_ratios_is_logged_to_its_run"
     ),

@@ -262,13 +262,13 @@ def analyse(
             are too few images.
     """
     from ltm_platform.checks import check_data
+    from ltm_platform.inference import analysis as inference
     from ltm_platform.inference import analysis_files
-    from ltm_platform.inference.analysis import FEWEST, analyse
     from ltm_platform.inference.trained_network import load_network
     from ltm_platform.storage.manifest import job_of
 
-    if images < FEWEST:
-        raise UserError(f"--images is {images}, but must be {FEWEST} or more")
+    if images < inference.FEWEST:
+        raise UserError(f"--images is {images}, but must be {inference.FEWEST} or more")
     names = list(dict.fromkeys(map(str, targets)))
     if not names:
         raise UserError("name a run, or a checkpoint's folder")
@@ -287,9 +287,11 @@ def analyse(
         )
         for name, checkpoint in checkpoints.items()
     }
-    found = analyse(networks, dataset.val, images)
+    found = inference.analyse(networks, dataset.val, images)
     store = tracking.tracking_uri(tracking_uri)
-    records = [] if data else [run_of(checkpoint, store) for checkpoint in checkpoints.values()]
+    # on other data it is no property of the runs
+    logged = checkpoints.values() if data is None else ()
+    records = [run_of(checkpoint, store) for checkpoint in logged]
     runs = {record.name: record.run_id for record in records if record}
     with temporary_folder("ltm-analysis-") as temporary:
         folder = out or temporary

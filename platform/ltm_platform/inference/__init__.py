@@ -1,1 +1,1 @@
-"""Uses of stored weights: `evaluate`, `predict` and `export`."""
+"""Uses of stored weights: `evaluate`, `predict`, `analyse` and `export`."""

@@ -135,6 +135,8 @@ def test_table_keeps_digits_apart_in_every_format(run: Run) -> None:
         (["export", "ltm-2", "--format", "onnx"], "did you mean 'ltm-1'"),
         (["predict", "ltm-2", "a.png"], "did you mean 'ltm-1'"),
         (["predict", "ltm-1", "a.png", "--token", "1", "1"], "--heatmap"),
+        (["analyse", "base-1", "ltm-2"], "no validated checkpoint"),
+        (["analyse", "ltm-2"], "did you mean 'ltm-1'"),
         (["reconcile", "--silent-for", "0"], "x>=1"),
     ],
 )

@@ -14,6 +14,8 @@ from ltm_platform.cli import options
 if TYPE_CHECKING:
     from ltm_platform.inference.analysis import Analysis, Network
 
+FATES = ("kept", "merged", "dropped")
+
 
 @click.command("analyse")
 @click.argument("targets", metavar="RUN|CHECKPOINT...", nargs=-1, required=True)
@@ -117,7 +119,7 @@ def _print_tables(analysis: Analysis, title: str) -> None:
         table.add_row(
             network.name,
             network.method,
-            *(_number(100 * shares[one] if one in shares else None, 1) for one in _FATES),
+            *(_number(100 * shares[one] if one in shares else None, 1) for one in FATES),
             _number(network.mean_depth(), 2),
             str(network.places) if shares else "",
         )
@@ -127,9 +129,6 @@ def _print_tables(analysis: Analysis, title: str) -> None:
         for one in analysis.likenesses:
             pairs.add_row(one.run, one.other, *(_number(x, 3) for x in (one.iou, one.nmi, one.cka)))
         results().print(pairs)
-
-
-_FATES = ("kept", "merged", "dropped")
 
 
 def _number(value: float | None, digits: int) -> str:
