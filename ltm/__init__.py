@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     from ltm.create import compacted, create_model, patch
     from ltm.errors import FieldError, PluginError
     from ltm.flops import Count, count
-    from ltm.heatmaps import Heatmap, beside, heatmap
     from ltm.interfaces import Method, SiteInput, compressible
-    from ltm.maps import SiteMerge, merges
     from ltm.merge import Merge
     from ltm.methods import list_methods, list_token_methods, register_method
     from ltm.plan import elastic_ratio
     from ltm.published import Published, table
+    from ltm.views.heatmaps import Heatmap, beside, heatmap
+    from ltm.views.maps import SiteMerge, merges
 
 _MODULE_OF = {
     "Count": "flops",
     "FieldError": "errors",
-    "Heatmap": "heatmaps",
+    "Heatmap": "views.heatmaps",
     "Merge": "merge",
     "Method": "interfaces",
     "PluginError": "errors",
     "Published": "published",
     "SiteInput": "interfaces",
-    "SiteMerge": "maps",
+    "SiteMerge": "views.maps",
     "StreamingBottleneck": "bottleneck",
-    "beside": "heatmaps",
+    "beside": "views.heatmaps",
     "compacted": "create",
     "compressible": "interfaces",
     "count": "flops",
     "create_model": "create",
     "elastic_ratio": "plan",
-    "heatmap": "heatmaps",
+    "heatmap": "views.heatmaps",
     "list_backbones": "backbones",
     "list_methods": "methods",
     "list_token_methods": "methods",
-    "merges": "maps",
+    "merges": "views.maps",
     "patch": "create",
     "register_family": "backbones",
     "register_method": "methods",

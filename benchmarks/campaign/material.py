@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",  # it draws from the RNG of the process, here the rank
 }
 NAME = "hit"
 """Of the run of a case."""

@@ -42,7 +42,7 @@ _MODULES = (
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "ray.train.torch",
-    "ltm.heatmaps",
+    "ltm.views.heatmaps",
     "ltm_platform.cli.commands.reconcile",
     "ltm_platform.cli.commands.resume",
     "ltm_platform.cli.commands.submit",

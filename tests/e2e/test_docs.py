@@ -358,7 +358,7 @@ def _classes(job: JobSpec) -> int:
 
 NOT_EXECUTED = {
     "import mlflow": "needs a run; the same calls are in tests/e2e/test_quickstart.py",
-    "ltm.beside(": "needs trained models; tests/ltm/test_heatmaps.py calls it",
+    "ltm.beside(": "needs trained models; tests/ltm/views/test_heatmaps.py calls it",
 }
 CODE = [one for one in blocks() if one.language == "python" and one.page not in EXECUTED_BY]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ltm
-from ltm import analysis as measures
+from ltm.views import analysis as measures
 from ltm_platform.data.decode import decode_rgb, pixel_rule
 from ltm_platform.errors import UserError
 from ltm_platform.inference.predict import BATCH, to_input
@@ -33,7 +33,7 @@ PICTURED = 6
 class Tokens:
     """What became of the tokens of images in one network.
 
-    depth: [B, rows, columns], see `ltm.analysis.depth`. fates, groups: [B, rows x columns].
+    depth: [B, rows, columns], see `ltm.views.analysis.depth`. fates, groups: [B, rows x columns].
     """
 
     depth: Tensor

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ltm.analysis import FATES
+from ltm.views.analysis import FATES
 from ltm_platform.inference.analysis import PICTURED
 from ltm_platform.storage.files import written_whole
 

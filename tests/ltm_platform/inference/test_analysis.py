@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import ltm
-from ltm.analysis import cka, depth
+from ltm.views.analysis import cka, depth
 from ltm_platform import api
 from ltm_platform.inference.analysis import analyse
 from ltm_platform.inference.analysis_files import PAGE, PAIRS, TOKENS

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ltm.errors import FieldError
-from ltm.maps import merges
+from ltm.views.maps import merges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

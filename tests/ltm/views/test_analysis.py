@@ -10,10 +10,10 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 import ltm
-from ltm.analysis import FATES, cka, depth, fates, groups, iou, nmi, picture, survival
 from ltm.interfaces import Site
-from ltm.maps import SiteMerge
 from ltm.merge import Selected, Weighted
+from ltm.views.analysis import FATES, cka, depth, fates, groups, iou, nmi, picture, survival
+from ltm.views.maps import SiteMerge
 
 if TYPE_CHECKING:
     from ltm.interfaces import Grid, Kept

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltm.interfaces import Grid
-    from ltm.maps import SiteMerge
+    from ltm.views.maps import SiteMerge
 
 FATES = ("kept", "merged", "dropped")
 """What became of a token; `fates` has numbers of these."""
