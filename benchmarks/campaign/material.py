@@ -19,7 +19,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",  # it draws from the RNG of the process, here the rank
+    # jitter draws from the RNG of the process, which here is the rank
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
 }
 NAME = "hit"
 """Of the run of a case."""
