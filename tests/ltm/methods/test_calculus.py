@@ -14,6 +14,8 @@ import ltm
 from ltm.backbones import find_backbone
 from ltm.methods import grids
 
+from ...marks import fast_only
+
 NETS = ("vit_nano_patch4_32", "swin_nano_patch2_window4_32")
 PAIRS = [
     (net, method)
@@ -22,7 +24,11 @@ PAIRS = [
     if not (find_backbone(net)[1].needs_grid and grids(method) == "refused")
 ]
 STOPPED = ("mctf",)  # its weights have no gradient, as published: g is not that of the function
-taken = pytest.mark.parametrize(("backbone", "method"), PAIRS)
+FAST = ("ltm", "tome", "topk", "sinkhorn")  # each sort of merge once
+taken = pytest.mark.parametrize(
+    ("backbone", "method"),
+    [pytest.param(*pair, marks=() if pair[1] in FAST else pytest.mark.slow) for pair in PAIRS],
+)
 
 
 def create(backbone: str, method: str) -> tuple[Any, torch.Tensor]:
@@ -95,7 +101,7 @@ def test_a_plan_is_refused_when_it_is_set_or_carried_out(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in ltm.list_methods() if m != "none"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", fast_only([torch.float16, torch.float64], [torch.float16]))
 def test_count_is_the_same_in_any_precision_wrapped_or_of_another_depth_of_colour(
     method: str, dtype: torch.dtype
 ) -> None:
