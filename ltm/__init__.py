@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ltm import plugins, timm_models
     from ltm.backbones import list_backbones, register_family
     from ltm.bottleneck import StreamingBottleneck
+    from ltm.catalogue.published import Published, table
     from ltm.create import compacted, create_model, patch
     from ltm.errors import FieldError, PluginError
     from ltm.flops import Count, count
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ltm.merge import Merge
     from ltm.methods import list_methods, list_token_methods, register_method
     from ltm.plan import elastic_ratio
-    from ltm.published import Published, table
     from ltm.views.heatmaps import Heatmap, beside, heatmap
     from ltm.views.maps import SiteMerge, merges
 
@@ -33,7 +33,7 @@ _MODULE_OF = {
     "Merge": "merge",
     "Method": "interfaces",
     "PluginError": "errors",
-    "Published": "published",
+    "Published": "catalogue.published",
     "SiteInput": "interfaces",
     "SiteMerge": "views.maps",
     "StreamingBottleneck": "bottleneck",
@@ -51,7 +51,7 @@ _MODULE_OF = {
     "patch": "create",
     "register_family": "backbones",
     "register_method": "methods",
-    "table": "published",
+    "table": "catalogue.published",
 }
 _MODULES = ("plugins", "timm_models")
 

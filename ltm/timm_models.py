@@ -15,9 +15,9 @@ from timm.models import register_model
 
 from ltm._compat import FeatureGetterNet
 from ltm.backbones import find_backbone
+from ltm.catalogue.published import PUBLISHED
 from ltm.create import built_smaller, merged
 from ltm.methods import check_method, list_options, reduces
-from ltm.published import PUBLISHED
 
 if TYPE_CHECKING:
     from torch import nn

@@ -119,6 +119,9 @@ RUN_BY = {
     ),
     "ltm-platform doctor": f"{HERE}/cli/test_commands.py::test_doctor_tells_what_to_type",
     "ltm-platform models": f"{E2E}/test_docs.py::test_models_prints_every_published_network",
+    "ltm-platform models --methods": (
+        f"{E2E}/test_docs.py::test_models_says_which_method_runs_where"
+    ),
     "ltm-platform cluster * --local": (
         f"{E2E}/test_cluster.py::test_a_run_is_sent_followed_and_stopped_and_the_next_waits_for_it"
     ),
@@ -137,7 +140,6 @@ RUN_BY = {
 
 NOT_RUN = {
     "make *": "it is what runs the tests; here its targets are looked up",
-    "ltm-platform submit tiny.yaml *": "was tried by hand, method by method, as the page says",
     "ltm-platform submit jobs/ltm_vit_b.yaml *": "needs ImageNet and a cluster; here the job loads",
     "ltm-platform cluster * cluster.yaml": "needs a cloud; the file fits Ray's schema by a test",
 }

@@ -28,7 +28,7 @@ print([name for name in ("torch", "timm", "torchvision", "numpy") if name in sys
 
 def test_every_name_is_there_whatever_was_imported_before() -> None:
     code = """
-import ltm.bottleneck, ltm.budget, ltm.create, ltm.flops, ltm.views, ltm.published, ltm.plan
+import ltm.bottleneck, ltm.budget, ltm.create, ltm.flops, ltm.views, ltm.catalogue, ltm.plan
 assert set(ltm.__all__) <= set(dir(ltm))
 for name in ltm.__all__:
     getattr(ltm, name)

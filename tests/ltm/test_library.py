@@ -12,6 +12,7 @@ TEXT = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?ms)^```python\n(.*?)^```$", TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", BLOCKS, ids=[str(i) for i in range(len(BLOCKS))])
 def test_an_example_works(code: str) -> None:
     exec(compile(code, "docs/library.md", "exec"), {"__name__": "example"})

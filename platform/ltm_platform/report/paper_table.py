@@ -141,7 +141,7 @@ def _images_per_epoch(run: Tracked) -> float | None:
 
 def _has_classes(run: Tracked, classes: int) -> bool:
     """Whether the base network has as many parameters as with that many classes."""
-    from ltm.published import cost_of
+    from ltm.catalogue.published import cost_of
 
     params, record = run.record.params, run.record
     try:

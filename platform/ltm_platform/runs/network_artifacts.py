@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ltm.fits import rule
+from ltm.catalogue.fits import rule
 from ltm_platform.data.decode import pixel_rule
 from ltm_platform.data.transforms import eval_resize
 from ltm_platform.models import create_model, input_pixels, load_weights

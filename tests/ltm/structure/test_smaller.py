@@ -24,8 +24,8 @@ SMALL = "vit_small_patch16_224"
     [
         ("shallower", 3.68, {"depth": 9}),
         ("narrower", 3.68, {"embed_dim": 320, "num_heads": 5}),
-        ("shallower", 4.3, {"depth": 11}),
-        ("narrower", 100.0, {}),
+        pytest.param("shallower", 4.3, {"depth": 11}, marks=pytest.mark.slow),
+        pytest.param("narrower", 100.0, {}, marks=pytest.mark.slow),
     ],
 )
 def test_the_budget_is_kept_and_the_next_size_breaks_it(
@@ -71,6 +71,7 @@ def test_it_is_timms_network_of_that_size(tmp_path: Path) -> None:
         torch.testing.assert_close(again.eval()(x), plain(x))
 
 
+@pytest.mark.slow
 def test_a_ratio_is_that_of_the_macs() -> None:
     whole = ltm.count(ltm.create_model(TINY, "none")).gmacs
     for ratio, least in ((1.0, 1.0), (None, 0.5), (0.6, 0.5)):

@@ -7,8 +7,8 @@ import torch
 
 import ltm
 from ltm.backbones import find_backbone
+from ltm.catalogue.published import PUBLISHED
 from ltm.methods import grids, reduces
-from ltm.published import PUBLISHED
 from ltm_platform.job import JobSpec
 from ltm_platform.models import create_model
 from ltm_platform.report.published import Figures, PublishedNetwork, published
@@ -102,6 +102,7 @@ def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
     assert same == ours.recipe
 
 
+@pytest.mark.slow
 def test_ltmp_on_vit_s_has_its_own_recipe() -> None:
     job = JobSpec.load("ltmp_vit_s")
     assert (job.recipe.epochs, job.recipe.lr, job.recipe.min_lr) == (1, 5e-3, 0)

@@ -39,8 +39,7 @@ def test_every_job_can_train_for_one_epoch(name: str) -> None:
         assert again.shortened(phase) is None
         if lasts:
             expected += [f"{phase} is {share:.4g} instead of {lasts:g}: recipe.epochs is 1"]
-    assert expected
-    assert list(check_job(short)[-len(expected) :]) == expected
+    assert [notice for notice in check_job(short) if " instead of " in notice] == expected
 
 
 def lasting(job: JobSpec, phase: str) -> float:

@@ -192,8 +192,8 @@ def test_bundled_jobs_are_read_back_exactly(name: str) -> None:
 
 def test_a_stored_job_names_its_source_in_errors() -> None:
     values = JobSpec.load("quickstart").to_dict()
-    values["recipe"]["momentum"] = 0.9
-    with pytest.raises(UserError, match=r"^checkpoint c1: recipe\.momentum is not a field"):
+    values["recipe"]["nesterov"] = True
+    with pytest.raises(UserError, match=r"^checkpoint c1: recipe\.nesterov is not a field"):
         JobSpec.from_dict(values, source="checkpoint c1")
 
 

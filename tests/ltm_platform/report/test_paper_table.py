@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm.published import PUBLISHED, cost_of
+from ltm.catalogue.published import PUBLISHED, cost_of
 from ltm_platform.report.paper_table import Line, measure, regime, results
 from ltm_platform.report.published import published
 

@@ -33,6 +33,7 @@ def test_every_job_is_tried_as_it_is_but_for_its_length(name: str) -> None:
     assert {key for key in before if before[key] != after[key]} <= {
         "name",
         "data.limit_batches",
+        "recipe.backbone.frozen_epochs",
         "recipe.epochs",
         "recipe.warmup_epochs",
         "recipe.early_stop",

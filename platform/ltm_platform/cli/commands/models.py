@@ -18,7 +18,7 @@ def command(methods: bool) -> None:
     """Print parameters and GMACs of every published network, ours beside the paper's.
 
     \b
-    Examples:
+    Example:
       ltm-platform models
       ltm-platform models --methods
     """
@@ -29,7 +29,7 @@ def command(methods: bool) -> None:
 
 
 def _print_methods() -> None:
-    from ltm.fits import FAMILIES, all_fits
+    from ltm.catalogue.fits import FAMILIES, all_fits
     from ltm_platform.cli.screen.console import plain_table, results
 
     fits, families = all_fits(), len(FAMILIES)
