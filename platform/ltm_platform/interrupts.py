@@ -42,32 +42,6 @@ def interrupts_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_noticed() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came within the block, though another exception came out of it.
-
-    What it interrupts may make another exception of it: a module that is not imported, a schema
-    that is not built.
-    """
-    came = threading.Event()
-    if not _in_main_thread():
-        yield came.is_set
-        return
-    handlers = _handlers()
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        came.set()
-        handlers[signal.Signals(signum)](signum, frame)
-
-    try:
-        for s in handlers:
-            signal.signal(s, note)
-        yield came.is_set
-    finally:
-        for s, handler in handlers.items():
-            signal.signal(s, handler)
-
-
-@contextmanager
 def interrupts_held() -> Iterator[None]:
     """What would raise within the block is raised at its end.
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from ltm_platform.interrupts import interrupts_held, interrupts_ignored, interrupts_noticed
+from ltm_platform.interrupts import interrupts_held, interrupts_ignored
 from ltm_platform.tracking.store import connect
 
 if TYPE_CHECKING:
@@ -49,19 +49,3 @@ def test_an_interrupt_within_a_transaction_leaves_no_lock(
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"), timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
     assert client.get_run(run_id).data.tags["key"] == "value"
-
-
-def test_an_interrupt_that_became_another_exception_is_known(interrupt: Callable[[], None]) -> None:
-    def build() -> None:
-        try:
-            interrupt()
-        except KeyboardInterrupt as error:
-            raise ImportError from error
-
-    with interrupts_noticed() as came:
-        assert not came()
-        with pytest.raises(ImportError):
-            build()
-        assert came()
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()

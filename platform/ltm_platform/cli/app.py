@@ -7,7 +7,6 @@ import importlib
 import io
 import os
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -16,10 +15,9 @@ from ltm.errors import PluginError
 from ltm_platform import __version__
 from ltm_platform.cli.group import Group
 from ltm_platform.errors import RunError, UserError, readable
-from ltm_platform.interrupts import interrupts_noticed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 COMMANDS = (
     "submit",
@@ -86,8 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _interrupted_at_most():
-            code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
+        code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
     except (UserError, PluginError) as error:
         _fail(readable(str(error)), 2)
     except RunError as error:
@@ -102,20 +99,6 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail("stopped", 130)
     if code:
         sys.exit(code)
-
-
-@contextmanager
-def _interrupted_at_most() -> Iterator[None]:
-    """What breaks since Ctrl-C came is a command that was stopped."""
-    with interrupts_noticed() as came:
-        try:
-            yield
-        except (click.ClickException, UserError, RunError, PluginError):
-            raise
-        except Exception as error:
-            if came():
-                raise KeyboardInterrupt from error
-            raise
 
 
 def _bypass_proxy() -> None:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_platform.cli.app import COMMANDS, main
+from ltm_platform.cli.app import COMMANDS
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import tracked_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..conftest import Run
 
 JOB = """\
@@ -74,7 +72,7 @@ def test_every_help_has_an_example_that_starts_with_the_command(run: Run, args: 
 
 IMPORTS = """
 import sys
-from ltm_platform.cli.app import COMMANDS, main
+from ltm_platform.cli.app import COMMANDS
 for args in [[], *([command] for command in COMMANDS)]:
     main([*args, "--help"])
 heavy = {"torch", "ray", "deepspeed", "mlflow", "timm", "pyarrow", "torchvision", "sklearn"}
@@ -265,21 +263,3 @@ def test_doctor_tells_what_to_type(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert "MLFLOW_TRACKING_URI" in findings["MLflow"]["remedy"]
     assert findings["torch"]["fine"]
     assert findings["Python"]["fine"]
-
-
-def test_ctrl_c_that_a_library_made_another_exception_of_is_a_stop(
-    monkeypatch: pytest.MonkeyPatch,
-    interrupt: Callable[[], None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def interrupted(*_: object) -> None:
-        try:
-            interrupt()
-        except KeyboardInterrupt as error:
-            raise ImportError from error
-
-    monkeypatch.setattr(JobSpec, "load", interrupted)
-    with pytest.raises(SystemExit) as end:
-        main(["validate", "quickstart"])
-    assert end.value.code == 130
-    assert capsys.readouterr() == ("", "stopped\n")
