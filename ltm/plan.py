@@ -46,6 +46,9 @@ powers: r, r^2 and r^3 of the tokens are kept at a quarter, a half and three qua
     blocks 3, 6 and 9 of 12 (EViT, DynamicViT, arXiv 2308.04657).
 """
 
+DEFAULT_RATIO = 0.8
+"""Of a published network without a plan of its own: the published command's."""
+
 _MOST = 10**6  # a number of tokens beyond it is a slip of the keyboard
 _LEAST_STEP = 1e-9  # between parts that keep other numbers of tokens
 

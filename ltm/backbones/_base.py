@@ -16,7 +16,7 @@ from ltm.errors import FieldError, first_line
 from ltm.flops import channels_of
 from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
-from ltm.plan import SCHEDULES, Removals, check_names, removals
+from ltm.plan import DEFAULT_RATIO, SCHEDULES, Removals, check_names, removals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Wish = float | Plan | Removals | None
 
-DEFAULT_RATIO = 0.8  # the published command's
 _OF_METHOD = "method."  # in a state dict
 
 

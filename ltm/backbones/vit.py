@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from ltm._compat import embedded_patches, feature_take_indices
 from ltm.adopt import adopt
 from ltm.backbones._attention import adopt_block
-from ltm.backbones._base import DEFAULT_RATIO, MergingModel
+from ltm.backbones._base import MergingModel
 from ltm.backbones._merging import (
     Look,
     Merging,
@@ -41,6 +41,7 @@ from ltm.backbones._registry import register_family, small_cfg
 from ltm.errors import FieldError
 from ltm.interfaces import Evidence, Grid, Kept, Plan, Site
 from ltm.merge import HALF, presence
+from ltm.plan import DEFAULT_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

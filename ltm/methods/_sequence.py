@@ -26,18 +26,31 @@ def by_sides(tokens: int, prefix: int, like: Tensor) -> Tensor:
     return torch.cat([number[side] for side in sides(prefix)])
 
 
-def merge_in_sequence(metric: Tensor, mass: Tensor, slots: int, *, prefix: int) -> Assigned:
-    """ToMe's step on metric [B, N, d] and mass [B, N], with slots in that order."""
+def cosines(metric: Tensor, prefix: int) -> Tensor:
+    """Between all A and all B tokens, [B, tokens of A, tokens of B], for metric [B, N, d]."""
     a, b = sides(prefix)
     unit = F.normalize(metric, dim=-1)
-    likeness, partner = (unit[:, a] @ unit[:, b].transpose(1, 2)).max(-1)
-    B, sources = likeness.shape
-    leave = metric.shape[1] - slots
-    gone = likeness.argsort(-1, descending=True)[:, :leave]
-    left = sources - leave
-    stays = torch.ones_like(partner).scatter(1, gone, 0)
-    slot = (stays.cumsum(1) - 1).where(stays == 1, left + partner)
-    others = torch.arange(left, slots, device=metric.device).expand(B, -1)
-    where = by_sides(metric.shape[1], prefix, metric).expand(B, -1)
-    slot = torch.empty_like(where).scatter(1, where, torch.cat([slot, others], 1))
+    return unit[:, a] @ unit[:, b].transpose(1, 2)
+
+
+def merge_in_sequence(
+    metric: Tensor, mass: Tensor, slots: int, *, prefix: int, by_likeness: bool = False
+) -> Assigned:
+    """ToMe's step on metric [B, N, d] and mass [B, N], with slots in that order.
+
+    by_likeness: A tokens that are left lie by falling similarity, not as they came.
+    """
+    B, N, _ = metric.shape
+    leave = N - slots
+    likeness, partner = cosines(metric, prefix).max(-1)
+    rank = likeness.argsort(-1, descending=True)
+    gone, stay = rank[:, :leave], rank[:, leave:]
+    stay = stay if by_likeness else stay.sort(-1).values
+
+    kept = torch.arange(slots, device=metric.device).expand(B, -1)
+    of_a, of_b = kept.split([stay.shape[1], slots - stay.shape[1]], 1)
+    slot_of_a = torch.zeros_like(partner).scatter(1, stay, of_a)
+    slot_of_a = slot_of_a.scatter(1, gone, of_b.gather(1, partner.gather(1, gone)))
+    where = by_sides(N, prefix, metric).expand(B, -1)
+    slot = torch.empty_like(where).scatter(1, where, torch.cat([slot_of_a, of_b], 1))
     return Assigned.normalised(slot, mass, slots)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.merge import Assigned, Chained, Selected, Soft
-from ltm.methods._sequence import by_sides, sides
+from ltm.merge import HALF, Assigned, Chained, Selected, Soft
+from ltm.methods._sequence import by_sides, cosines, sides
 from ltm.methods.matching import join, pairs
-from ltm.methods.relaxed import LEFT_OVER, Threshold, masses
-
-HALF = 0.5
+from ltm.methods.relaxed import LEFT_OVER, Threshold, left_over
 
 
 class Thresholds(nn.Module):
@@ -45,9 +43,8 @@ class Tokens(NamedTuple):
 
         absent: similarity to a token that is not `here`, [B, N] bool.
         """
-        a, b = sides(self.prefix)
-        unit = F.normalize(self.metric, dim=-1)
-        cosine = unit[:, a] @ unit[:, b].transpose(1, 2)
+        _, b = sides(self.prefix)
+        cosine = cosines(self.metric, self.prefix)
         likeness, partner = cosine.masked_fill(~here[:, None, b], absent).max(-1)
         return likeness, partner
 
@@ -82,7 +79,7 @@ def decide_softly(given: Tokens, thresholds: Thresholds) -> tuple[Chained, Tenso
     gone = F.pad(goes > HALF, (0, N - sources))
     left = F.pad(1 - merges, (0, N - sources)).where(gone, stays)
 
-    after = (size + incoming.sum(1)) * masses(torch.ones_like(left), left)
+    after = (size + incoming.sum(1)) * left_over(left)
     soft = Soft(size, incoming, after.where(here, mass))
     permuted = Chained(Selected(order.expand(B, -1), N), soft)
     return permuted, left.where(here, mass / size)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ltm.merge import Masked, Merge, Selected, at_least_float32
 from ltm.methods._registry import register_method
-from ltm.methods.selectors import SelectorMethod, best, draw, half_global, left_over, narrowing
+from ltm.methods.relaxed import left_over
+from ltm.methods.selectors import SelectorMethod, best, draw, half_global, narrowing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -32,17 +32,14 @@ At most half of the tokens leave.
 """
 
 
-def pairs(metric: Tensor, here: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def pairs(metric: Tensor) -> tuple[Tensor, Tensor]:
     """Each A token's most similar B token (ToMe, section 3, steps 1 and 2), for metric [B, N, d].
 
-    A are the tokens with even numbers, B those with odd ones. here: [B, N], bool, which tokens can
-    be partners; all when omitted. Returns the cosine, [B, N - N // 2], -1 where there is no
-    partner, and the number of the partner among all tokens, of the same shape.
+    A are the tokens with even numbers, B those with odd ones. Returns the cosine,
+    [B, N - N // 2], and the number of the partner among all tokens, of the same shape.
     """
     unit = F.normalize(metric, dim=-1)
     cosine = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
-    if here is not None:
-        cosine = cosine.masked_fill(~here[:, None, 1::2], -1.0)
     likeness, partner = cosine.max(-1)
     return likeness, 2 * partner + 1
 

@@ -16,6 +16,7 @@ from ltm.merge import Assigned, Merge, WithAttention, at_least_float32
 from ltm.methods._options import check_number
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
+from ltm.methods._sequence import cosines, sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,19 +87,19 @@ class MultiCriteriaFusion(Method):
         """To so many slots, or to half of the tokens if that is more."""
         N = now.x.shape[1]
         slots = max(slots, N - N // 2)
-        slot = match_both_ways(self._edges(now), now.first, N - slots)
+        slot = match_both_ways(self._edges(now), now.prefix, N - slots)
         return Assigned.normalised(slot, now.weight, slots)
 
     def _edges(self, now: _Tokens) -> Tensor:
         """[B, tokens of A, tokens of B], without the prefix."""
-        unit = F.normalize(now.x, dim=-1)
-        like = (1 + unit[:, now.first :: 2] @ unit[:, 1 - now.first :: 2].transpose(1, 2)) / 2
+        a, b = sides(now.prefix)
+        like = (1 + cosines(now.x, now.prefix)) / 2
         ones = F.pad(now.mass, (now.prefix, 0), value=1.0)
         for of_all, power in ((now.received, self.info), (ones, self.size)):
             inverse = 1 / of_all
             part = (inverse / inverse.amax(1, keepdim=True)) ** power
             part = part[:, now.prefix :]
-            like = like * part[:, now.first :: 2, None] * part[:, None, 1 - now.first :: 2]
+            like = like * part[:, a, None] * part[:, None, b]
         return like
 
 
@@ -110,11 +111,6 @@ class _Tokens:
     mass: Tensor
     attention: Tensor
     prefix: int
-
-    @property
-    def first(self) -> int:
-        """The first token of the image that is in A: prefix tokens count, too."""
-        return self.prefix % 2
 
     @property
     def received(self) -> Tensor:
@@ -136,10 +132,10 @@ class _Tokens:
         return _Tokens(merge(self.x), merge.sizes(self.mass), attention, self.prefix)
 
 
-def match_both_ways(edges: Tensor, first: int, leave: int) -> Tensor:
+def match_both_ways(edges: Tensor, prefix: int, leave: int) -> Tensor:
     """Slots [B, N]: leave // 2 of A join tokens of B, then the rest of B join tokens left in A.
 
-    edges: [B, tokens of A, tokens of B], first: the number of A's first token, 0 or 1.
+    edges: [B, tokens of A, tokens of B], prefix: how many tokens stand before those of the image.
     """
     B, in_a, in_b = edges.shape
     from_a, from_b = leave // 2, leave - leave // 2
@@ -157,5 +153,6 @@ def match_both_ways(edges: Tensor, first: int, leave: int) -> Tensor:
     slot_a = torch.zeros_like(partner).scatter(1, stays, own)
     slot_a = slot_a.scatter(1, gone, slot_b.gather(1, partner.gather(1, gone)))
     slot = slot_a.new_zeros(B, in_a + in_b)
-    slot[:, first::2], slot[:, 1 - first :: 2] = slot_a, slot_b
+    a, b = sides(prefix)
+    slot[:, a], slot[:, b] = slot_a, slot_b
     return slot

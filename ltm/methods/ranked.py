@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from ltm.merge import Assigned, Soft, at_least_float32, presence
+from ltm.merge import HALF, Assigned, Soft, at_least_float32, presence
 from ltm.methods.relaxed import masses, straight_through
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def prune_and_merge_softly(
     score: Tensor, unit: Tensor, mass: Tensor, counts: Tensor, beyond: Tensor
 ) -> Soft:
     """Training: what is beyond the two counts [2] loses its mass; beyond: P(n > j), [2, N]."""
-    here = presence(mass.detach()) > 0.5
+    here = presence(mass.detach()) > HALF
     left = straight_through(here, presence(mass))
     rank = ranks(score.masked_fill(~here, -torch.inf))
     arrive = here.sum(1, keepdim=True)

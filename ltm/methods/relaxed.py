@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ltm.merge import Soft, at_least_float32
+from ltm.merge import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,22 +23,14 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return soft + (hard.to(soft.dtype) - soft).detach()
 
 
+def left_over(left: Tensor) -> Tensor:
+    """Parts of masses that are left, in [0, 1], all above 0."""
+    return left * (1 - LEFT_OVER) + LEFT_OVER
+
+
 def masses(mass: Tensor, left: Tensor) -> Tensor:
     """Masses [B, N] of which the part `left` [B, N] is left, all above 0."""
-    return (mass * left) * (1 - LEFT_OVER) + LEFT_OVER
-
-
-def partial_merge(mass: Tensor, goes: Tensor, rows: Tensor, stays: Tensor | None = None) -> Soft:
-    """Part of each A token, those with even numbers, joins other tokens; all stay.
-
-    mass: [B, N]. goes: [B, N - N // 2], the part of each A token that goes. rows: [B, N - N // 2,
-    N], the mass that it takes to each token. stays: [B, N], the part of a token that is not pruned.
-    """
-    N = mass.shape[1]
-    incoming = torch.stack([rows, torch.zeros_like(rows)], 2).flatten(1, 2)[:, :N]
-    left = torch.stack([1 - goes, torch.ones_like(goes)], 2).flatten(1)[:, :N]
-    left = left if stays is None else left * stays
-    return Soft(mass, incoming, masses(mass + incoming.sum(1), left))
+    return left_over(mass * left)
 
 
 class Threshold(nn.Module):

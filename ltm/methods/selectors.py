@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ltm.interfaces import ActsOn, Grids, Site, SiteInput, SiteKind, Spread
     from ltm.merge import Merge
 
-GONE = 1e-12  # mass of a token that was dropped: its logarithm is finite, and has a gradient
 _STD = 0.02  # of new weights
 
 
@@ -70,11 +69,6 @@ def best(logs: Tensor, count: int) -> Tensor:
     """The numbers [B, count] of the tokens of the highest odds, for logs [B, N, 2]."""
     odds = logs[..., 0] - logs[..., 1]
     return odds.argsort(-1, descending=True)[:, :count]
-
-
-def left_over(left: Tensor) -> Tensor:
-    """Masses of tokens of which the part `left` [B, N] is left, all above 0."""
-    return left * (1 - GONE) + GONE
 
 
 class SelectorMethod(Method):
@@ -146,7 +140,7 @@ class SelectorMethod(Method):
         return {"keep_ratio": self.ratio_weight * torch.stack(gaps).mean()} if gaps else {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gaps": {}}  # a graph cannot be copied
+        return {**self.__dict__, "_gaps": {}}  # a copy has no part in what waits for the loss
 
 
 def _initialise(module: nn.Module) -> None:

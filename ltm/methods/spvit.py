@@ -13,7 +13,8 @@ from ltm.errors import FieldError
 from ltm.merge import Masked, Merge, Selected, WithPackage, at_least_float32
 from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._registry import register_method
-from ltm.methods.selectors import SelectorMethod, best, draw, half_global, left_over, narrowing
+from ltm.methods.relaxed import left_over
+from ltm.methods.selectors import SelectorMethod, best, draw, half_global, narrowing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,12 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional as F
-
 from ltm.errors import FieldError
-from ltm.merge import Assigned
 from ltm.methods._registry import register_method
+from ltm.methods._sequence import merge_in_sequence
 from ltm.methods.matching import MatchingMethod, Step, merge_pairs
 
 if TYPE_CHECKING:
@@ -22,31 +19,6 @@ if TYPE_CHECKING:
     from ltm.merge import Merge
 
 ORDERS = ("image", "authors")
-
-
-def merge_in_authors_order(metric: Tensor, mass: Tensor, slots: int, *, prefix: int) -> Assigned:
-    """ToMe's step with the places that tokens have in the authors' code.
-
-    The prefix counts when tokens split: A are those in even places of all. Slots are the A tokens
-    that stay, then all B. Without a prefix the authors sort what stays of A by similarity.
-    """
-    B, N, _ = metric.shape
-    leave = N - slots
-    first = prefix % 2  # the number among the image's tokens of the first of A
-    unit = F.normalize(metric, dim=-1)
-    likeness, partner = (unit[:, first::2] @ unit[:, 1 - first :: 2].transpose(1, 2)).max(-1)
-    rank = likeness.argsort(-1, descending=True)
-    gone, stay = rank[:, :leave], rank[:, leave:]
-    stay = stay.sort(-1).values if prefix else stay
-
-    kept = torch.arange(slots, device=metric.device).expand(B, -1)
-    of_a, of_b = kept.split([stay.shape[1], slots - stay.shape[1]], 1)
-    slot_of_a = torch.zeros_like(partner).scatter(1, stay, of_a)
-    slot_of_a = slot_of_a.scatter(1, gone, of_b.gather(1, partner.gather(1, gone)))
-    number = torch.arange(N, device=metric.device)
-    places = torch.cat([number[first::2], number[1 - first :: 2]]).argsort()
-    slot = torch.cat([slot_of_a, of_b], 1)[:, places]
-    return Assigned.normalised(slot, mass, slots)
 
 
 @register_method("tome")
@@ -85,7 +57,9 @@ class TokenMerging(MatchingMethod):
     def forward(self, given: SiteInput) -> Merge:
         if self.order == "image":
             return super().forward(given)
-        return self.reduced(given, partial(merge_in_authors_order, prefix=given.prefix))
+        # without a prefix the authors leave A in the order of the similarities
+        step = partial(merge_in_sequence, prefix=given.prefix, by_likeness=not given.prefix)
+        return self.reduced(given, step)
 
     def _refuse_grid(self) -> None:
         problem = "is 'authors', in which no grid stays"

@@ -15,7 +15,7 @@ from ltm.adopt import adopt
 from ltm.errors import FieldError, quoted
 from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
-from ltm.plan import check_names, check_ratio
+from ltm.plan import DEFAULT_RATIO, check_names, check_ratio
 from ltm.structure.parts import Part, find_parts
 from ltm.structure.select import even_plan
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ltm.structure.gate import Gate
     from ltm.structure.method import StructureMethod
 
-DEFAULT_RATIO = 0.8
 _EXACT = 1e-12  # GMACs that are rounding
 
 

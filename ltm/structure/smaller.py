@@ -13,7 +13,7 @@ from ltm.adopt import adopt
 from ltm.errors import FieldError
 from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
-from ltm.plan import check_names, check_ratio
+from ltm.plan import DEFAULT_RATIO, check_names, check_ratio
 
 if TYPE_CHECKING:
     from ltm.interfaces import Grid, Hooks
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Build = Callable[..., Any]
 """timm's network of a name, with these arguments of timm in the place of its own."""
 
-DEFAULT_RATIO = 0.8
 _EXACT = 1e-12  # GMACs that are rounding
 
 _logger = logging.getLogger(__name__)

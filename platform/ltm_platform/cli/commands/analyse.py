@@ -14,8 +14,6 @@ from ltm_platform.cli import options
 if TYPE_CHECKING:
     from ltm_platform.inference.analysis import Analysis, Network
 
-FATES = ("kept", "merged", "dropped")
-
 
 @click.command("analyse")
 @click.argument("targets", metavar="RUN|CHECKPOINT...", nargs=-1, required=True)
@@ -110,6 +108,7 @@ def _row(network: Network) -> dict:
 
 
 def _print_tables(analysis: Analysis, title: str) -> None:
+    from ltm.views.analysis import FATES
     from ltm_platform.cli.screen.console import plain_table, results
 
     head = ("run", "method", "kept %", "merged %", "dropped %", "depth", "of")
