@@ -8,7 +8,7 @@ from torch import Tensor
 import ltm
 from ltm.methods.atc import LINKAGES, agglomerate
 
-from .one_image import CLASSY, POOLED, Tokens, assert_agrees, create
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
 def by_scikit_learn(distance: Tensor, clusters: int, linkage: str) -> list[list[int]]:
@@ -38,14 +38,13 @@ def test_clusters_are_those_of_scikit_learn(linkage: str, clusters: int) -> None
 @pytest.mark.parametrize("backbone", [CLASSY, POOLED])
 @pytest.mark.parametrize("linkage", LINKAGES)
 def test_the_network_is_that_of_the_formulas(backbone: str, linkage: str) -> None:
-    def reduce(s: Tokens, kept: int) -> None:
-        unit = s.keys[s.prefix :] / s.keys[s.prefix :].norm(dim=1, keepdim=True)
-        found = by_scikit_learn(1 - unit @ unit.T, kept, linkage)
-        x, size = s.x[s.prefix :], s.sizes[s.prefix :]
-        s.replace(found, [(x[m] * size[m, None]).sum(0) / size[m].sum() for m in found])
+    def reduce(s: State) -> None:
+        if s.kept is not None:
+            unit = s.keys[s.prefix :] / s.keys[s.prefix :].norm(dim=1, keepdim=True)
+            s.replace(by_scikit_learn(1 - unit @ unit.T, s.kept, linkage))
 
     model, images = create(backbone, "atc", compression_ratio=0.6, linkage=linkage)
-    assert_agrees(model, images, reduce, at_input=False, proportional=True)
+    assert_agrees(model, images, reduce, in_order=True)
 
 
 def test_linkages_differ_and_others_are_refused() -> None:

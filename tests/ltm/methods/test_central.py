@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import ltm
 from ltm.methods.central import nearest
 
-from .plain_vit import NETS, Seen, create, disagreement
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 FAR = {
     "l1": lambda a, b: abs(a) + abs(b),
@@ -28,22 +27,16 @@ def order(rows: int, columns: int, distance: str) -> list[int]:
 
 
 @pytest.mark.parametrize("distance", FAR)
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", [CLASSY, POOLED])
 def test_the_network_is_that_of_the_formula(backbone: str, distance: str) -> None:
-    model, images = create(backbone, "central", compression_ratio=0.7, distance=distance)
+    model, images = create(backbone, "central", images=3, compression_ratio=0.7, distance=distance)
     ranked = order(*model.patch_embed.grid_size, distance)
-    places: list[int] = []
 
-    def keep(name: str, seen: Seen) -> tuple[Tensor, Tensor]:
-        x = seen.x[seen.prefix :]
-        if name == "blocks.0":
-            places[:] = range(len(x))
-        count = model.plan.get(name, len(x))
-        stay = sorted(range(len(x)), key=lambda n: ranked.index(places[n]))[:count]
-        places[:] = [places[n] for n in stay]
-        return x[stay], x.new_ones(count)
+    def keep(s: State) -> None:
+        order = sorted(range(len(s.tokens)), key=lambda n: ranked.index(s.groups[n][0]))
+        s.replace([[n] for n in order[: s.kept]])
 
-    assert disagreement(model, images, keep) < 1e-9
+    assert_agrees(model, images, keep, proportional=False)
 
 
 @pytest.mark.parametrize("distance", FAR)

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 import ltm
 from ltm.methods import build_method
 
+from .written_out import CLASSY, Formula, State, assert_agrees, create
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ltm.merge import Merge
 
 TINY = "vit_nano_patch4_32"
-SMALL = "vit_small_patch16_224"
 
 
 def merges_of(model: Any, x: Tensor) -> list[Merge]:
@@ -28,45 +30,14 @@ def merges_of(model: Any, x: Tensor) -> list[Merge]:
     return seen
 
 
-@torch.no_grad()
-def assert_network_is_that_of(
-    model: Any, base: Any, images: Tensor, groups: dict[int, list[list[int]]]
-) -> None:
-    """The base network, in whose blocks groups of tokens become their means, slot by slot.
+def means_of(groups: dict[int, list[list[int]]]) -> Formula:
+    """In blocks, groups of tokens become their means, slot by slot."""
 
-    Attention after a merge is spelled out: a token that stands for s has s x exp(logit).
-    """
-    state = model.double().eval().state_dict()
-    base.double().eval().load_state_dict(state)  # a control adds nothing to it
-    images = images.double()
-    x = base.norm_pre(base.patch_drop(base._pos_embed(base.patch_embed(images))))
-    prefix = base.num_prefix_tokens
-    sizes = torch.ones(x.shape[1] - prefix, dtype=x.dtype)
-    for i, block in enumerate(base.blocks):
-        attention, normed = block.attn, block.norm1(x)
-        heads = attention.num_heads
-        q, k, v = attention.qkv(normed).view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        mass = torch.cat([sizes.new_ones(prefix), sizes])
-        power = mass * (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).exp()
-        y = (power / power.sum(-1, keepdim=True)) @ v
-        x = x + attention.proj(y.transpose(1, 2).flatten(2))
-        if i in groups:
-            slots = []
-            for group in groups[i]:
-                weight = sizes[group] / sizes[group].sum()
-                slots.append(sum(w * x[:, prefix + n] for w, n in zip(weight, group, strict=True)))
-            x = torch.cat([x[:, :prefix], torch.stack(slots, 1)], 1)  # type: ignore[arg-type]
-            sizes = torch.stack([sizes[group].sum() for group in groups[i]])
-        x = x + block.mlp(block.norm2(x))
-    logits = base.forward_head(base.norm(x))
-    torch.testing.assert_close(model(images), logits, rtol=0, atol=1e-9)
+    def merge(s: State) -> None:
+        if s.block in groups:
+            s.replace(groups[s.block])
 
-
-def create(backbone: str, method: str, size: int, **options: Any) -> tuple[Any, Any, Tensor]:
-    torch.manual_seed(0)
-    own = {"image_size": size, "num_classes": 5}
-    model = ltm.create_model(backbone, method, **own, **options)
-    return model, ltm.create_model(backbone, "none", **own), torch.randn(3, 3, size, size)
+    return merge
 
 
 def groups_of(merge: Merge) -> list[list[int]]:
@@ -78,7 +49,7 @@ def groups_of(merge: Merge) -> list[list[int]]:
 
 
 def test_random_merges_are_means_of_what_merged() -> None:
-    model, base, x = create(SMALL, "random", 96, compression_ratio=0.6)
+    model, x = create(CLASSY, "random", images=3, compression_ratio=0.6)
     groups = {i: groups_of(merge) for i, merge in enumerate(merges_of(model, x))}
     assert [len(each) for each in groups.values()] == [*model.plan.values()]
     assert len(groups) == 12
@@ -86,7 +57,7 @@ def test_random_merges_are_means_of_what_merged() -> None:
     for each in groups.values():
         assert sorted(n for group in each for n in group) == [*range(before)]
         before = len(each)
-    assert_network_is_that_of(model, base, x, groups)
+    assert_agrees(model, x, means_of(groups), in_order=True)
 
 
 def test_chance_is_that_of_the_seed_alone() -> None:
@@ -128,7 +99,8 @@ def test_rows_and_columns_merge_where_a_grid_stays(method: str) -> None:
 
 
 def test_uniform_merges_are_means_of_neighbours() -> None:
-    model, base, x = create(SMALL, "uniform", 96, plan={"blocks.0": (5, 4), "blocks.2": (3, 3)})
+    plan = {"blocks.0": (5, 4), "blocks.2": (3, 3)}
+    model, x = create(CLASSY, "uniform", images=3, plan=plan)
     groups = {0: [], 2: []}  # type: dict[int, list[list[int]]]
     for block, (h, w), (rows, columns) in ((0, (6, 6), (5, 4)), (2, (5, 4), (3, 3))):
         for r in range(rows):
@@ -144,7 +116,7 @@ def test_uniform_merges_are_means_of_neighbours() -> None:
                     ]
                 )
     assert [[*groups_of(merge)] for merge in merges_of(model, x)] == [*groups.values()]
-    assert_network_is_that_of(model, base, x, groups)
+    assert_agrees(model, x, means_of(groups), in_order=True)
 
 
 def test_half_of_a_grid_is_average_pooling() -> None:

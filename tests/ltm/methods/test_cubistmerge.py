@@ -10,10 +10,10 @@ import ltm
 from ltm.merge import MaxMagnitude
 from ltm.methods.cubistmerge import merge_neighbours
 
-from .by_hand import Reduce, Tokens, assert_agrees, cosine
 from .conftest import on_circle
+from .written_out import CLASSY, POOLED, Formula, State, assert_agrees, cosine, create
 
-Cell = tuple[Tensor, frozenset[int]]
+Cell = tuple[Tensor, list[int]]  # a token, and which of those that arrive are in it
 
 
 def test_cubistmerge_joins_neighbours_and_keeps_their_order() -> None:
@@ -52,64 +52,44 @@ def farthest(tokens: list[Tensor]) -> Tensor:
     return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
 
 
-def by_authors(site: int, grid: int, rows: int, columns: int) -> Reduce:
-    def reduce(layer: int, tokens: Tokens) -> Tokens:
-        if layer != site:
-            return tokens
-        prefix = tokens.prefix
-        places = range(grid)
+def merged(line: list[Cell], leave: int) -> list[Cell]:
+    together = merge_line([x for x, _ in line], leave)
+    return [
+        (farthest([line[i][0] for i in group]), [n for i in group for n in line[i][1]])
+        for group in together
+    ]
+
+
+def by_authors(grid: int, rows: int, columns: int) -> Formula:
+    def merge(s: State) -> None:
+        if s.kept is None:
+            return
         cells = [
-            [
-                (tokens.x[n], tokens.groups[n])
-                for n in range(prefix + r * grid, prefix + r * grid + grid)
-            ]
-            for r in places
+            [(s.tokens[n], [n]) for n in range(r * grid, r * grid + grid)] for r in range(grid)
         ]
-
-        def merged(line: list[Cell], leave: int) -> list[Cell]:
-            together = merge_line([x for x, _ in line], leave)
-            return [
-                (
-                    farthest([line[i][0] for i in group]),
-                    frozenset().union(*(line[i][1] for i in group)),
-                )
-                for group in together
-            ]
-
         by_rows = [merged(row, grid - columns) for row in cells]
         by_columns = [merged([row[c] for row in by_rows], grid - rows) for c in range(columns)]
         left = [by_columns[c][r] for r in range(rows) for c in range(columns)]
-        head = range(prefix)
-        return Tokens(
-            [*(tokens.x[i] for i in head), *(x for x, _ in left)],
-            [1.0] * (prefix + len(left)),
-            [*(tokens.groups[i] for i in head), *(group for _, group in left)],
-            prefix,
-        )
+        s.replace([members for _, members in left], [x for x, _ in left])
 
-    return reduce
+    return merge
 
 
 @pytest.mark.parametrize(
     ("backbone", "size", "grid", "site", "kept"),
     [
-        ("vit_tiny_patch16_224", 112, 7, 1, (5, 4)),
-        ("vit_tiny_patch16_224", 96, 6, 3, (6, 4)),
-        ("vit_nano_patch4_32", 32, 8, 1, (5, 6)),
+        (CLASSY, 112, 7, 1, (5, 4)),
+        (CLASSY, 96, 6, 3, (6, 4)),
+        (POOLED, 32, 8, 1, (5, 6)),
     ],
 )
 def test_cubistmerge_as_published(
     backbone: str, size: int, grid: int, site: int, kept: tuple[int, int]
 ) -> None:
-    assert_agrees(
-        backbone,
-        "cubistmerge",
-        by_authors(site, grid, *kept),
-        image_size=size,
-        proportional=False,
-        at_input=True,
-        plan={f"blocks.{site}": kept},
-    )
+    plan = {f"blocks.{site}": kept}
+    model, images = create(backbone, "cubistmerge", images=3, image_size=size, plan=plan)
+    formula = by_authors(grid, *kept)
+    assert_agrees(model, images, formula, at_input=True, proportional=False)
 
 
 def test_cubistmerge_acts_in_the_second_block() -> None:

@@ -9,26 +9,25 @@ import torch
 import ltm
 from ltm.methods.dpcknn import cluster, density_peaks
 
-from .one_image import CLASSY, POOLED, Tokens, assert_agrees, create
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
 def reduce_as(model: Any, k: int = 5) -> Any:
     """The formulas of arXiv 2204.08680, in loops over tokens."""
-    scores = [model.method.importance[model.method.numbers[name]] for name in model.plan]
-    now: list[int] = []
 
-    def reduce(s: Tokens, kept: int) -> None:
-        tokens = list(s.x[s.prefix :])
+    def reduce(s: State) -> None:
+        if s.kept is None:
+            return
+        tokens = list(s.tokens)
         N, D = len(tokens), len(tokens[0])
         d = [[float((a - b).norm()) / math.sqrt(D) for b in tokens] for a in tokens]
         rho = [math.exp(-sum(x * x for x in sorted(row)[:k]) / k) for row in d]
         largest = max(map(max, d))
         delta = [min([d[i][j] for j in range(N) if rho[j] > rho[i]] or [largest]) for i in range(N)]
-        centres = sorted(sorted(range(N), key=lambda i: -rho[i] * delta[i])[:kept])
+        centres = sorted(sorted(range(N), key=lambda i: -rho[i] * delta[i])[: s.kept])
         nearest = [i if i in centres else min(centres, key=lambda c: d[i][c]) for i in range(N)]
         members = [[i for i in range(N) if nearest[i] == c] for c in centres]
-        score = scores[len(now) % len(scores)]
-        now.append(kept)
+        score = model.method.importance[model.method.numbers[f"blocks.{s.block}"]]
         weight = [float((score.weight[0] @ x + score.bias[0]).exp()) for x in tokens]
         total = [sum(weight[i] for i in m) for m in members]
         values = [
@@ -46,7 +45,8 @@ def test_the_network_is_that_of_the_formulas(backbone: str) -> None:
         for score in model.method.importance.values():
             score.weight.normal_(std=0.1)
             score.bias.fill_(0.3)
-    assert_agrees(model, images, reduce_as(model))
+    formula = reduce_as(model)
+    assert_agrees(model, images, formula, at_input=True, proportional=False, in_order=True)
 
 
 def test_each_site_of_a_plan_has_its_own_score() -> None:

@@ -13,7 +13,7 @@ from ltm.interfaces import SiteKind
 from ltm.methods.dtem import DecoupledEmbedding, assign_softly, merge_softly
 
 from .conftest import SIX, on_circle
-from .written_out import attend, cosine, embed, network
+from .written_out import CLASSY, Formula, State, cosine, create, network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +24,12 @@ PLAN = [32, 27, 23, 19]
 TAU = 0.1
 
 
-def like_tokens(**options: Any) -> Any:
+def like_tokens(*, class_token: bool = True) -> Any:
     """A bias makes embeddings so alike that the rounds of training spread over many pairs, and no
     two masses are the same but for rounding."""
-    model = network("dtem", 0.7, **options)
+    pool = "token" if class_token else "avg"
+    timms = {"depth": 4, "class_token": class_token, "global_pool": pool}
+    model, _ = create(CLASSY, "dtem", compression_ratio=0.7, **timms)
     assert list(model.plan.values()) == PLAN
     for embedding in model.method.embed:
         torch.nn.init.normal_(embedding.weight, std=0.02)
@@ -64,62 +66,59 @@ def relaxed(similar: Tensor, leave: int) -> Tensor:
     return part
 
 
-def trained(model: Any, image: Tensor) -> Tensor:
-    """Training of the paper for one image with a class token: normed tokens."""
-    x, size = embed(model, image), torch.ones(37, dtype=torch.float64)
-    taking_part = 36
-    for block, embedding, kept in zip(model.blocks, model.method.embed, PLAN, strict=True):
-        seen = attend(block, x, size)
-        metric = embedding(seen.normed.detach())
+def training(model: Any) -> Formula:
+    """Training of the paper for one image with a class token."""
+
+    def merge(s: State) -> None:
+        taking_part = [36, *PLAN][s.block]
+        metric = model.method.embed[s.block](s.normed.detach())
         metric = metric / metric.norm(dim=1, keepdim=True)
         A = list(range(1, 1 + taking_part, 2))
         B = list(range(2, 1 + taking_part, 2))
-        part = relaxed(metric[A] @ metric[B].T, taking_part - kept)
-        new_x, new_size = list(seen.x), list(size)
+        part = relaxed(metric[A] @ metric[B].T, taking_part - s.kept)
+        size, new_x, new_size = s.sizes, list(s.x), list(s.sizes)
         for j, b in enumerate(B):
             moved = [size[a] * part[i, j] for i, a in enumerate(A)]
             new_size[b] = size[b] + sum(moved)
-            taken = sum(m * seen.x[a] for m, a in zip(moved, A, strict=True))
-            new_x[b] = (size[b] * seen.x[b] + taken) / new_size[b]
+            taken = sum(m * s.x[a] for m, a in zip(moved, A, strict=True))
+            new_x[b] = (size[b] * s.x[b] + taken) / new_size[b]
         for i, a in enumerate(A):
             left = 1 - part[i].sum()
             new_size[a] = size[a] * (left + (left.clamp(0, 1) - left).detach())
         order = sorted([*A, *B], key=lambda t: -float(new_size[t].detach()))
         order = [0, *order, *range(1 + taking_part, 37)]
-        x = torch.stack([new_x[t] for t in order])
-        size = torch.stack([new_size[t] for t in order])
-        taking_part = kept
-        x = x + block.mlp(block.norm2(x))
-    return model.norm(x)
+        s.x = torch.stack([new_x[t] for t in order])
+        s.sizes = torch.stack([new_size[t] for t in order])
+
+    return merge
 
 
-def merged(model: Any, image: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Inference: ToMe on the embedding. Normed tokens, and each block's weights and sizes."""
-    prefix = model.num_prefix_tokens
-    x, size = embed(model, image), [1.0] * (36 + prefix)
-    weights, sizes = [], []
-    for block, embedding, kept in zip(model.blocks, model.method.embed, PLAN, strict=True):
-        seen = attend(block, x, torch.tensor(size).double())
-        metric, T = embedding(seen.normed), len(x)
+class Merged:
+    """Inference: ToMe on the embedding. Each block's weights and sizes."""
+
+    def __init__(self, model: Any) -> None:
+        self.embed = model.method.embed
+        self.weights: list[Tensor] = []
+        self.sizes: list[Tensor] = []
+
+    def __call__(self, s: State) -> None:
+        metric, T, prefix = self.embed[s.block](s.normed), len(s.x), s.prefix
         targets = range(1, T, 2)
         edges = []
         for a in range(0, T, 2):
             if a >= prefix:
                 best = max(targets, key=lambda b: cosine(metric[a], metric[b]))
                 edges.append((-cosine(metric[a], metric[best]), a, best))
-        joined = {a: b for _, a, b in sorted(edges)[: T - prefix - kept]}
-        slots = [[a] for a in range(0, T, 2) if a not in joined]
+        joined = {a: b for _, a, b in sorted(edges)[: T - prefix - s.kept]}
+        slots = [[a] for a in range(prefix, T) if a % 2 == 0 and a not in joined]
         slots += [[b, *(a for a in joined if joined[a] == b)] for b in targets]
         G = torch.zeros(T, len(slots)).double()
-        for s, members in enumerate(slots):
+        for slot, members in enumerate(slots):
             for i in members:
-                G[i, s] = size[i] / sum(size[j] for j in members)
-        size = [sum(size[i] for i in members) for members in slots]
-        weights.append(G[prefix:, prefix:])
-        sizes.append(torch.tensor(size[prefix:]).double())
-        x = G.T @ seen.x
-        x = x + block.mlp(block.norm2(x))
-    return model.norm(x), weights, sizes
+                G[i, slot] = s.sizes[i] / sum(s.sizes[j] for j in members)
+        s.replace([[i - prefix for i in members] for members in slots])
+        self.weights.append(G[prefix:])
+        self.sizes.append(s.sizes[prefix:])
 
 
 @pytest.mark.parametrize("class_token", [True, False])
@@ -130,10 +129,11 @@ def test_inference_is_tomes_on_the_embedding(class_token: bool) -> None:
     with torch.no_grad():
         tokens = model.forward_features(x)
         for i, image in enumerate(x):
-            expected, weights, sizes = merged(model, image)
+            formula = Merged(model)
+            expected = network(model, image, formula).tokens
             torch.testing.assert_close(tokens[i], expected, atol=1e-9, rtol=0)
             mass = None
-            for merge, G, size in zip(merges, weights, sizes, strict=True):
+            for merge, G, size in zip(merges, formula.weights, formula.sizes, strict=True):
                 ours = merge.weights()
                 assert ours is not None
                 torch.testing.assert_close(ours[i], G, atol=1e-9, rtol=0)
@@ -146,7 +146,7 @@ def test_training_is_the_papers_with_its_gradients() -> None:
     learned = list(model.method.parameters())
     logits = model(x)
     ours = torch.autograd.grad(logits.square().sum(), learned, allow_unused=True)
-    expected = model.head(torch.stack([trained(model, image)[0] for image in x]))
+    expected = torch.stack([network(model, image, training(model)).logits for image in x])
     torch.testing.assert_close(logits, expected, atol=1e-9, rtol=0)
     theirs = torch.autograd.grad(expected.square().sum(), learned, allow_unused=True)
     for one, other in zip(ours[:-2], theirs[:-2], strict=True):

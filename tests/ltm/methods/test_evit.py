@@ -2,30 +2,28 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from ltm.methods.evit import fuse
 
-from .plain_vit import NETS, Seen, create, disagreement
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", [CLASSY, POOLED])
 def test_the_network_is_that_of_the_formula(backbone: str) -> None:
-    model, images = create(backbone, "evit", compression_ratio=0.7)
+    model, images = create(backbone, "evit", images=3, compression_ratio=0.7)
 
-    def keep_and_fuse(name: str, seen: Seen) -> tuple[Tensor, Tensor]:
-        x = seen.x[seen.prefix :]
-        if name not in model.plan:
-            return x, x.new_ones(len(x))
-        score = seen.class_attention().mean(0)
+    def keep_and_fuse(s: State) -> None:
+        if s.kept is None:
+            return
+        x, score = s.tokens, s.class_attention().mean(0)
         order = sorted(range(len(x)), key=lambda n: -float(score[n]))
-        kept, others = order[: model.plan[name] - 1], order[model.plan[name] - 1 :]
+        kept, others = order[: s.kept - 1], order[s.kept - 1 :]
         fused = torch.zeros_like(x[0])
         for n in others:
             fused = fused + score[n] * x[n]
-        return torch.cat([x[kept], fused[None]]), x.new_ones(model.plan[name])
+        s.replace([*([n] for n in kept), others], [*x[kept], fused])
 
-    assert disagreement(model, images, keep_and_fuse) < 1e-9
+    assert_agrees(model, images, keep_and_fuse, proportional=False)
 
 
 def test_the_published_counts_at_a_keep_rate_of_0_7_are_a_plan() -> None:

@@ -9,12 +9,14 @@ import ltm
 from ltm.methods.clustering import distances
 from ltm.methods.kmedoids import k_medoids
 
-from .one_image import CLASSY, POOLED, Tokens, assert_agrees, create
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
-def reduce(s: Tokens, kept: int) -> None:
+def reduce(s: State) -> None:
     """The formulas of arXiv 2110.03860, in loops over tokens."""
-    tokens = list(s.x[s.prefix :])
+    if s.kept is None:
+        return
+    kept, tokens = s.kept, list(s.tokens)
     a = s.before.sum((0, 1))[s.prefix :].tolist()
     N = len(tokens)
     d = [[float((x - y).norm()) for y in tokens] for x in tokens]
@@ -33,7 +35,7 @@ def reduce(s: Tokens, kept: int) -> None:
 @pytest.mark.parametrize("ratio", [0.7, 0.4])
 def test_the_network_is_that_of_the_formulas(backbone: str, ratio: float) -> None:
     model, images = create(backbone, "kmedoids", compression_ratio=ratio)
-    assert_agrees(model, images, reduce)
+    assert_agrees(model, images, reduce, at_input=True, proportional=False, in_order=True)
 
 
 def test_three_rounds_move_the_centres() -> None:

@@ -16,7 +16,7 @@ from ltm.methods.ltmp import relative_macs
 
 from ..test_export import assert_onnx_equals
 from .conftest import SIX
-from .written_out import attend, cosine, embed, network
+from .written_out import CLASSY, State, cosine, create, network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 THETA_M, THETA_P, TAU = 0.33, 0.02, 0.1
 
 
-def with_thresholds(**options: Any) -> Any:
-    model = network("ltmp", 0.7, **options)
+def with_thresholds(*, class_token: bool = True, **options: Any) -> Any:
+    pool = "token" if class_token else "avg"
+    timms = {"depth": 4, "class_token": class_token, "global_pool": pool}
+    model, _ = create(CLASSY, "ltmp", calm=True, compression_ratio=0.7, **timms, **options)
     for name, parameter in model.method.named_parameters():
         torch.nn.init.constant_(parameter, THETA_M if "merge" in name else THETA_P)
     return model
@@ -46,77 +48,81 @@ class Token:
     """made_of: weights of the tokens that entered the block."""
 
     x: Tensor
-    size: float
+    size: Tensor
     importance: float
     made_of: dict[int, float]
 
 
-def gathered(model: Any, image: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Inference of the paper for one image: normed tokens, and each block's weights and sizes."""
-    prefix = model.num_prefix_tokens
-    x, sizes = embed(model, image), torch.ones(prefix + 36, dtype=torch.float64)
-    weights, all_sizes = [], []
-    for block, thetas in zip(model.blocks, model.method.blocks, strict=True):
-        seen = attend(block, x, sizes)
+class Gathered:
+    """Inference of the paper for one image, and each block's weights and sizes."""
+
+    def __init__(self, model: Any) -> None:
+        self.blocks = model.method.blocks
+        self.weights: list[Tensor] = []
+        self.sizes: list[Tensor] = []
+
+    def __call__(self, s: State) -> None:
+        thetas, prefix, T = self.blocks[s.block], s.prefix, len(s.x)
         tokens = [
-            Token(seen.x[i], float(sizes[i]), float(seen.attention[:, :, i].mean()), {i: 1.0})
-            for i in range(len(x))
+            Token(s.x[i], s.sizes[i], float(s.map[:, :, i].mean()), {i: 1.0}) for i in range(T)
         ]
-        sources, targets = list(range(0, len(x), 2)), list(range(1, len(x), 2))
+        sources, targets = list(range(0, T, 2)), list(range(1, T, 2))
         unmerged, members = [], {b: [b] for b in targets}
         for a in sources:
-            best = max(targets, key=lambda b: cosine(seen.keys[a], seen.keys[b]))
-            if a >= prefix and cosine(seen.keys[a], seen.keys[best]) > float(thetas.merge.theta):
+            best = max(targets, key=lambda b: cosine(s.keys[a], s.keys[b]))
+            if a >= prefix and cosine(s.keys[a], s.keys[best]) > float(thetas.merge.theta):
                 members[best].append(a)
             else:
                 unmerged.append(tokens[a])
         merged = []
         for group in members.values():
-            size = sum(tokens[i].size for i in group)
-            shares = {i: tokens[i].size / size for i in group}
+            size = torch.stack([tokens[i].size for i in group]).sum()
+            shares = {i: float(tokens[i].size / size) for i in group}
             mean = torch.stack([tokens[i].x * share for i, share in shares.items()]).sum(0)
             merged.append(Token(mean, size, max(tokens[i].importance for i in group), shares))
         left = [
             token
             for token in unmerged + merged
-            if min(token.made_of) < prefix or token.importance > float(thetas.prune.theta)
+            if min(token.made_of) >= prefix and token.importance > float(thetas.prune.theta)
         ]
-        G = torch.zeros(len(x), len(left), dtype=torch.float64)
+        G = torch.zeros(T - prefix, len(left), dtype=torch.float64)
         for slot, token in enumerate(left):
             for i, share in token.made_of.items():
-                G[i, slot] = share
-        weights.append(G[prefix:, prefix:])
-        sizes = torch.tensor([token.size for token in left], dtype=torch.float64)
-        all_sizes.append(sizes[prefix:])
-        x = torch.stack([token.x for token in left])
-        x = x + block.mlp(block.norm2(x))
-    return model.norm(x), weights, all_sizes
+                G[i - prefix, slot] = share
+        self.weights.append(G)
+        self.sizes.append(torch.stack([token.size for token in left]))
+        groups = [[i - prefix for i in token.made_of] for token in left]
+        s.replace(groups, [token.x for token in left], self.sizes[-1])
 
 
-def masked(model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Training of the paper for one image: normed tokens, and the mean mask after each block."""
-    x = embed(model, image)
-    T = len(x)
-    size, mask = torch.ones(T, dtype=torch.float64), [torch.ones(()).double() for _ in range(T)]
-    means = []
-    for block, thetas in zip(model.blocks, model.method.blocks, strict=True):
-        seen = attend(block, x, size * torch.stack(mask))
+class Hidden:
+    """Training of the paper for one image, and the mean mask after each block."""
+
+    def __init__(self, model: Any) -> None:
+        self.blocks = model.method.blocks
+        self.means: list[Tensor] = []
+
+    def __call__(self, s: State) -> None:
+        T, thetas = len(s.x), self.blocks[s.block]
+        if s.block == 0:
+            self.size = torch.ones(T, dtype=torch.float64)
+            self.mask = [torch.ones(()).double() for _ in range(T)]
+        size, mask = self.size, self.mask
         there = [float(m.detach()) > 0.5 for m in mask]
-        received = seen.attention[:, there].mean((0, 1))
+        received = s.map[:, there].mean((0, 1))
         sources, targets = range(0, T, 2), range(1, T, 2)
-        total, new_size = seen.x * size[:, None], size.clone()
+        total, new_size = s.x * size[:, None], size.clone()
         importance, merging = list(received), {}
         for a in sources[1:]:
             if not there[a]:
                 continue
             likeness = {
-                b: torch.cosine_similarity(seen.keys[a], seen.keys[b], 0) * there[b]
-                for b in targets
+                b: torch.cosine_similarity(s.keys[a], s.keys[b], 0) * there[b] for b in targets
             }
             best = max(likeness, key=lambda b: float(likeness[b].detach()))
             merging[a] = through(likeness[best], thetas.merge.theta)
             if merging[a].detach() > 0.5:
-                total = total.index_add(0, torch.tensor([best]), (seen.x[a] * size[a])[None])
+                total = total.index_add(0, torch.tensor([best]), (s.x[a] * size[a])[None])
                 new_size[best] += size[a]
                 importance[best] = torch.maximum(importance[best], received[a])
         mean = total / new_size[:, None]
@@ -126,10 +132,10 @@ def masked(model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
                 stays = through(importance[i], thetas.prune.theta)
                 mask[i] = 1 - merging[i] if joined else stays
         order = [*sources, *targets]
-        size, mask, mean = new_size[order], [mask[i] for i in order], mean[order]
-        means.append(torch.stack(mask).mean())
-        x = mean + block.mlp(block.norm2(mean))
-    return model.norm(x), torch.stack(means)
+        self.size, self.mask = new_size[order], [mask[i] for i in order]
+        seen_as = torch.stack(self.mask)
+        self.means.append(seen_as.mean())
+        s.x, s.sizes = mean[order], self.size * seen_as
 
 
 def through(value: Tensor, theta: Tensor) -> Tensor:
@@ -147,9 +153,10 @@ def test_inference_is_the_papers(class_token: bool) -> None:
         merges.clear()
         with torch.no_grad():
             tokens = model.forward_features(image[None])[0]
-            expected, weights, sizes = gathered(model, image)
-        mass = None
-        for merge, G, size in zip(merges, weights, sizes, strict=True):
+            formula = Gathered(model)
+            expected = network(model, image, formula).tokens
+        sizes, mass = formula.sizes, None
+        for merge, G, size in zip(merges, formula.weights, sizes, strict=True):
             ours = merge.weights()
             assert ours is not None
             torch.testing.assert_close(ours[0], G, atol=1e-9, rtol=0)
@@ -164,9 +171,10 @@ def test_images_that_keep_different_numbers_share_a_batch() -> None:
     model, x = with_thresholds().eval(), random_images(4)
     with torch.no_grad():
         logits = model(x)
-        alone = [gathered(model, image) for image in x]
-        expected = model.head(torch.stack([tokens[0] for tokens, _, _ in alone]))
-    assert len({len(sizes[-1]) for _, _, sizes in alone}) > 1
+        alone = [Gathered(model) for _ in x]
+        each = zip(x, alone, strict=True)
+        expected = torch.stack([network(model, image, formula).logits for image, formula in each])
+    assert len({len(formula.sizes[-1]) for formula in alone}) > 1
     torch.testing.assert_close(logits, expected, atol=1e-9, rtol=0)
 
 
@@ -179,10 +187,12 @@ def test_training_is_the_papers_with_its_gradients() -> None:
     loss = logits.square().sum() + penalty
     ours = torch.autograd.grad(loss, thetas)
 
-    tokens, means = zip(*(masked(model, image) for image in x), strict=True)
-    expected = model.head(torch.stack([each[0] for each in tokens]))
+    alone = [Hidden(model) for _ in x]
+    each = zip(x, alone, strict=True)
+    expected = torch.stack([network(model, image, formula).logits for image, formula in each])
     torch.testing.assert_close(logits, expected, atol=1e-9, rtol=0)
-    spent = relative_macs(torch.stack(means).mean(0), 37, 192)
+    means = torch.stack([torch.stack(formula.means) for formula in alone])
+    spent = relative_macs(means.mean(0), 37, 192)
     assert spent < 0.9
     torch.testing.assert_close(penalty, 10 * (spent - target) ** 2, atol=1e-9, rtol=0)
     loss = expected.square().sum() + 10 * (spent - target) ** 2

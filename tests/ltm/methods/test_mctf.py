@@ -11,17 +11,16 @@ from ltm.interfaces import Site, SiteInput
 from ltm.methods import build_method
 from ltm.methods.mctf import match_both_ways
 
-from .one_image import CLASSY, POOLED, Tokens, assert_agrees, create
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
-def fuse(s: Tokens, kept: int) -> None:
+def fuse(s: State) -> None:
     """The formulas of section 3 of arXiv 2403.10030, in loops over tokens."""
-    while len(s.x) - s.prefix > kept:
-        half = (len(s.x) - s.prefix) // 2
-        _fuse_once(s, min(half, len(s.x) - s.prefix - kept))
+    while s.kept is not None and len(s.tokens) > s.kept:
+        _fuse_once(s, min(len(s.tokens) // 2, len(s.tokens) - s.kept))
 
 
-def _fuse_once(s: Tokens, r: int) -> None:
+def _fuse_once(s: State, r: int) -> None:
     T, p = len(s.x), s.prefix
     received = s.map.mean((0, 1))
     info, size = 1 / received, 1 / s.sizes
@@ -68,7 +67,7 @@ def _fuse_once(s: Tokens, r: int) -> None:
 )
 def test_the_network_is_that_of_the_formulas(backbone: str, options: dict[str, Any]) -> None:
     model, images = create(backbone, "mctf", **options)
-    assert_agrees(model, images, fuse, proportional=True)
+    assert_agrees(model, images, fuse, at_input=True, in_order=True)
 
 
 def test_r_leaves_every_block_but_the_first() -> None:

@@ -9,8 +9,8 @@ import torch
 import ltm
 from ltm.methods.pitome import energy, merge_by_energy
 
-from .by_hand import Reduce, Tokens, assert_agrees, cosine
 from .conftest import on_circle
+from .written_out import CLASSY, POOLED, Formula, State, assert_agrees, cosine, create
 
 
 def test_pitome_energy() -> None:
@@ -39,24 +39,22 @@ def test_without_protection_the_best_edges_between_the_halves_merge() -> None:
     assert {1, 4} in groups
 
 
-def by_authors(ratio: float, depth: int, margin: float, unprotected: range) -> Reduce:
-    def reduce(layer: int, all_tokens: Tokens) -> Tokens:
-        prefix, keys = all_tokens.prefix, all_tokens.keys
-        assert keys is not None
-        tokens = range(prefix, len(keys))
-        N = len(tokens)
+def by_authors(ratio: float, depth: int, margin: float, unprotected: range) -> Formula:
+    def merge(s: State) -> None:
+        keys = s.keys[s.prefix :]
+        N = len(keys)
         k = math.floor(N - N * ratio)
-        m = margin * (1 - layer / depth)
+        m = margin * (1 - s.block / depth)
 
         def f(x: float) -> float:
             return x if x > 0 else math.exp(x) - 1
 
-        energies = {
-            i: sum(f(cosine(keys[i], keys[j]) - m) for j in tokens if j != i) / (N - 1)
-            for i in tokens
-        }
-        ranked = sorted(tokens, key=lambda i: -energies[i])
-        if layer not in unprotected:
+        energies = [
+            sum(f(cosine(keys[i], keys[j]) - m) for j in range(N) if j != i) / (N - 1)
+            for i in range(N)
+        ]
+        ranked = sorted(range(N), key=lambda i: -energies[i])
+        if s.block not in unprotected:
             ranked = ranked[: 2 * k]
         A, B = ranked[::2], ranked[1::2]
         edges = []
@@ -64,37 +62,27 @@ def by_authors(ratio: float, depth: int, margin: float, unprotected: range) -> R
             b = max(B, key=lambda b: cosine(keys[a], keys[b]))
             edges.append((cosine(keys[a], keys[b]), a, b))
         best = sorted(edges, reverse=True)[:k]
-        for _, a, b in best:
-            all_tokens.mean_into(a, b)
         gone = {a for _, a, _ in best}
-        return all_tokens.chosen([i for i in range(len(keys)) if i not in gone])
+        s.replace([[i, *(a for _, a, b in best if b == i)] for i in range(N) if i not in gone])
 
-    return reduce
+    return merge
 
 
 @pytest.mark.parametrize(
     ("backbone", "size", "depth", "options", "margin", "unprotected"),
     [
-        ("vit_tiny_patch16_224", 96, 12, {}, 0.75, range(6)),
-        (
-            "vit_tiny_patch16_224",
-            96,
-            12,
-            {"margin": 0.9, "unprotected": "second"},
-            0.9,
-            range(6, 12),
-        ),
-        ("vit_tiny_patch16_224", 64, 12, {"unprotected": "none"}, 0.75, range(0)),
-        ("vit_nano_patch4_32", 32, 4, {}, 0.75, range(2)),
+        (CLASSY, 96, 12, {}, 0.75, range(6)),
+        (CLASSY, 96, 12, {"margin": 0.9, "unprotected": "second"}, 0.9, range(6, 12)),
+        (CLASSY, 64, 12, {"unprotected": "none"}, 0.75, range(0)),
+        (POOLED, 32, 4, {}, 0.75, range(2)),
     ],
 )
 def test_pitome_as_published(
     backbone: str, size: int, depth: int, options: dict[str, Any], margin: float, unprotected: range
 ) -> None:
-    reduce = by_authors(0.85, depth, margin, unprotected)
-    assert_agrees(
-        backbone, "pitome", reduce, image_size=size, proportional=False, r=0.15, **options
-    )
+    model, images = create(backbone, "pitome", images=3, image_size=size, r=0.15, **options)
+    formula = by_authors(0.85, depth, margin, unprotected)
+    assert_agrees(model, images, formula, proportional=False)
 
 
 def test_every_block_keeps_the_same_part() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 import ltm
 from ltm.create import load_checkpoint
 
+from .written_out import CLASSY, POOLED, State, create, network
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -85,40 +87,31 @@ INDEPENDENT: dict[str, Callable[[Tensor, Any], Tensor]] = {
 @methods
 @pytest.mark.parametrize(
     ("backbone", "size", "blocks"),
-    [("vit_small_patch16_224", 80, (3, 6, 9)), (TINY, 16, (1, 2, 3))],
+    [(CLASSY, 80, (3, 6, 9)), (POOLED, 16, (1, 2, 3))],
     ids=["class token", "no class token"],
 )
 @torch.no_grad()
 def test_the_network_is_that_of_the_formula(
     method: str, backbone: str, size: int, blocks: tuple[int, ...]
 ) -> None:
-    """The base network in float64, with slots made token by token before its blocks."""
-    torch.manual_seed(0)
-    options = {"image_size": size, "num_classes": 7}
-    model: Any = ltm.create_model(backbone, method, compression_ratio=0.7, **options)
+    """Slots are made token by token before blocks."""
+    model, images = create(backbone, method, image_size=size, compression_ratio=0.7)
     for parameter in model.method.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    model.double().eval()
-    base: Any = ltm.create_model(backbone, "none", **options).double().eval()
-    state = model.state_dict()
-    base.load_state_dict({key: state[key] for key in base.state_dict()})
+    kept: list[int] = []
 
-    images = torch.randn(2, 3, size, size, dtype=torch.float64)
-    x = base.norm_pre(base.patch_drop(base._pos_embed(base.patch_embed(images))))
-    prefix = base.num_prefix_tokens
-    kept = []
-    for i, block in enumerate(base.blocks):
-        if i in blocks:
-            weights = model.method.at[f"blocks_{i}"]
-            slots = [INDEPENDENT[method](image[prefix:], weights) for image in x]
-            x = torch.cat([x[:, :prefix], torch.stack(slots)], 1)
-            kept.append(len(slots[0]))
-        x = block(x)
-    logits = base.forward_head(base.norm(x))
-    N = (size // base.patch_embed.patch_size[0]) ** 2
-    assert kept == [round(N * 0.7**k) for k in (1, 2, 3)]
-    assert [*model.plan.values()] == kept
-    torch.testing.assert_close(model(images), logits, rtol=0, atol=1e-9)
+    def make_slots(s: State) -> None:
+        if s.block in blocks:
+            slots = INDEPENDENT[method](s.tokens, model.method.at[f"blocks_{s.block}"])
+            s.x = torch.cat([s.x[: s.prefix], slots])
+            kept.append(len(slots))
+
+    each = [network(model, x, make_slots, at_input=True, proportional=False) for x in images]
+    N = model.patch_embed.num_patches
+    assert kept == [round(N * 0.7**k) for k in (1, 2, 3)] * len(images)
+    assert [*model.plan.values()] * len(images) == kept
+    expected = torch.stack([result.logits for result in each])
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import ltm
 from ltm.merge import NormKept
 from ltm.methods.tofu import prune_pairs
 
-from .by_hand import Tokens, assert_agrees, cosine
 from .conftest import SIX
+from .written_out import CLASSY, POOLED, State, assert_agrees, cosine, create
 
 TINY = "vit_nano_patch4_32"
 
@@ -41,31 +41,31 @@ def test_tofu_prunes_early_and_merges_late() -> None:
     assert kinds == ["Assigned", "Assigned", "Assigned", "NormKept"]
 
 
-@pytest.mark.parametrize(
-    ("backbone", "size", "r"), [("vit_tiny_patch16_224", 96, 2), (TINY, 32, 9)]
-)
-def test_tofu_as_published(backbone: str, size: int, r: int) -> None:
+@pytest.mark.parametrize(("backbone", "r"), [(CLASSY, 2), (POOLED, 9)])
+def test_tofu_as_published(backbone: str, r: int) -> None:
     """Up to the third block the destination stays as it is, from then on it is MLERP's."""
 
-    def reduce(layer: int, tokens: Tokens) -> Tokens:
-        keys, prefix = tokens.keys, tokens.prefix
-        assert keys is not None
-        A, B = range(prefix, len(keys), 2), range(prefix + 1, len(keys), 2)
+    def reduce(s: State) -> None:
+        keys, first = s.keys, s.prefix
+        A, B = range(first, len(keys), 2), range(first + 1, len(keys), 2)
         edges = []
         for a in A:
             b = max(B, key=lambda b: cosine(keys[a], keys[b]))
             edges.append((cosine(keys[a], keys[b]), a, b))
         pairs = sorted(edges, reverse=True)[:r]
-        for b in {b for _, _, b in pairs}:
-            sources = [a for _, a, into in pairs if into == b]
-            total = [tokens.sizes[n] * tokens.x[n] for n in (b, *sources)]
-            mean = torch.stack(total).sum(0) / sum(tokens.sizes[n] for n in (b, *sources))
-            largest = max(float(tokens.x[n].norm()) for n in (b, *sources))
-            if layer >= 3:
-                tokens.x[b] = mean / mean.norm() * largest
-            for a in sources:
-                tokens.absorb(a, b)
-        gone = {a for _, a, _ in pairs}
-        return tokens.chosen([n for n in range(len(keys)) if n not in gone])
+        members, tokens = [], []
+        for n in range(first, len(keys)):
+            if n in {a for _, a, _ in pairs}:
+                continue
+            group = [n, *(a for _, a, into in pairs if into == n)]
+            token = s.x[n]
+            if len(group) > 1 and s.block >= 3:
+                total = torch.stack([s.sizes[m] * s.x[m] for m in group]).sum(0)
+                mean = total / sum(s.sizes[m] for m in group)
+                token = mean / mean.norm() * max(float(s.x[m].norm()) for m in group)
+            members.append([m - first for m in group])
+            tokens.append(token)
+        s.replace(members, tokens)
 
-    assert_agrees(backbone, "tofu", reduce, image_size=size, proportional=True, r=r, prune_blocks=3)
+    model, images = create(backbone, "tofu", images=3, r=r, prune_blocks=3)
+    assert_agrees(model, images, reduce)

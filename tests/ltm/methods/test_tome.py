@@ -9,8 +9,8 @@ import ltm
 from ltm.methods.matching import merge_pairs, reduce_tokens
 from ltm.plan import removals
 
-from .by_hand import Reduce, Tokens, assert_agrees, cosine
 from .conftest import SIX
+from .written_out import CLASSY, POOLED, Formula, State, assert_agrees, cosine, create
 
 TINY = "vit_nano_patch4_32"
 
@@ -70,45 +70,34 @@ def test_tome_schedules() -> None:
     assert decreasing["blocks.0"] < even["blocks.0"]
 
 
-def matching(r: int, order: str) -> Reduce:
+def matching(r: int, order: str) -> Formula:
     """ToMe's step on tokens as they lie, or with the image's tokens alone and in their order."""
 
-    def reduce(_layer: int, tokens: Tokens) -> Tokens:
-        keys, prefix = tokens.keys, tokens.prefix
-        assert keys is not None
-        of_image = list(range(prefix, len(keys)))
-        places = range(len(keys)) if order == "authors" else range(-prefix, len(of_image))
-        A, B = ([n for n in of_image if places[n] % 2 == parity] for parity in (0, 1))
+    def merge(s: State) -> None:
+        places = range(s.prefix if order == "authors" else 0, len(s.x))
+        keys = s.keys[s.prefix :]
+        A, B = ([n for n in range(len(keys)) if places[n] % 2 == parity] for parity in (0, 1))
         edges = []
         for a in A:
             b = max(B, key=lambda b: cosine(keys[a], keys[b]))
             edges.append((cosine(keys[a], keys[b]), a, b))
         edges.sort(reverse=True)
-        for _, a, b in edges[:r]:
-            tokens.mean_into(a, b)
         stay = [a for _, a, _ in edges[r:]]
+        joined = {b: [b, *(a for _, a, into in edges[:r] if into == b)] for b in B}
         if order == "image":
-            return tokens.chosen([*range(prefix), *sorted([*stay, *B])])
-        return tokens.chosen([*range(prefix), *(sorted(stay) if prefix else stay), *B])
+            slots = sorted([*stay, *B])
+        else:
+            slots = [*(sorted(stay) if s.prefix else stay), *B]
+        s.replace([joined.get(n, [n]) for n in slots])
 
-    return reduce
+    return merge
 
 
 @pytest.mark.parametrize("order", ["image", "authors"])
-@pytest.mark.parametrize(
-    ("backbone", "size", "r"),
-    [("vit_tiny_patch16_224", 96, 2), ("vit_nano_patch4_32", 32, 9)],
-)
-def test_tome_as_published(backbone: str, size: int, r: int, order: str) -> None:
-    assert_agrees(
-        backbone,
-        "tome",
-        matching(r, order),
-        image_size=size,
-        proportional=True,
-        r=r,
-        order=order,
-    )
+@pytest.mark.parametrize(("backbone", "r"), [(CLASSY, 2), (POOLED, 9)])
+def test_tome_as_published(backbone: str, r: int, order: str) -> None:
+    model, images = create(backbone, "tome", images=3, r=r, order=order)
+    assert_agrees(model, images, matching(r, order))
 
 
 def test_the_order_of_the_authors_is_another_one() -> None:

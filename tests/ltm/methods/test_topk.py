@@ -4,26 +4,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from ltm.interfaces import Site, SiteInput
 from ltm.methods import build_method
 
-from .plain_vit import NETS, Seen, create, disagreement
+from .written_out import CLASSY, POOLED, State, assert_agrees, create
 
 
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", [CLASSY, POOLED])
 def test_the_network_is_that_of_the_formula(backbone: str) -> None:
-    model, images = create(backbone, "topk", compression_ratio=0.7)
+    model, images = create(backbone, "topk", images=3, compression_ratio=0.7)
 
-    def keep(name: str, seen: Seen) -> tuple[Tensor, Tensor]:
-        x = seen.x[seen.prefix :]
-        score = seen.class_attention().mean(0).tolist()
-        count = model.plan.get(name, len(x))
-        order = sorted(range(len(x)), key=lambda n: -score[n])
-        return x[order[:count]], x.new_ones(count)
+    def keep(s: State) -> None:
+        score = s.class_attention().mean(0).tolist()
+        order = sorted(range(len(score)), key=lambda n: -score[n])
+        s.replace([[n] for n in order[: s.kept]])
 
-    assert disagreement(model, images, keep) < 1e-9
+    assert_agrees(model, images, keep, proportional=False)
 
 
 def test_by_default_the_tokens_are_r_r2_r3_after_blocks_3_6_9() -> None:
