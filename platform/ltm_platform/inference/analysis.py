@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from ltm_platform.compat.image_loader.pixels import PixelRule
     from ltm_platform.data import ImageSet
     from ltm_platform.inference.trained_network import StoredNetwork
 
@@ -107,10 +108,10 @@ def analyse(networks: Mapping[str, StoredNetwork], source: ImageSet, count: int)
     parts = {name: _Collected(network, device) for name, network in networks.items()}
     seen: list[int] = []
     for indices, files in _chunks(source, count):
-        rows = [part.decoded(files) for part in parts.values()]
-        whole = [i for i in range(len(files)) if all(row[i] is not None for row in rows)]
-        for part, row in zip(parts.values(), rows, strict=True):
-            part.add([row[i] for i in whole])
+        by_rule = {rule: _decoded(files, rule) for rule in {part.rule for part in parts.values()}}
+        whole = [i for i, row in enumerate(zip(*by_rule.values(), strict=True)) if None not in row]
+        for part in parts.values():
+            part.add([by_rule[part.rule][i] for i in whole])
         seen += [indices[i] for i in whole]
     if not seen:
         raise UserError("none of the validation images can be decoded: there is nothing to analyse")
@@ -126,6 +127,17 @@ def _chunks(source: ImageSet, count: int) -> Iterator[tuple[list[int], list[byte
         yield indices, [data for data, _ in source.read(indices)]
 
 
+def _decoded(files: Sequence[bytes], rule: PixelRule) -> list[Any]:
+    """Images, None for each that cannot be decoded."""
+    images: list[Any] = []
+    for data in files:
+        try:
+            images.append(decode_rgb(data, rule))
+        except Exception:  # Pillow raises whatever a damaged file makes it trip over
+            images.append(None)
+    return images
+
+
 @dataclass(slots=True)
 class _Collected:
     """What one network has done so far."""
@@ -138,16 +150,10 @@ class _Collected:
     features: list[Tensor] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
 
-    def decoded(self, files: Sequence[bytes]) -> list[Any]:
-        """Images by the network's own rule, None for each that cannot be decoded."""
-        rule = pixel_rule(self.stored.job.data)
-        images: list[Any] = []
-        for data in files:
-            try:
-                images.append(decode_rgb(data, rule))
-            except Exception:  # Pillow raises whatever a damaged file makes it trip over
-                images.append(None)
-        return images
+    @property
+    def rule(self) -> PixelRule:
+        """By which it sees pixels."""
+        return pixel_rule(self.stored.job.data)
 
     @torch.inference_mode()
     def add(self, pictures: Sequence[Image]) -> None:
