@@ -72,7 +72,7 @@ def test_every_help_has_an_example_that_starts_with_the_command(run: Run, args: 
 
 IMPORTS = """
 import sys
-from ltm_platform.cli.app import COMMANDS
+from ltm_platform.cli.app import COMMANDS, main
 for args in [[], *([command] for command in COMMANDS)]:
     main([*args, "--help"])
 heavy = {"torch", "ray", "deepspeed", "mlflow", "timm", "pyarrow", "torchvision", "sklearn"}
