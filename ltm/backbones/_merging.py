@@ -99,20 +99,21 @@ class KeyBias(NamedTuple):
 def key_bias(method: Method, state: TokenState, prefix: int) -> KeyBias:
     """What attention has to know of its tokens."""
     soft = method.training and method.learns_mass
-    log = None
+    log = own = None
     if state.mass is not None and (method.proportional or soft):
         sizes = state.mass if method.proportional else presence(state.mass)
         log = (sizes if state.present is None else sizes.where(state.present, 1.0)).log()
+        if soft and method.sees_itself:
+            own = F.pad(log.detach().clamp_min(0), (prefix, 0))  # as if nothing of it had left
     if state.present is not None:
         log = torch.zeros_like(state.present, dtype=torch.float32) if log is None else log
         log = log.masked_fill(~state.present, -torch.inf)
     if log is None:
         return KeyBias()
     log = F.pad(log, (prefix, 0))
-    if soft and method.sees_itself:
-        own = torch.eye(log.shape[1], dtype=torch.bool, device=log.device)
-        rows = log[:, None, None].expand(-1, -1, log.shape[1], -1)
-        return KeyBias(attn_mask=rows.masked_fill(own, 0.0))
+    if own is not None:
+        diagonal = torch.eye(log.shape[1], dtype=torch.bool, device=log.device)
+        return KeyBias(attn_mask=torch.where(diagonal, own[:, None, None], log[:, None, None]))
     whole = state.present is None and not soft
     return KeyBias(log_sizes=log) if whole else KeyBias(attn_mask=log[:, None, None])
 

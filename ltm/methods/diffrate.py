@@ -44,9 +44,8 @@ class LearnedRates(Method):
     loaded, so that costs are those of what was learned. Another may be set; how many of those that
     leave are merged, and not pruned, is as learned.
 
-    Ours: a masked token attends to itself as little as others attend to it, and 1e-12 of it is
-    left; the softmax in training has no 1e-6 added; a cosine below 0 adds nothing to a size.
-    Without a class token it is the mean attention from all tokens.
+    Ours: of a masked token 1e-12 is left; the softmax in training has no 1e-6 added; a cosine
+    below 0 adds nothing to a size. Without a class token it is the mean attention from all tokens.
 
     penalty: 5. granularity: 1, from one candidate n to the next; the authors' script has 4.
     freeze: only logits learn, as published; false trains everything.
@@ -56,6 +55,7 @@ class LearnedRates(Method):
     spread: Spread = "constant"
     skips = 1
     learns_mass = True
+    sees_itself = True
     adds_to_loss = True
     whole_weights = True
     grids: ClassVar[Grids] = "refused"

@@ -91,7 +91,7 @@ def prune_and_merge_softly(
     likeness, partner = cosine.max(-1)
     goes = moves.to(mass.dtype)
     size = mass.detach().clamp_min(1)
-    brought = (size * likeness).clamp_min(1) * goes
-    size = size.scatter_add(1, partner, brought)
+    brought = (size * likeness).clamp_min(1)
+    size = torch.where(moves, brought, size).scatter_add(1, partner, brought * goes)
     rows = torch.zeros_like(cosine).scatter(2, partner[..., None], goes[..., None])
     return Soft(torch.ones_like(mass), rows, masses(size, left))

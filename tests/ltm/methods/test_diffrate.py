@@ -133,6 +133,17 @@ def test_a_token_that_has_left_keeps_the_gradient_of_its_mask() -> None:
     torch.testing.assert_close(of_first, by_hand, atol=1e-5, rtol=1e-5)
 
 
+def test_the_gradient_of_a_mask_counts_the_size_that_a_token_brought() -> None:
+    """Of sizes 1, 1 and 4 the last joins the first, whose cosine with it is 0.8."""
+    beyond = torch.tensor([[1.0, 1, 1], [1, 1, 0.3]], requires_grad=True)
+    unit = torch.tensor([[[1.0, 0], [0, 1], [0.8, 0.6]]])
+    score, mass = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[1.0, 1, 4]])
+    merge = prune_and_merge_softly(score, unit, mass, torch.tensor([3.0, 2.0]), beyond)
+    torch.testing.assert_close(merge.mass[0, :2], torch.tensor([1 + 4 * 0.8, 1.0]))
+    (gradient,) = torch.autograd.grad(merge.mass[0, 2], beyond)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0, 0], [0, 0, 4 * 0.8]]))
+
+
 def test_three_tokens_by_hand() -> None:
     """Of ranks 0 to 3, two stay, the third joins the first, the last is pruned."""
     score = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
