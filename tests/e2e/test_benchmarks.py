@@ -29,6 +29,9 @@ TINY, SMALL = "vit_nano_patch4_32", "vit_tiny_patch16_224"
 NUMBER = r"\d[\d.,]*"
 
 SMOKES: Mapping[str, Smoke] = {
+    "analysis": Smoke(
+        "--data digits --methods topk ltm --epochs 1 --finetune 1 --images 4", r"digits +topk +{N}"
+    ),
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
     "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
     "every_job": Smoke("--jobs quickstart", r"quickstart +{N} +{N} +{N}"),

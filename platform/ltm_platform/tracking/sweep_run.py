@@ -43,7 +43,7 @@ class TrackedSweep(TrackedRun):
             self._client.delete_run(run.info.run_id)
 
     def correct_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:
-        """Give metrics of the run of the trial in ``folder`` another last value."""
+        """Give metrics of the run of the trial in ``folder`` another last value, a step later."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -51,7 +51,10 @@ class TrackedSweep(TrackedRun):
             steps = {row.key: row.step for row in last_rows(run)}
             trained = [step for key, step in steps.items() if not key.startswith("system/")]
             last = max(trained, default=0)
-            rows = [Metric(key, value, now, steps.get(key, last)) for key, value in metrics.items()]
+            rows = [
+                Metric(key, value, now, steps[key] + 1 if key in steps else last)
+                for key, value in metrics.items()
+            ]
             self._client.log_batch(run.info.run_id, metrics=rows)
 
     def complete_trial(self, folder: Path, metrics: Mapping[str, float]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlflow import MlflowClient
+
 from ltm_platform.job import JobSpec
 from ltm_platform.tracking import find_run, tracked_run, tracked_sweep
 from ltm_platform.tuning.latency import measured_alone
@@ -32,5 +34,7 @@ def test_trials_of_the_same_network_are_equally_fast(store: str, tmp_path: Path)
     assert 0 < first.metrics["bench/latency_ms"] < 1e6
     assert failed == trials[2]
     for name in ("a", "b"):
-        recorded = find_run(store, name).metrics
-        assert recorded["bench/latency_ms"] == first.metrics["bench/latency_ms"]
+        run = find_run(store, name)
+        assert run.metrics["bench/latency_ms"] == first.metrics["bench/latency_ms"]
+        history = MlflowClient(store).get_metric_history(run.run_id, "bench/latency_ms")
+        assert sorted(one.step for one in history) == [90, 91]

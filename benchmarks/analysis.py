@@ -1,0 +1,134 @@
+"""`ltm-platform analyse` of eight methods that one base network was fine-tuned with.
+
+    python benchmarks/analysis.py --out analysis
+    python benchmarks/analysis.py --data drawings --methods ltm tome topk --out analysis
+
+A plain ViT of 64 tokens learns the images without reducing any; each method starts from its
+weights, at the plan that costs the same part of its MACs, and is fine-tuned. Every run is one of
+`ltm_platform.api` in a home of its own, which goes in the end; the page of pictures and the tables
+stay in a folder of `--out` for each set of images. Printed is top-1 of each.
+
+digits: the 1,797 scans of scikit-learn. drawings: outlines and filled shapes of six kinds, of any
+size, angle and colour, on a background of soft noise: most of an image says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from PIL import Image, ImageDraw
+
+import ltm
+from ltm_platform import api
+from ltm_platform.job import JobSpec
+
+BACKBONE, SIDE = "vit_nano_patch4_32", 32
+METHODS = ("ltm", "tome", "mctf", "dpcknn", "sit", "evit", "topk", "random")
+LARGE = 4  # times the side: shapes are drawn so large, which smooths their edges
+SHAPES: dict[str, list[tuple[float, float]] | None] = {
+    "circle": None,
+    "triangle": [(0.0, -1.0), (0.87, 0.5), (-0.87, 0.5)],
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "bar": [(-1.0, -0.3), (1.0, -0.3), (1.0, 0.3), (-1.0, 0.3)],
+    "cross": [
+        *((-0.3, -1.0), (0.3, -1.0), (0.3, -0.3), (1.0, -0.3), (1.0, 0.3), (0.3, 0.3)),
+        *((0.3, 1.0), (-0.3, 1.0), (-0.3, 0.3), (-1.0, 0.3), (-1.0, -0.3), (-0.3, -0.3)),
+    ],
+    "arrow": [
+        *((0.0, -1.0), (0.8, 0.0), (0.3, 0.0), (0.3, 1.0)),
+        *((-0.3, 1.0), (-0.3, 0.0), (-0.8, 0.0)),
+    ],
+}
+
+
+def drawing(shape: str, random: np.random.Generator) -> Image.Image:
+    """One shape on soft noise."""
+    noise = random.integers(256, size=(6, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((LARGE * SIDE, LARGE * SIDE), Image.Resampling.BICUBIC)
+    radius = random.uniform(0.2, 0.35) * LARGE * SIDE
+    centre = random.uniform(radius, LARGE * SIDE - radius, 2)
+    colour = tuple(random.integers(256, size=3).tolist())
+    style: dict[str, Any] = {"fill": colour} if random.random() < 0.5 else {}
+    style |= {"outline": (255, 255, 255), "width": LARGE}
+    draw, corners = ImageDraw.Draw(image), SHAPES[shape]
+    if corners is None:
+        draw.circle(tuple(centre), radius, **style)
+    else:
+        angle = random.uniform(0, 2 * np.pi)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        draw.polygon([tuple(radius * turn @ corner + centre) for corner in corners], **style)
+    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def draw_all(folder: Path, images: int) -> None:
+    """A folder of drawings, as many of each shape."""
+    random = np.random.default_rng(0)
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True)
+        for number in range(images // len(SHAPES)):
+            drawing(shape, random).save(folder / shape / f"{number}.png")
+
+
+def job(name: str, data: str, method: dict[str, Any], epochs: int) -> JobSpec:
+    recipe = {"epochs": epochs, "global_batch": 32, "lr": 1e-3, "augment": {"hflip": 0.0}}
+    if method["method"] != "ltm":
+        recipe["ib"] = {"weight": 0}
+    return JobSpec.from_dict(
+        {
+            "name": name,
+            "model": {"backbone": BACKBONE, "image_size": SIDE, **method},
+            "data": {"path": data, "val_fraction": 0.2, "loader_workers": 0},
+            "recipe": recipe,
+            "cluster": {"workers": 1},
+        }
+    )
+
+
+def analyse(data: str, home: Path, args: argparse.Namespace) -> None:
+    """Trains the base and then each method from it, on one set of images."""
+    path = data
+    if data == "drawings":
+        path = str(home / "drawings")
+        draw_all(Path(path), args.drawings)
+    budget = args.part * ltm.count(ltm.create_model(BACKBONE, "none", image_size=SIDE)).gmacs
+
+    def run(name: str, method: dict[str, Any], epochs: int) -> api.RunResult:
+        result = api.submit(job(data, path, method, epochs), name=f"{data}-{name}")
+        print(f"{data:<10}{name:<12}{result.metrics['val/top1']:>8.2f}", flush=True)
+        return result
+
+    base = run("base", {"method": "none"}, args.epochs).best.location
+    of_base = {"checkpoint": base, "target_gmacs": budget}
+    tuned = [run(name, {"method": name, **of_base}, args.finetune).name for name in args.methods]
+    api.analyse(tuned, images=args.images, out=args.out / data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", choices=["digits", "drawings"], default=None)
+    parser.add_argument("--methods", nargs="+", choices=ltm.list_methods(), default=METHODS)
+    parser.add_argument("--part", type=float, default=0.7, help="of the base's MACs")
+    parser.add_argument("--epochs", type=int, default=12, help="of the base")
+    parser.add_argument("--finetune", type=int, default=4, help="epochs of each method")
+    parser.add_argument("--drawings", type=int, default=1800, help="images that are drawn")
+    parser.add_argument("--images", type=int, default=64, help="images that are analysed")
+    parser.add_argument("--out", type=Path, default=Path("analysis"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ltm-analysis-") as folder:
+        os.environ["LTM_PLATFORM_HOME"] = folder
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        for data in args.data or ["digits", "drawings"]:
+            analyse(data, Path(folder), args)
+        ray.shutdown()
+    print(f"pages in {args.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
