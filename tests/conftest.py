@@ -22,6 +22,8 @@ ENVIRONMENT = {
     # Ray would write a token into the user's home.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Workers of a Ray that is not ours would have 15, and what other tests do not take.
+    "RAY_worker_niceness": "0",
 }
 
 SHARING = {

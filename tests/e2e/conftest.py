@@ -22,6 +22,7 @@ from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage.manifest import read_manifest
 
+from ..conftest import ENVIRONMENT
 from .forks import Forks
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +165,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
 @pytest.fixture(scope="session")
 def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
-    return kept | {"LTM_PLATFORM_HOME": str(home), "RAY_AUTH_MODE": "disabled"}
+    return kept | ENVIRONMENT | {"LTM_PLATFORM_HOME": str(home)}
 
 
 @pytest.fixture(scope="session")

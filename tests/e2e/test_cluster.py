@@ -38,7 +38,7 @@ def user(
     with pytest.MonkeyPatch.context() as patch:
         for key, value in object_store.items():
             patch.setenv(key, value)
-        yield kept | object_store | own
+        yield kept | object_store | own | {"RAY_worker_niceness": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -140,9 +140,7 @@ def test_a_joined_ray_whose_gcs_is_killed_fails_the_run_which_can_be_resumed(
     start += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
     start += ["--include-dashboard=false", "--dashboard-agent-listen-port", "0"]
     start += ["--dashboard-port", str(free_port()), "--temp-dir", str(short_folder)]
-    # Ray's own niceness would leave its workers what other tests do not take.
-    patient = environment | {"RAY_worker_niceness": "0"}
-    patient |= {"RAY_raylet_start_wait_time_s": str(TIMEOUT_S)}
+    patient = environment | {"RAY_raylet_start_wait_time_s": str(TIMEOUT_S)}
     overrides = ("checkpoint.every_steps=10", "recipe.epochs=500")
     family: list[psutil.Process] = []
     words = ["submit", str(tiny_job), "--name", "joined", "--address", f"127.0.0.1:{port}"]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,4 +65,33 @@ def test_an_interrupt_while_it_is_made_leaves_nothing(
     monkeypatch.setattr(Path, "mkdir", interrupted)
     with pytest.raises(KeyboardInterrupt), temporary_folder("some-", tmp_path):
         raise AssertionError("the block is not entered")
+    assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED = """
+import os, signal
+
+usual = os.open
+
+def interrupted(path, *args, **kwargs):
+    file = usual(path, *args, **kwargs)
+    if str(path).startswith(os.environ["TMPDIR"]):
+        signal.raise_signal(signal.SIGINT)
+    return file
+
+os.open = interrupted
+from ltm_platform.cli.app import main
+
+main(["models"])
+"""
+
+
+def test_an_interrupt_while_the_place_is_tried_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.strip()) == (130, "stopped")
     assert list(tmp_path.iterdir()) == []

@@ -129,7 +129,9 @@ def activations(job: JobSpec, num_classes: int) -> int:
 
     if job.engine.precision == "auto":  # left open for GPUs alone, which have bf16
         job = job.replace("engine.precision", "bf16")
-    step = training_step(job, num_classes, torch.device("cpu"))
+    # a CPU without units for bf16 takes several times as long for the backward pass
+    again = job.engine.grad_checkpointing
+    step = training_step(job, num_classes, torch.device("cpu"), backward=again)
     few, more = (activation_bytes(step, size) for size in SAMPLE)
     return (more - few) // (SAMPLE[1] - SAMPLE[0])
 

@@ -120,8 +120,14 @@ def activation_bytes(step: Step, size: int) -> int:
     return sum(kept.values())
 
 
-def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
-    """A training step of the job with the largest loss, by one rank for itself, on noise."""
+def training_step(
+    job: JobSpec, num_classes: int, device: torch.device, *, backward: bool = True
+) -> Step:
+    """A training step of the job with the largest loss, by one rank for itself, on noise.
+
+    backward: or only its forward pass, after which all is kept that the backward pass needs; with
+        gradient checkpointing that makes the rest of it.
+    """
     job = job.replace("recipe.sync_bn", False)  # which would wait for the other ranks
     model = build_network(job, num_classes).model.to(device)
     pixels = input_pixels(model).size
@@ -143,8 +149,9 @@ def training_step(job: JobSpec, num_classes: int, device: torch.device) -> Step:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits, features, *kept = network(images)
         loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1, *kept)
-        loss.backward()
-        if not offload:
+        if backward:
+            loss.backward()
+        if backward and not offload:
             optimizer.step()
         optimizer.zero_grad()
 

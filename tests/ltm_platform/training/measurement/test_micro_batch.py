@@ -43,6 +43,17 @@ def test_activations_grow_with_the_batch_and_shrink_when_computed_again() -> Non
     assert activation_bytes(again, 8) < 0.6 * eight
 
 
+def test_what_is_kept_is_there_before_the_backward_pass() -> None:
+    whole, forward = (
+        training_step(job(precision="bf16"), 10, CPU, backward=backward)
+        for backward in (True, False)
+    )
+    of_whole, of_forward = (
+        activation_bytes(step, 8) - activation_bytes(step, 4) for step in (whole, forward)
+    )
+    assert of_forward == pytest.approx(of_whole, rel=0.01)
+
+
 @pytest.fixture
 def _cuda_for_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """What there is no GPU for."""
