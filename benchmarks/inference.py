@@ -2,10 +2,11 @@
 
     python benchmarks/inference.py
     python benchmarks/inference.py --backbones vit_s swin_t --methods ltm tome --ratios 0.8 0.6
-    python benchmarks/inference.py --backbones vit_s mobilevit_xs --part 0.8
+    python benchmarks/inference.py --backbones vit_s --methods all --part 0.7
 
 Every method that reduces tokens is measured, each at the plan that it has by default, at `--ratios`
-of the tokens, or at `--part` of the base's MACs, which is the same for all.
+of the tokens, or at `--part` of the base's MACs, which is the same for all. LTMP keeps the plan's
+number of tokens of every image here: how many pass its thresholds depends on what it has learned.
 
 All nets are prepared as for serving: channels-last, batch norms folded into the convolutions before
 them (`--as-trained` does neither). Runs are interleaved, base and all merged nets in turn, so that
@@ -37,13 +38,16 @@ from ltm.backbones._base import Merging
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+OPTIONS: dict[str, dict[str, Any]] = {"ltmp": {"varies": False}}
 BACKBONES = ["mobilevit_xs", "mobilevit_s", "efficientvit_b1", "vit_s", "vit_b", "swin_t", "swin_b"]
 
 
 def build(backbone: str, method: str, wish: dict[str, float], as_trained: bool) -> nn.Module:
     """A network in evaluation mode, with random weights."""
     torch.manual_seed(0)
-    model = ltm.compacted(ltm.create_model(backbone, method, image_size=224, **wish)).eval()
+    options = OPTIONS.get(method, {})
+    model = ltm.create_model(backbone, method, image_size=224, **wish, **options)
+    model = ltm.compacted(model).eval()
     if as_trained:
         return model
     fold_batch_norms(model)
@@ -131,7 +135,8 @@ def peak_memory(arguments: tuple[Any, ...], batch: int, threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
-    parser.add_argument("--methods", nargs="+", default=ltm.list_token_methods())
+    all_methods = ltm.list_token_methods()
+    parser.add_argument("--methods", nargs="+", default=["all"], choices=["all", *all_methods])
     budgets = parser.add_mutually_exclusive_group()
     budgets.add_argument("--ratios", nargs="+", type=float, help="the default plan when omitted")
     budgets.add_argument("--part", type=float, help="of the base's MACs")
@@ -158,7 +163,8 @@ def main() -> None:
         wishes = [{"compression_ratio": ratio} for ratio in args.ratios or []] or [{}]
         if args.part:
             wishes = [{"target_gmacs": args.part * base_gmacs}]
-        wanted = list(product(args.methods, wishes))
+        methods = all_methods if "all" in args.methods else args.methods
+        wanted = list(product(methods, wishes))
         models = [build(backbone, *net, args.as_trained) for net in wanted]
         base_time, *times = fastest([base, *models], images, args.runs)
         for (method, wish), model, time_ in zip(wanted, models, times, strict=True):

@@ -9,9 +9,9 @@ method gets its weights and the plan closest to the target from below, and is me
 regimes, kept apart: "off-the-shelf", as it is, and "fine-tuned", after the same number of steps
 with the same images, learning rate and loss, all weights learning. LTM has its IB term and the
 others have the terms that they bring; LTMP does not freeze the backbone here, and keeps the plan's
-number of tokens of every image. The base net is fine-tuned as well. GMACs must lie within 2 % of
-each other. images/s are of one thread, the fastest of interleaved runs at batch 64, and one core's
-worth: read them beside the base's.
+number of tokens of every image. The base net is fine-tuned as well. GMACs lie within 2 % of each
+other, but for methods whose plans leave larger gaps: they are named. images/s are of one thread,
+the fastest of interleaved runs at batch 64, and one core's worth: read them beside the base's.
 """
 
 from __future__ import annotations
@@ -140,12 +140,7 @@ def main() -> None:
     create = partial(net_of, target=args.target, pool_by_size=args.pool_by_size)
     nets = {name: create(name) for name in ["none", *args.methods]}
     gmacs = {name: ltm.count(net).gmacs for name, net in nets.items()}
-    for name in args.methods:
-        if not 1 - SPREAD <= gmacs[name] / args.target <= 1:
-            raise SystemExit(
-                f"{name} has no plan within 2 % below {args.target} GMACs, the closest takes "
-                f"{gmacs[name]:.5f}: try another --target"
-            )
+    cheaper = [name for name in args.methods if gmacs[name] < (1 - SPREAD) * args.target]
     speed = speeds(nets, test_images[:64], args.runs)
 
     scores: dict[tuple[str, str], list[float]] = {}
@@ -176,6 +171,8 @@ def main() -> None:
                 f"{speed[name]:>10.0f}{speed[name] / speed['none']:>9.2f}"
             )
             rows.append((regime, name, gmacs[name], mean(score), speed[name]))
+    if cheaper:
+        print(f"\nno plan within {SPREAD:.0%} below {args.target} GMACs: {', '.join(cheaper)}")
     if args.out:
         draw(rows, args.out)
 
