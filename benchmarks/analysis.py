@@ -123,6 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ltm-analysis-") as folder:
         os.environ["LTM_PLATFORM_HOME"] = folder
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray would write a token into the user's home
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         for data in args.data or ["digits", "drawings"]:
             analyse(data, Path(folder), args)
