@@ -30,6 +30,7 @@ from ltm_platform import api
 from ltm_platform.job import JobSpec
 
 BACKBONE, SIDE = "vit_nano_patch4_32", 32
+DATA = ("digits", "drawings")
 METHODS = ("ltm", "tome", "mctf", "dpcknn", "sit", "evit", "topk", "random")
 LARGE = 4  # times the side: shapes are drawn so large, which smooths their edges
 SHAPES: dict[str, list[tuple[float, float]] | None] = {
@@ -74,13 +75,12 @@ def draw_all(folder: Path, images: int) -> None:
             drawing(shape, random).save(folder / shape / f"{number}.png")
 
 
-def job(name: str, data: str, method: dict[str, Any], epochs: int) -> JobSpec:
+def job(data: str, method: dict[str, Any], epochs: int) -> JobSpec:
     recipe = {"epochs": epochs, "global_batch": 32, "lr": 1e-3, "augment": {"hflip": 0.0}}
     if method["method"] != "ltm":
         recipe["ib"] = {"weight": 0}
     return JobSpec.from_dict(
         {
-            "name": name,
             "model": {"backbone": BACKBONE, "image_size": SIDE, **method},
             "data": {"path": data, "val_fraction": 0.2, "loader_workers": 0},
             "recipe": recipe,
@@ -98,7 +98,7 @@ def analyse(data: str, home: Path, args: argparse.Namespace) -> None:
     budget = args.part * ltm.count(ltm.create_model(BACKBONE, "none", image_size=SIDE)).gmacs
 
     def run(name: str, method: dict[str, Any], epochs: int) -> api.RunResult:
-        result = api.submit(job(data, path, method, epochs), name=f"{data}-{name}")
+        result = api.submit(job(path, method, epochs), name=f"{data}-{name}")
         print(f"{data:<10}{name:<12}{result.metrics['val/top1']:>8.2f}", flush=True)
         return result
 
@@ -110,7 +110,7 @@ def analyse(data: str, home: Path, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", choices=["digits", "drawings"], default=None)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--methods", nargs="+", choices=ltm.list_methods(), default=METHODS)
     parser.add_argument("--part", type=float, default=0.7, help="of the base's MACs")
     parser.add_argument("--epochs", type=int, default=14, help="of the base")
@@ -123,7 +123,7 @@ def main() -> None:
         os.environ["LTM_PLATFORM_HOME"] = folder
         os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray would write a token into the user's home
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        for data in args.data or ["digits", "drawings"]:
+        for data in args.data:
             analyse(data, Path(folder), args)
         ray.shutdown()
     print(f"pages in {args.out}", file=sys.stderr)

@@ -149,9 +149,10 @@ def training_step(
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits, features, *kept = network(images)
         loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1, *kept)
-        if backward:
-            loss.backward()
-        if backward and not offload:
+        if not backward:
+            return
+        loss.backward()
+        if not offload:
             optimizer.step()
         optimizer.zero_grad()
 
