@@ -7,8 +7,8 @@ Every net has the same size, the same recipe and the same multiply-accumulates: 
 
     grid, frozen    anchors on an even grid, weighted by distance; nothing learned
     grid            the same, with saliency and the learned step
-    content, frozen the most salient tokens by a random direction; nothing learned
-    content         a learned saliency chooses the tokens that stay, with the learned step
+    content, frozen the tokens stay that no other resembles; nothing learned
+    content         a learned saliency chooses, too, and the learned step
 
 For each: top-1 on held-out images; IBB on held-out images; the same IBB when the learned step of
 the trained net is taken away ("without step": above the former when the step has learned); images/s
@@ -81,9 +81,6 @@ def train(
     torch.manual_seed(seed)
     kept, frozen = MASKS[mask]
     model = ltm.create_model(BACKBONE, plan={"blocks.0": kept}, num_classes=10)
-    if not isinstance(kept, int):  # as networks have it that need a grid
-        for module in model.method.masks.values():
-            module.project.weight.data[module.rank :].zero_()
     if frozen:
         model.method.requires_grad_(False)
     bottleneck = ltm.StreamingBottleneck(10, model.num_features)

@@ -19,7 +19,7 @@ from ltm.interfaces import compressible
 from ltm.methods import build_method, check_method, list_options, reduces
 from ltm.modes import unchanged_on_error
 from ltm.plan import check_ratio
-from ltm.structure import prunable, smaller
+from ltm.structure import as_fast, prunable, smaller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +98,7 @@ def create_model(
     of_method, of_timm = _told_apart(family, method, options)
     build = partial(_built, name, family, size, of_timm, num_classes=classes, drop_path_rate=rate)
     if method != "none" and reduces(method) == "size":
-        model = built_smaller(name, build, method, wishes, of_method, pretrained=pretrained)
+        model = built_smaller(name, family, build, method, wishes, of_method, pretrained=pretrained)
     else:
         base = build(pretrained=pretrained)
         model = merged(name, family, base, method, wishes, of_method)
@@ -269,6 +269,7 @@ def merged(
 
 def built_smaller(
     name: str,
+    family: type[MergingModel],
     build: Callable[..., Any],
     method: str,
     wishes: Mapping[str, Any],
@@ -285,8 +286,12 @@ def built_smaller(
         raise FieldError("pretrained", pretrained, problem=problem)
     given = _given(wishes)
     control = build_method(method, {}, method_options)
-    to = given.get("plan", given.get("compression_ratio"))
-    model = smaller(build, control, control.part, to, given.get("target_gmacs"))
+    if control.as_fast_as is None:
+        to = given.get("plan", given.get("compression_ratio"))
+        model = smaller(build, control, control.part, to, given.get("target_gmacs"))
+    else:
+        beside = merged(name, family, build(), control.as_fast_as, wishes, {})
+        model = as_fast(build, control, control.part, beside)
     model.timm_name = name
     return model
 

@@ -40,7 +40,9 @@ def _register(backbone: str) -> None:
         size = (size, size) if isinstance(size, int) else size
         build = partial(family.build, name, size, **options)
         if method != "none" and reduces(method) == "size":
-            model = built_smaller(name, build, method, wishes, chosen, pretrained=pretrained)
+            model = built_smaller(
+                name, family, build, method, wishes, chosen, pretrained=pretrained
+            )
         else:
             model = merged(name, family, build(pretrained=pretrained), method, wishes, chosen)
         return FeatureGetterNet(model, prune=False, **features) if features_only else model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timm.models import get_pretrained_cfg
@@ -238,6 +239,19 @@ class MergingModel(Compressible):
         self.sites = sites
         self._wish = to
 
+    @contextmanager
+    def reduced_by(self, r: float | Sequence[int]) -> Iterator[None]:
+        """In the block the compression is another one, as `set_compression` takes r.
+
+        FieldError when it is not possible here.
+        """
+        sites, wish = self.sites, self._wish
+        self.set_compression(r=r)
+        try:
+            yield
+        finally:
+            self.sites, self._wish = sites, wish
+
     def _removals(self, r: float | Sequence[int], to: Wish) -> Removals:
         if to is not None:
             raise FieldError("options.r", r, "one of them", "is given beside another compression")
@@ -259,9 +273,12 @@ class MergingModel(Compressible):
         """The smallest ratio that a plan can reach: one token at the end."""
         return least_ratio(self)
 
-    def before_load(self, state: Mapping[str, Tensor]) -> None:
+    def before_resuming(self, state: Mapping[str, Tensor]) -> None:
         own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
-        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
+        self.method.before_load({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
+
+    def before_load(self, state: Mapping[str, Tensor]) -> None:
+        self.before_resuming(state)
         plan = self.method.learned_plan(state)
         if plan is not None:
             self._asked = (self._wish,)

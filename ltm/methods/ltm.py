@@ -11,7 +11,7 @@ Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ltm.merge import Assigned, Local, Merge, at_least_float32
 from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
+from ltm.methods.clustering import to_nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,31 +88,54 @@ class MaskModule(nn.Module):
 
         S_np <- S_np + z_n . step_p
 
-    A new model is a plain merge by S_0: on a grid, saliency starts at 0 everywhere; where it has
-    to choose anchors, at a random direction.
+    Saliency and step start at 0, so a new model is a plain merge by S_0, whose weights follow the
+    tokens' sizes.
+
+    prior: anchors are chosen by `distinctness`, too, and sizes count. None in a network of version
+        0.1, whose state dict does not have it: saliency alone chooses and weighs, as it learned to.
     """
 
-    def __init__(self, dim: int, on_grid: bool, rank: int = 16, codes: int = 32) -> None:
+    prior: Tensor | None
+
+    def __init__(self, dim: int, rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         self.dim = dim
         self.rank = rank
         self.project = nn.Linear(dim, rank + 1, bias=False)
         self.step = LearnedStep(rank, codes)
-        # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
+        self.register_buffer("prior", None)
+        self.set_prior(True)
+        # LayerNorm gives unit variance a channel; this keeps z at that.
         nn.init.normal_(self.project.weight, std=dim**-0.5)
-        if on_grid:
-            nn.init.zeros_(self.project.weight[rank:])
+        nn.init.zeros_(self.project.weight[rank:])
 
-    def forward(self, tokens: Tensor, site: Site) -> Merge:
-        """The merge of tokens [B, N, D] into `site.slots` slots."""
+    def set_prior(self, given: bool) -> None:
+        """Whether there is a prior: with one is what a new module is."""
+        mark = torch.ones((), dtype=torch.uint8, device=self.project.weight.device)
+        self.prior = mark if given else None
+
+    def forward(self, given: SiteInput) -> Merge:
+        tokens, site = given.tokens, given.site
         with full_precision(tokens):
             h = F.layer_norm(at_least_float32(tokens), (self.dim,))
             # an engine may keep weights in half precision
             projected = at_least_float32(self.project(h.to(self.project.weight.dtype)))
             z, saliency = projected.split([self.rank, 1], dim=-1)
-            if isinstance(site.kept, int):
-                return self._content(h, z, saliency.squeeze(-1), site.slots)
-            return self._grid(z, saliency.squeeze(-1), site)
+            start = saliency = saliency.squeeze(-1)
+            if self.prior is not None and given.mass is not None:
+                start = saliency + at_least_float32(given.mass).log()
+            if not isinstance(site.kept, int):
+                return self._grid(z, start, site)
+            likeness = self._likeness(h, given.keys)
+            chosen_by = saliency if self.prior is None else saliency + distinctness(likeness)
+            slot = join_most_similar(likeness, chosen_by, site.slots)
+            return self._content(z, start, slot, site.slots)
+
+    def _likeness(self, h: Tensor, keys: Tensor | None) -> Tensor:
+        """The cosine of every two tokens, [B, N, N]: of their keys, where the backbone has them."""
+        metric = h if self.prior is None or keys is None else at_least_float32(keys)
+        unit = F.normalize(metric.detach(), dim=-1)
+        return unit @ unit.transpose(1, 2)
 
     def _grid(self, z: Tensor, saliency: Tensor, site: Site) -> Merge:
         assert site.grid is not None
@@ -124,33 +148,34 @@ class MaskModule(nn.Module):
         S = start + (near * self.step(m)[:, :, None]).sum(-1)
         return Local(index, S.softmax(-1), site.tokens)
 
-    def _content(self, h: Tensor, z: Tensor, saliency: Tensor, slots: int) -> Merge:
-        slot = join_most_similar(h, saliency, slots)
-        start = Assigned.normalised(slot, anchored_weight(saliency, slot, slots), slots)
-        step = self.step(start(z))
-        S = saliency + (z * start.unmerge(step)).sum(-1)
+    def _content(self, z: Tensor, start: Tensor, slot: Tensor, slots: int) -> Merge:
+        merge = Assigned.normalised(slot, anchored_weight(start, slot, slots), slots)
+        step = self.step(merge(z))
+        S = start + (z * merge.unmerge(step)).sum(-1)
         return Assigned.normalised(slot, anchored_weight(S, slot, slots), slots)
 
 
-def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
-    """Content anchors: the most salient tokens are slots, the others join the most similar one.
+def distinctness(likeness: Tensor) -> Tensor:
+    """How little a token is like any other: minus the cosine to its most similar one, [B, N].
 
-    h: [B, N, D], rows of equal norm, so that the inner product ranks as the cosine does.
-    saliency: [B, N]. Returns the slot of each token, [B, N]; slots keep the order of the image.
+    Of two tokens that are each other's most similar the first is as distinct as can be, 1: one of
+    a pair stays. likeness: [B, N, N].
     """
-    B, N = saliency.shape
-    rank = saliency.argsort(dim=1, descending=True)
-    anchors = rank[:, :slots].sort(dim=1).values
-    rest = rank[:, slots:]
-    h = h.detach()
+    N = likeness.shape[1]
+    number = torch.arange(N, device=likeness.device)
+    nearest, other = likeness.masked_fill(number[:, None] == number, -torch.inf).max(-1)
+    first_of_pair = (other.gather(1, other) == number) & (number < other)
+    return torch.where(first_of_pair, 1.0, -nearest)
 
-    def rows(index: Tensor) -> Tensor:
-        return h.gather(1, index[..., None].expand(-1, -1, h.shape[-1]))
 
-    nearest = (rows(rest) @ rows(anchors).transpose(1, 2)).argmax(-1)
-    own = torch.arange(slots, device=h.device).expand(B, slots)
-    slot = torch.zeros(B, N, dtype=torch.long, device=h.device)
-    return slot.scatter(1, anchors, own).scatter(1, rest, nearest)
+def join_most_similar(likeness: Tensor, score: Tensor, slots: int) -> Tensor:
+    """Content anchors: the tokens of the highest score are slots, others join the most similar one.
+
+    likeness: [B, N, N]. score: [B, N]. Returns the slot of each token, [B, N]; slots keep the order
+    of the image.
+    """
+    anchors = score.topk(slots, dim=1).indices.sort(dim=1).values
+    return to_nearest(-likeness, anchors)
 
 
 def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:
@@ -198,10 +223,20 @@ class LearnableTokenMerging(Method):
     def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
         super().__init__()
         rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)
+        if not all(kind.needs_grid for kind in sites.values()):
+            self.wants = frozenset({"keys"})
         self.masks = nn.ModuleDict()
-        for dim, needs_grid in sorted({(kind.dim, kind.needs_grid) for kind in sites.values()}):
-            self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes)
+        for dim in sorted({kind.dim for kind in sites.values()}):
+            self.masks[str(dim)] = MaskModule(dim, rank, codes)
+
+    def before_load(self, state: Mapping[str, Tensor]) -> None:
+        for width, mask in self._masks().items():
+            if f"masks.{width}.project.weight" in state:
+                mask.set_prior(f"masks.{width}.prior" in state)
 
     def forward(self, given: SiteInput) -> Merge:
-        merge: Merge = self.masks[str(given.site.dim)](given.tokens, given.site)
+        merge: Merge = self.masks[str(given.site.dim)](given)
         return merge
+
+    def _masks(self) -> dict[str, Any]:
+        return dict(self.masks.items())

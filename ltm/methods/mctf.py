@@ -47,8 +47,8 @@ class MultiCriteriaFusion(Method):
     adds log sizes.
 
     Learned: nothing. Regimes: off-the-shelf, or fine-tuned; the paper fine-tunes for 30 epochs,
-    with r = 16 and a consistency loss between two reductions of one image, which is no part of the
-    method. A grid is refused.
+    with r = 16 and a consistency loss between two reductions of one image, which is the recipe's
+    part. A grid is refused.
 
     tau_info: 20. tau_size: 40.
     """

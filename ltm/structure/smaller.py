@@ -14,8 +14,11 @@ from ltm.errors import FieldError
 from ltm.flops import count, image_size_of
 from ltm.interfaces import Compressible
 from ltm.plan import DEFAULT_RATIO, check_names, check_ratio
+from ltm.structure.speed import faster
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ltm.interfaces import Grid, Hooks
 
 Build = Callable[..., Any]
@@ -72,58 +75,95 @@ def smaller(
 
     FieldError for a network that is no plain ViT, or for a budget that no such network keeps.
     """
-    with torch.device("meta"):
-        whole = build()
-    if type(whole) is not VisionTransformer:
-        kind = type(whole).__name__
-        problem = f"is {method.name!r}, which has no smaller {kind}"
-        raise FieldError("method", method.name, "a plain ViT", problem)
-    full, width = shape_of(whole), whole.embed_dim // shape_of(whole)["heads"]
-
-    def built(plan: Mapping[str, int]) -> Any:
-        arguments = {}
-        if plan["depth"] < full["depth"]:
-            arguments = {"depth": plan["depth"]}
-        if plan["heads"] < full["heads"]:
-            heads = plan["heads"]
-            arguments |= {"num_heads": heads, "embed_dim": heads * width}
-        return build(**arguments)
-
-    def cost(n: int) -> float:
-        with torch.device("meta"):
-            return count(built({**full, part: n})).gmacs
-
+    sizes = _Sizes(build, method, part)
     if isinstance(to, Mapping):
-        plan = _checked(to, full)
-    else:
-        target = target_gmacs
-        if target is None:
-            target = cost(full[part]) * (DEFAULT_RATIO if to is None else check_ratio(to))
-        plan = {**full, part: _most(cost, full[part], target, of_ratio=target_gmacs is None)}
-    model = adopt(SmallerViT, built(plan))
-    model.image_size = image_size_of(model)
-    model.method, model._wish = method, to
-    _logger.info("%s: %s of %s", method.name, plan, full)
-    return model
-
-
-def _most(cost: Callable[[int], float], full: int, target: float, *, of_ratio: bool) -> int:
-    """The largest number, up to `full`, whose cost is at most the target."""
-    least, whole = cost(1), cost(full)
+        return sizes.network(_checked(to, sizes.full), to)
+    target = target_gmacs
+    if target is None:
+        target = sizes.cost(sizes.most) * (DEFAULT_RATIO if to is None else check_ratio(to))
+    least, whole = sizes.cost(1), sizes.cost(sizes.most)
     if not target + _EXACT >= least:
-        if of_ratio:
-            raise FieldError(
-                "compression_ratio", target / whole, f"{least / whole:.3f} to 1 for this model"
-            )
-        raise FieldError(
-            "target_gmacs",
-            target,
-            f"{least:.4g} or more for this model; the whole one takes {whole:.4g}",
-        )
+        if target_gmacs is None:
+            allowed = f"{least / whole:.3f} to 1 for this model"
+            raise FieldError("compression_ratio", target / whole, allowed)
+        allowed = f"{least:.4g} or more for this model; the whole one takes {whole:.4g}"
+        raise FieldError("target_gmacs", target, allowed)
+    number = _most(lambda n: sizes.cost(n) <= target + _EXACT, sizes.most)
+    return sizes.network({**sizes.full, part: number}, to)
+
+
+def as_fast(build: Build, method: Hooks, part: str, beside: nn.Module) -> SmallerViT:
+    """The largest such ViT whose forward pass takes no more time than that of `beside`.
+
+    Both run in turns on random images, see `faster`. Without values nothing can be timed, and it is
+    the largest of no more MACs.
+
+    FieldError for a network that is no plain ViT, or where even the smallest takes longer.
+    """
+    sizes = _Sizes(build, method, part)
+    if next(beside.parameters()).is_meta:
+        target = count(beside).gmacs
+        number = _most(lambda n: sizes.cost(n) <= target + _EXACT, sizes.most)
+        return sizes.network({**sizes.full, part: number})
+
+    def fits(n: int) -> bool:
+        return faster(sizes.built({**sizes.full, part: n}), beside)
+
+    if not fits(1):
+        problem = "runs faster than the smallest network"
+        allowed = "a method, or a budget, that takes longer"
+        raise FieldError("options.as_fast_as", method.name, allowed, problem)
+    return sizes.network({**sizes.full, part: _most(fits, sizes.most)})
+
+
+class _Sizes:
+    """A plain ViT in all its sizes.
+
+    full: depth and heads of the whole one. most: the full number of the part that shrinks.
+    """
+
+    def __init__(self, build: Build, method: Hooks, part: str) -> None:
+        with torch.device("meta"):
+            whole = build()
+        if type(whole) is not VisionTransformer:
+            kind = type(whole).__name__
+            problem = f"is {method.name!r}, which has no smaller {kind}"
+            raise FieldError("method", method.name, "a plain ViT", problem)
+        self._build, self._method, self._part = build, method, part
+        self.full = shape_of(whole)
+        self.most = self.full[part]
+        self._width = whole.embed_dim // self.full["heads"]
+
+    def built(self, plan: Mapping[str, int]) -> Any:
+        arguments = {}
+        if plan["depth"] < self.full["depth"]:
+            arguments = {"depth": plan["depth"]}
+        if plan["heads"] < self.full["heads"]:
+            heads = plan["heads"]
+            arguments |= {"num_heads": heads, "embed_dim": heads * self._width}
+        return self._build(**arguments)
+
+    def cost(self, n: int) -> float:
+        """1e9 MACs an image with so many of the part that shrinks."""
+        with torch.device("meta"):
+            return count(self.built({**self.full, self._part: n})).gmacs
+
+    def network(
+        self, plan: Mapping[str, int], wish: float | Mapping[str, int] | None = None
+    ) -> SmallerViT:
+        model = adopt(SmallerViT, self.built(plan))
+        model.image_size = image_size_of(model)
+        model.method, model._wish = self._method, wish
+        _logger.info("%s: %s of %s", self._method.name, plan, self.full)
+        return model
+
+
+def _most(fits: Callable[[int], bool], full: int) -> int:
+    """The largest number from 1 to `full` that fits: 1 does, and with any all below it."""
     low, high = 1, full + 1  # low fits, high does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= target + _EXACT else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 

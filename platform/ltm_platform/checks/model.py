@@ -11,7 +11,7 @@ from ltm_platform.checks.batch import norm_notices
 from ltm_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import ltm
     from ltm.methods import Hooks
@@ -202,6 +202,9 @@ def with_model(
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
     notices = norm_notices(job, model)
+    if rival := job.model.options.get("as_fast_as"):
+        job = _with_size(job, model.plan)
+        notices += (f"model.plan {model.plan} was measured: as fast as {rival} on this machine",)
     if network.new_classifier:
         notices += (f"the classifier starts anew: the data has {num_classes} classes",)
     if method_of(model).scoring_images and not (job.model.pretrained or job.model.checkpoint):
@@ -210,6 +213,14 @@ def with_model(
             f"are random: give model.pretrained or model.checkpoint",
         )
     return job, ltm.count(ltm.compacted(model), size), ltm.count(base, size), notices
+
+
+def _with_size(job: JobSpec, plan: Mapping[str, int]) -> JobSpec:
+    """The job with the size of a network in the place of what it was found by."""
+    for wish in ("compression_ratio", "target_gmacs"):
+        job = job.replace(f"model.{wish}", None)
+    left = {name: x for name, x in job.model.options.items() if name != "as_fast_as"}
+    return job.replace("model.options", left).replace("model.plan", dict(plan))
 
 
 def _check_method(job: JobSpec, method: Hooks) -> None:

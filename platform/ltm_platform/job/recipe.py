@@ -114,6 +114,19 @@ class Distill(Section):
         return self
 
 
+class Consistency(Section):
+    """A second pass of every batch, in which fewer tokens leave."""
+
+    below: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """In the second pass a number of tokens, drawn for every step from 0 up to less than this,
+    leaves each block of a plain ViT, and its labels count as the first one's do; null has no second
+    pass."""
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Factor of the mean squared difference between the features of both passes."""
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Features are compared of images whose labels the network gives more than this probability."""
+
+
 class BackboneRate(Section):
     """How fast the network learns beside the weights of its method's own, which follow lr."""
 
@@ -181,6 +194,8 @@ class Recipe(Section):
     """Mixing pairs of training images and their labels."""
     distill: Distill = Field(default_factory=Distill)
     """Learning from a teacher."""
+    consistency: Consistency = Field(default_factory=Consistency)
+    """Learning to be the same with fewer tokens as with more."""
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Recipe:

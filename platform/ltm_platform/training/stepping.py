@@ -13,6 +13,7 @@ from ltm_platform.training.engine.compiled import COMPILED_RATIOS
 from ltm_platform.training.measurement.stage_times import COMPUTE, COPY, EXCHANGE, stage_clock
 from ltm_platform.training.prefetch import DevicePrefetcher
 from ltm_platform.training.recipe import method_hooks
+from ltm_platform.training.recipe.consistency import removals
 from ltm_platform.training.step_metrics import CHECK_STEPS, Diverged
 
 if TYPE_CHECKING:
@@ -105,7 +106,12 @@ class Stepper:
             self._model.set_compression(self._plan)
 
     def _compress(self) -> None:
-        """Elastic training: every step has a ratio of its own, the same on all ranks."""
+        """What is drawn for every step alike on all ranks: a ratio of elastic training, and what
+        leaves in a second pass.
+        """
+        below, seed = self._job.recipe.consistency.below, self._job.recipe.seed
+        if below is not None:
+            self._engine.module.removed_again = removals(below, seed, self.steps_done)
         elastic = self._job.model.elastic
         if elastic:
             choices = COMPILED_RATIOS if self._job.engine.compile else None
@@ -120,8 +126,8 @@ class Stepper:
         its = self._components
         images, labels = its.to_network(batch.images, batch.changes), batch.labels
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
-        logits, features, *kept = self._engine(images)
-        return its.objective(images, labels, logits, features, epoch, *kept)
+        logits, features, *further = self._engine(images)
+        return its.objective(images, labels, logits, features, epoch, *further)
 
     def _check_gradient(self, parts: Tensor) -> None:
         """Outside of fp16, whose scale is found by trying, no gradient may overflow.

@@ -111,6 +111,9 @@ def test_timm_knows_it_by_our_names() -> None:
         ({"plan": {"blocks.0": 5}}, "plan names site 'blocks.0'"),
         ({"how": "wider"}, "option 'how' is 'wider', allowed are shallower, narrower"),
         ({"r": 8}, "option 'r' is no option of method 'smaller'"),
+        ({"as_fast_as": "tomee"}, "uniform: did you mean 'tome'?"),
+        ({"as_fast_as": "smaller"}, "option 'as_fast_as' is 'smaller'"),
+        ({"as_fast_as": "tome", "compression_ratio": 2}, "compression_ratio is 2"),
         ({"pretrained": True}, "pretrained is true, but nobody published weights"),
     ],
 )
@@ -118,6 +121,24 @@ def test_what_is_not_possible_is_told(options: dict[str, Any], says: str) -> Non
     with pytest.raises(ltm.FieldError) as caught:
         ltm.create_model(TINY, "smaller", **options)
     assert says in str(caught.value)
+
+
+def test_it_can_be_as_fast_as_a_method() -> None:
+    torch.manual_seed(0)
+    model: Any = ltm.create_model(
+        "vit_tiny_patch16_224", "smaller", as_fast_as="tome", compression_ratio=0.5, image_size=160
+    )
+    assert 1 <= model.plan["depth"] < 12
+    assert model.plan["heads"] == 3
+    model.set_compression(model.plan)
+
+
+def test_without_values_it_costs_what_the_method_does() -> None:
+    with torch.device("meta"):
+        tome = ltm.create_model(SMALL, "tome", compression_ratio=0.6)
+        model = ltm.create_model(SMALL, "smaller", as_fast_as="tome", compression_ratio=0.6)
+        same = ltm.create_model(SMALL, "smaller", target_gmacs=ltm.count(tome).gmacs)
+    assert model.plan == same.plan
 
 
 def test_other_families_are_refused() -> None:

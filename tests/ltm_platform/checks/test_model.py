@@ -93,6 +93,16 @@ def test_a_smaller_network_is_counted_beside_the_whole_one() -> None:
     )
 
 
+def test_a_measured_size_stands_in_the_job_in_the_place_of_what_it_was_found_by() -> None:
+    text = JOB.replace("method: ltm", "method: smaller").replace("rank: 8", "as_fast_as: tome")
+    got = checked(text=text)
+    model = got.job.model
+    assert (model.options, model.compression_ratio, model.target_gmacs) == ({}, None, None)
+    assert model.plan is not None
+    assert 1 <= model.plan["depth"] <= 4  # type: ignore[operator]
+    assert any("as fast as tome on this machine" in notice for notice in got.notices)
+
+
 def test_without_a_compiler_nothing_is_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from ltm_platform.job import JobSpec
 from .conftest import GOOD, sentence
 
 RECIPE_FIELDS = (
-    "augment, backbone, clip_grad, distill, early_stop, ema_decay, epochs, freeze, global_batch, "
+    "augment, backbone, clip_grad, consistency, distill, early_stop, ema_decay, epochs, freeze, global_batch, "
     "ib, label_smoothing, layer_decay, lr, micro_batch, min_lr, mix, momentum, optimizer, seed, "
     "sync_bn, warmup_epochs, weight_decay"
 )

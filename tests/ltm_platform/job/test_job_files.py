@@ -184,3 +184,15 @@ def test_selectors_have_the_recipe_of_their_papers(
     assert recipe.backbone.constant == (name == "spvit_vit_s")
     per_image = {"spvit_vit_s": 5e-4 / 512, "dynamicvit_vit_s": 1e-3 / 1024}[name]
     assert recipe.lr / recipe.global_batch == pytest.approx(per_image)
+
+
+def test_mctf_has_the_recipe_of_its_paper() -> None:
+    job = JobSpec.load("mctf_vit_s")
+    recipe = job.recipe
+    with torch.device("meta"):
+        model = create_model(job.replace("model.pretrained", False), num_classes=1000)
+    assert list(model.plan.values()) == [196 - 16 * (i + 1) for i in range(11)]
+    assert ltm.count(model, 224).gmacs == pytest.approx(2.6, rel=0.01)  # arXiv 2403.10030
+    assert (recipe.epochs, recipe.ib.weight, job.model.pretrained) == (30, 0, True)
+    assert (recipe.consistency.below, recipe.consistency.weight) == (8, 3)
+    assert not recipe.mix.enabled

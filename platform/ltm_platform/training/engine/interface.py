@@ -18,6 +18,8 @@ class Classifier(nn.Module):
 
     model: Any
     """A timm model: it has the methods that `forward` calls."""
+    removed_again: int | None
+    """How many tokens leave each block in a second pass in training; None has no second pass."""
 
     def __init__(
         self, model: nn.Module, *, channels_last: bool = False, keeps_tokens: bool = False
@@ -26,10 +28,12 @@ class Classifier(nn.Module):
         self.model = model
         self.channels_last = channels_last
         self.keeps_tokens = keeps_tokens
+        self.removed_again = None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] -> logits [B, C], feature [B, D], and where tokens are kept in training
-        those of the image [B, P, D] and their places [B, P], -1 for none.
+        """[B, 3, H, W] -> logits [B, C], feature [B, D], and in training, where they are wanted,
+        tokens of the image [B, P, D] and their places [B, P], -1 for none, then logits and feature
+        of the second pass.
         """
         if self.channels_last:
             # The weights stay as they are, in flat shards; the layout of the images decides.
@@ -40,8 +44,16 @@ class Classifier(nn.Module):
             kept = tokens[:, self.model.num_prefix_tokens :], places
         else:
             tokens = self.model.forward_features(images)
+        again: tuple[Tensor, ...] = ()
+        if self.removed_again is not None and self.training:
+            with self.model.reduced_by(self.removed_again):
+                again = self._outcome(self.model.forward_features(images))
+        return *self._outcome(tokens), *kept, *again
+
+    def _outcome(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and pooled feature."""
         feature = self.model.forward_head(tokens, pre_logits=True)
-        return self.model.get_classifier()(feature), feature, *kept
+        return self.model.get_classifier()(feature), feature
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""

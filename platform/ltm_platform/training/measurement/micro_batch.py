@@ -141,14 +141,16 @@ def training_step(
     channels_last = wants_channels_last(job, model, device)
     keeps_tokens = job.recipe.distill.looks_at_tokens
     network = Classifier(model, channels_last=channels_last, keeps_tokens=keeps_tokens)
+    if job.recipe.consistency.below is not None:
+        network.removed_again = 0  # takes the most memory
 
     def step(size: int) -> None:
         assert held.numel() == copies
         images = torch.randn(size, 3, pixels, pixels, device=device)
         labels = torch.randint(num_classes, (size,), device=device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits, features, *kept = network(images)
-        loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1, *kept)
+            logits, features, *further = network(images)
+        loss, _ = objective(images, labels, logits, features, job.recipe.epochs - 1, *further)
         if not backward:
             return
         loss.backward()

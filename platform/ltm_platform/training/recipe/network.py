@@ -23,6 +23,7 @@ from ltm_platform.training.engine.sync_bn import (
     strange_norm,
     synchronise,
 )
+from ltm_platform.training.recipe.consistency import check_consistency
 from ltm_platform.training.recipe.distillation import (
     Teacher,
     check_keeps_tokens,
@@ -61,6 +62,8 @@ def build_network(job: JobSpec, num_classes: int, *, norm_group: int = 1) -> Net
     freeze_for_method(model)
     if job.recipe.distill.looks_at_tokens:
         check_keeps_tokens(model, job.recipe.distill.tokens)
+    if job.recipe.consistency.below is not None:
+        check_consistency(model, job)
     if job.recipe.backbone.differs:
         check_method_learns(model)
     if job.recipe.sync_bn:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ltm.errors import FieldError
 from ltm_platform.models import method_of
+from ltm_platform.training.recipe.consistency import inconsistency
 from ltm_platform.training.recipe.distillation import divergence, token_distance
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Objective:
     and centroids settle; then the same + ``ib.weight`` x the IB bound. With a teacher,
     ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher, unless
     ``distill.labels`` says how much of it stays, and ``distill.tokens`` x the distance of the kept
-    tokens is added. Terms that the method brings are added as they are.
+    tokens is added. A second pass adds its own cross-entropy and ``consistency.weight`` x the
+    distance of the features. Terms that the method brings are added as they are.
 
     parts: what the loss is made of, as metrics; of a teacher and a method only where they are.
     """
@@ -176,6 +178,8 @@ class Objective:
         self._tokens = recipe.distill.looks_at_tokens
         self.parts += ("train/distill",) * (self._teacher is not None)
         self.parts += ("train/distill_tokens",) * self._tokens
+        self._passes_again = recipe.consistency.below is not None
+        self.parts += ("train/ce_again", "train/inconsistency") * self._passes_again
         self.parts += ("train/method_loss",) * (self._method is not None)
         self._warmup_epochs = recipe.ib.warmup * recipe.epochs
 
@@ -186,38 +190,47 @@ class Objective:
         logits: Tensor,
         features: Tensor,
         epoch: int,
-        *kept: Tensor,
+        *further: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The scalar loss of one micro-batch, and its detached parts in the order of ``parts``.
 
         labels: [b] integers, or [b, C] shares of mixed images, see `hard_labels`.
-        kept: final tokens and their places, as `Classifier` gives them where the recipe needs them.
+        further: final tokens and their places, logits and features of a second pass, as
+            `Classifier` gives them where the recipe needs them.
         """
         smoothing = self._recipe.label_smoothing
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         bound = self._bottleneck(features, hard_labels(labels), images)
-        loss, further = cross_entropy, []
+        loss, more = cross_entropy, []
         if self._teacher:
             distill = self._recipe.distill
             if self._tokens:
-                tokens, places = kept
+                tokens, places = further[:2]
+                further = further[2:]
                 wanted, teacher_tokens = self._teacher.with_tokens(images)
             else:
                 wanted = self._teacher(images)
             apart = divergence(logits, wanted, distill.temperature)
             loss = distill.of_labels * cross_entropy + distill.weight * apart
-            further.append(apart)
+            more.append(apart)
             if self._tokens:
                 distance = token_distance(tokens, places, teacher_tokens)
                 loss = loss + distill.tokens * distance
-                further.append(distance)
+                more.append(distance)
+        if self._passes_again:
+            logits_again, features_again = further
+            spec = self._recipe.consistency
+            again = F.cross_entropy(logits_again.float(), labels, label_smoothing=smoothing)
+            apart = inconsistency(logits, features, features_again, labels, spec.confidence)
+            loss = loss + again + spec.weight * apart
+            more += [again, apart]
         if epoch >= self._warmup_epochs:
             loss = loss + self._recipe.ib.weight * bound
         if self._method is not None:
             own = torch.stack([*self._method.loss_terms().values(), bound.new_zeros(())]).sum()
             loss = loss + own
-            further.append(own)
-        parts = (loss, cross_entropy, bound, *further)
+            more.append(own)
+        parts = (loss, cross_entropy, bound, *more)
         return loss, torch.stack([part.detach() for part in parts])
 
 
