@@ -11,9 +11,9 @@ from ltm_platform.job import JobSpec
 from .conftest import GOOD, sentence
 
 RECIPE_FIELDS = (
-    "augment, backbone, clip_grad, consistency, distill, early_stop, ema_decay, epochs, freeze, global_batch, "
-    "ib, label_smoothing, layer_decay, lr, micro_batch, min_lr, mix, momentum, optimizer, seed, "
-    "sync_bn, warmup_epochs, weight_decay"
+    "augment, backbone, clip_grad, consistency, distill, early_stop, ema_decay, epochs, freeze,"
+    " global_batch, ib, label_smoothing, layer_decay, lr, micro_batch, min_lr, mix, momentum, "
+    "optimizer, seed, sync_bn, warmup_epochs, weight_decay"
 )
 JOB_FIELDS = "checkpoint, cluster, data, engine, extends, model, name, recipe, tracking"
 
