@@ -141,12 +141,11 @@ def method_of(model: Any) -> Hooks:
     return method
 
 
-def freeze_for_method(model: Any) -> None:
-    """No gradient for the backbone where the method learns alone."""
-    if method_of(model).freezes_backbone:
-        for name, parameter in model.named_parameters():
-            if not name.startswith("method."):
-                parameter.requires_grad_(False)
+def freeze_backbone(model: Any) -> None:
+    """The method learns alone: no gradient for the rest of the network."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("method."):
+            parameter.requires_grad_(False)
 
 
 def _outer(name: str) -> list[str]:

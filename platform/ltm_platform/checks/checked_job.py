@@ -67,6 +67,8 @@ class CheckedJob:
     notices: tuple[str, ...]
     problems: tuple[str, ...] = ()
     """Why it should not start, if that was overridden."""
+    storage_s: float = 0.0
+    """Seconds to write, read back and remove a file where runs are stored; 0 where that failed."""
 
 
 @dataclass(slots=True)
@@ -168,8 +170,9 @@ def check(
     collector = ErrorCollector(force)
     with collector():
         check_tracking(job)
+    storage_s = 0.0
     with collector():
-        check_storage(job)
+        storage_s = check_storage(job)
     use_gpu = resources.gpus >= 1
     job = with_workers(job, resources)
     with collector():
@@ -206,6 +209,7 @@ def check(
             *notes,
         ),
         problems=tuple(collector.problems),
+        storage_s=storage_s,
     )
 
 

@@ -82,11 +82,10 @@ def plan_in(job: JobSpec, ray: Session) -> RunPlan:
     checked = checks.check(job, at_most, force=True)
     collector = checks.ErrorCollector(force=True)
     began = time.perf_counter()
-    with collector():
-        checks.check_storage(checked.job)
-        if ray.joined:
+    if ray.joined:
+        with collector():
             attach.check_shared_storage(checked.job)
-    seconds = time.perf_counter() - began
+    seconds = checked.storage_s + time.perf_counter() - began
     missed = [problem for problem in collector.problems if problem not in checked.problems]
     checked = checks.with_problems(checked, missed)
     job, workers = checked.job, checked.batch.workers

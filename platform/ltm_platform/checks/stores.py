@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,8 +89,10 @@ def check_tracking(job: JobSpec) -> None:
         raise (job.error(key, str(error)) if of_job else error) from None
 
 
-def check_storage(job: JobSpec) -> None:
+def check_storage(job: JobSpec) -> float:
     """Check that runs can be stored: a file is written, read back and removed.
+
+    Returns the seconds that it took.
 
     Raises:
         UserError: they cannot.
@@ -102,6 +105,7 @@ def check_storage(job: JobSpec) -> None:
         root = storage_root(job)
     except UserError as error:
         raise job.error(key, f"{key}: {error}") from None
+    began = time.perf_counter()
     try:
         if root.is_local:
             _probe_folder(Path(root.path))
@@ -113,6 +117,7 @@ def check_storage(job: JobSpec) -> None:
             f"{key} is {locations.shown(str(root))!r}, which cannot be written to: "
             f"{error.strerror or error}",
         ) from None
+    return time.perf_counter() - began
 
 
 def needed_bytes(job: JobSpec, parameters: int, workers: int) -> int:

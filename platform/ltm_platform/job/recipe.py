@@ -81,6 +81,8 @@ class Distill(Section):
     """Share of the teacher's logits in the loss."""
     labels: Annotated[float, Field(ge=0, le=1000)] | None = None
     """Factor of the labels' cross-entropy beside a teacher; null is what weight leaves of 1."""
+    features: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Factor of the mean squared difference between the pooled features of both networks."""
     tokens: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Factor of the mean squared difference between the final tokens that a method keeps and the
     teacher's at the same places; for methods that keep or drop tokens, on plain ViTs."""
@@ -90,6 +92,10 @@ class Distill(Section):
     @property
     def looks_at_tokens(self) -> bool:
         return self.teacher is not None and self.tokens > 0
+
+    @property
+    def looks_at_features(self) -> bool:
+        return self.teacher is not None and self.features > 0
 
     @property
     def of_labels(self) -> float:
@@ -136,7 +142,8 @@ class BackboneRate(Section):
     """The share is of recipe.lr itself, at most the method's rate, instead of what the schedule
     makes of it."""
     frozen_epochs: Annotated[float, Field(ge=0, le=100_000)] = 0.0
-    """Epochs, also fractions of one, from the first, in which the network's weights stand still.
+    """Epochs, also fractions of one, from the first, in which the network's weights stand still:
+    all of them, and the method learns alone.
     Where a later file or an override leaves no more epochs, it keeps its share of them."""
 
     @property

@@ -14,6 +14,7 @@ from ltm.modes import evaluating
 from ltm_platform.models import Pixels, input_pixels, method_of
 
 _TOKENS = "recipe.distill.tokens"
+_FEATURES = "recipe.distill.features"
 
 
 class Teacher(nn.Module):
@@ -45,13 +46,21 @@ class Teacher(nn.Module):
         return logits.float()
 
     @torch.no_grad()
-    def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, and the final tokens of the image [b, N, D], float32."""
+    def inside(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, the pooled feature [b, D], and what timm's `forward_features` gives."""
         network: Any = self.model
         with self._lowered(images):
             tokens = network.forward_features(images * self.scale + self.shift)
-            logits = network.forward_head(tokens)
-        return logits.float(), tokens[:, network.num_prefix_tokens :].float()
+            feature = network.forward_head(tokens, pre_logits=True)
+            logits = network.get_classifier()(feature)
+        return logits.float(), feature.float(), tokens.float()
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of a ViT before those of the image."""
+        network: Any = self.model
+        count: int = network.num_prefix_tokens
+        return count
 
     def _lowered(self, images: Tensor) -> torch.autocast:
         lower = self._precision != torch.float32
@@ -67,6 +76,11 @@ def divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Te
     teacher = (teacher_logits.float() / temperature).log_softmax(-1)
     kl = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return temperature**2 * kl
+
+
+def feature_distance(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Mean squared difference of pooled features, both [b, D]."""
+    return F.mse_loss(features.float(), teacher_features)
 
 
 def token_distance(tokens: Tensor, places: Tensor, teacher_tokens: Tensor) -> Tensor:
@@ -103,6 +117,18 @@ def check_keeps_tokens(model: Any, weight: float) -> None:
     if places is None:
         problem = f"is {weight:g}, but model.method is {name!r}, which merges tokens"
         raise FieldError(_TOKENS, weight, allowed, problem)
+
+
+def check_same_features(model: Any, teacher: Any, weight: float) -> None:
+    """Check that a teacher's pooled feature is as wide as the student's.
+
+    Raises:
+        FieldError: it is not.
+    """
+    own, other = model.head_hidden_size, getattr(teacher, "head_hidden_size", None)
+    if own != other:
+        problem = f"is {weight:g}, but recipe.distill.teacher has {other} features, not {own}"
+        raise FieldError(_FEATURES, weight, "0, or a teacher such as 'itself'", problem)
 
 
 def check_same_tokens(model: Any, teacher: Any, weight: float) -> None:

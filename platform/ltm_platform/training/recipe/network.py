@@ -11,7 +11,7 @@ from ltm_platform.models import (
     create_model,
     create_teacher,
     freeze,
-    freeze_for_method,
+    freeze_backbone,
     input_pixels,
     load_start,
     method_of,
@@ -27,6 +27,7 @@ from ltm_platform.training.recipe.consistency import check_consistency
 from ltm_platform.training.recipe.distillation import (
     Teacher,
     check_keeps_tokens,
+    check_same_features,
     check_same_tokens,
 )
 from ltm_platform.training.recipe.optimization import Objective, check_method_learns
@@ -59,13 +60,16 @@ def build_network(job: JobSpec, num_classes: int, *, norm_group: int = 1) -> Net
     model = create_model(job, num_classes)
     new_classifier = load_start(model, job)
     freeze(model, job.recipe.freeze)
-    freeze_for_method(model)
+    if method_of(model).freezes_backbone:
+        freeze_backbone(model)
     if job.recipe.distill.looks_at_tokens:
         check_keeps_tokens(model, job.recipe.distill.tokens)
     if job.recipe.consistency.below is not None:
         check_consistency(model, job)
     if job.recipe.backbone.differs:
         check_method_learns(model)
+    if job.recipe.backbone.frozen_epochs >= job.recipe.epochs:
+        freeze_backbone(model)
     if job.recipe.sync_bn:
         synchronise(model, RankGroup())
     elif norm_group > 1 and has_batch_norm(model) and not strange_norm(model):
@@ -96,5 +100,7 @@ def build_objective(
         network = create_teacher(job, num_classes)
         if job.recipe.distill.looks_at_tokens:
             check_same_tokens(model, network, job.recipe.distill.tokens)
+        if job.recipe.distill.looks_at_features:
+            check_same_features(model, network, job.recipe.distill.features)
         teacher = Teacher(network, input_pixels(model), precision).to(device)
     return Objective(job.recipe, bottleneck, teacher, method_of(model)), bottleneck

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from ltm.errors import FieldError
 from ltm_platform.models import method_of
 from ltm_platform.training.recipe.consistency import inconsistency
-from ltm_platform.training.recipe.distillation import divergence, token_distance
+from ltm_platform.training.recipe.distillation import (
+    divergence,
+    feature_distance,
+    token_distance,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -156,9 +160,10 @@ class Objective:
     Label-smoothed cross-entropy during the first ``ib.warmup`` share of the epochs, while features
     and centroids settle; then the same + ``ib.weight`` x the IB bound. With a teacher,
     ``distill.weight`` of the cross-entropy gives way to the divergence from the teacher, unless
-    ``distill.labels`` says how much of it stays, and ``distill.tokens`` x the distance of the kept
-    tokens is added. A second pass adds its own cross-entropy and ``consistency.weight`` x the
-    distance of the features. Terms that the method brings are added as they are.
+    ``distill.labels`` says how much of it stays, and ``distill.features`` and ``distill.tokens`` x
+    the distances of features and of kept tokens are added. A second pass adds its own
+    cross-entropy and ``consistency.weight`` x the distance of the features. Terms that the method
+    brings are added as they are.
 
     parts: what the loss is made of, as metrics; of a teacher and a method only where they are.
     """
@@ -177,6 +182,8 @@ class Objective:
         self.parts: tuple[str, ...] = ("train/loss", "train/ce", "train/ib_bound")
         self._tokens = recipe.distill.looks_at_tokens
         self.parts += ("train/distill",) * (self._teacher is not None)
+        self._features = recipe.distill.looks_at_features
+        self.parts += ("train/distill_features",) * self._features
         self.parts += ("train/distill_tokens",) * self._tokens
         self._passes_again = recipe.consistency.below is not None
         self.parts += ("train/ce_again", "train/inconsistency") * self._passes_again
@@ -207,14 +214,20 @@ class Objective:
             if self._tokens:
                 tokens, places = further[:2]
                 further = further[2:]
-                wanted, teacher_tokens = self._teacher.with_tokens(images)
+            if self._tokens or self._features:
+                wanted, teacher_features, teacher_tokens = self._teacher.inside(images)
             else:
                 wanted = self._teacher(images)
             apart = divergence(logits, wanted, distill.temperature)
             loss = distill.of_labels * cross_entropy + distill.weight * apart
             more.append(apart)
+            if self._features:
+                distance = feature_distance(features, teacher_features)
+                loss = loss + distill.features * distance
+                more.append(distance)
             if self._tokens:
-                distance = token_distance(tokens, places, teacher_tokens)
+                of_image = teacher_tokens[:, self._teacher.prefix :]
+                distance = token_distance(tokens, places, of_image)
                 loss = loss + distill.tokens * distance
                 more.append(distance)
         if self._passes_again:

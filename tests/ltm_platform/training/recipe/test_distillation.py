@@ -17,6 +17,7 @@ from ltm_platform.training.engine.interface import Classifier
 from ltm_platform.training.recipe.distillation import (
     Teacher,
     check_keeps_tokens,
+    check_same_features,
     check_same_tokens,
     divergence,
     token_distance,
@@ -60,6 +61,35 @@ def test_the_teacher_has_its_share_of_the_loss(weight: float) -> None:
     told = dict(zip(objective.parts, parts, strict=True))
     expected = {"train/loss": loss.detach(), "train/ce": hard.detach(), "train/distill": soft}
     torch.testing.assert_close({name: told[name] for name in expected}, expected)
+
+
+def test_features_are_those_of_the_teachers_head() -> None:
+    model = network()
+    recipe = Recipe(epochs=10, distill=Distill(teacher="x", weight=0.0, features=2.0))
+    teacher = Teacher(model, input_pixels(model), torch.float32)
+    objective = Objective(recipe, StreamingBottleneck(CLASSES, feature_dim=64), teacher)
+    images, own = torch.randn(6, 3, 32, 32), torch.randn(6, 64, requires_grad=True)
+    loss, parts = objective(images, torch.arange(6) % CLASSES, logits(0), own, 0)
+    seen: list[torch.Tensor] = []
+    hook = model.get_classifier().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model.eval()(images)
+    hook.remove()
+    told = dict(zip(objective.parts, parts, strict=True))
+    torch.testing.assert_close(told["train/distill_features"], (own - seen[0]).square().mean())
+    torch.testing.assert_close(
+        told["train/loss"], told["train/ce"] + 2 * told["train/distill_features"]
+    )
+    loss.backward()
+    assert own.grad is not None
+
+
+def test_a_teacher_of_other_features_is_refused() -> None:
+    wide = ltm.create_model("vit_tiny_patch16_224", "none", image_size=32, num_classes=CLASSES)
+    with pytest.raises(FieldError, match="has 192 features, not 64") as caught:
+        check_same_features(network(), wide, 0.5)
+    assert caught.value.field == "recipe.distill.features"
+    check_same_features(network(), network(), 0.5)
 
 
 def test_the_teacher_sees_the_image_as_it_was_trained_to() -> None:

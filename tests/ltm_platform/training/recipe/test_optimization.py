@@ -14,7 +14,7 @@ import ltm
 from ltm.bottleneck import StreamingBottleneck
 from ltm.errors import FieldError
 from ltm_platform.job import BackboneRate, Bottleneck, Recipe
-from ltm_platform.models import freeze_for_method
+from ltm_platform.models import freeze_backbone
 from ltm_platform.training.recipe.optimization import (
     Objective,
     build_optimizer,
@@ -287,7 +287,7 @@ def test_momentum_is_that_of_the_recipe() -> None:
 
 def test_a_method_has_its_own_rates_and_may_learn_alone() -> None:
     model = ltm.create_model("vit_nano_patch4_32", "ltmp", num_classes=5)
-    freeze_for_method(model)
+    freeze_backbone(model)
     learned = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(learned) == 2 * 4
     assert all(name.startswith("method.") for name in learned)
