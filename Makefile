@@ -28,7 +28,8 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m "not slow" --numprocesses 3
 
 test-all: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e $(UNIT) -m slow --numprocesses 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m slow --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m slow --numprocesses 3
 
 coverage: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --numprocesses auto --dist loadfile \
