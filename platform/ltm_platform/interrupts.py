@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 INTERRUPTED_S = 10.0
 """How long the end of a run that was interrupted waits for a store that is unavailable."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 0.01
 
 
 def _handlers() -> dict[signal.Signals, Callable[[int, FrameType | None], object]]:
@@ -25,6 +27,29 @@ def _handlers() -> dict[signal.Signals, Callable[[int, FrameType | None], object
 def _in_main_thread() -> bool:
     """Signals interrupt it alone."""
     return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """A Ctrl-C that hits where Python can raise nothing is raised a moment later.
+
+    Such as a callback of the import system. By default it is a text on the screen, and lost.
+    """
+    given, main = sys.unraisablehook, threading.main_thread()
+
+    def raise_again(seen: sys.UnraisableHookArgs) -> None:
+        if not issubclass(seen.exc_type, KeyboardInterrupt) or main.ident is None:
+            given(seen)
+            return
+        again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main.ident, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = given
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from ltm.errors import PluginError
 from ltm_platform import __version__
 from ltm_platform.cli.group import Group
 from ltm_platform.errors import RunError, UserError, readable
+from ltm_platform.interrupts import no_interrupt_lost
 from ltm_platform.temporary import temporary_root
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        temporary_root()  # before a library asks where that is
-        code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
+        with no_interrupt_lost():
+            temporary_root()  # before a library asks where that is
+            code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
     except (UserError, PluginError) as error:
         _fail(readable(str(error)), 2)
     except RunError as error:
