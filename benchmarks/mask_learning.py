@@ -7,8 +7,8 @@ Every net has the same size, the same recipe and the same multiply-accumulates: 
 
     grid, frozen    anchors on an even grid, weighted by distance; nothing learned
     grid            the same, with saliency and the learned step
-    content, frozen the tokens stay that no other resembles; nothing learned
-    content         a learned saliency chooses, too, and the learned step
+    content, frozen tokens that are alike join, by ToMe's matching; nothing learned
+    content         a learned saliency spares some, and the learned step
 
 For each: top-1 on held-out images; IBB on held-out images; the same IBB when the learned step of
 the trained net is taken away ("without step": above the former when the step has learned); images/s

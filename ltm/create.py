@@ -80,8 +80,8 @@ def create_model(
     options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens `r`
         (tokens that leave in every block, or a list with one number a block, or the part that
         leaves every block, in the place of a ratio, plan or budget), `schedule` (how a ratio or r
-        is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (true: a head that averages the
-        tokens of a plain ViT weighs each by its size, for a method whose attention does, too).
+        is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (false: a head that averages the
+        tokens of a plain ViT weighs all alike; else by size, for a method whose attention does).
         And what timm's network takes, such as `in_chans`, `global_pool`, `drop_rate` or
         `class_token`.
 
@@ -257,7 +257,7 @@ def merged(
     to = given.get("plan", given.get("compression_ratio"))
     options = dict(method_options)
     schedule, r = options.pop("schedule", None), options.pop("r", None)
-    pool_by_size = options.pop("pool_by_size", False)
+    pool_by_size = options.pop("pool_by_size", None)
     if r is not None and given:
         raise FieldError("options.r", r, "one of them", f"is given beside {next(iter(given))}")
     build = partial(build_method, method, options=options)

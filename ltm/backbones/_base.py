@@ -103,7 +103,7 @@ class MergingModel(Compressible):
         *,
         r: float | Sequence[int] | None = None,
         schedule: str | None = None,
-        pool_by_size: bool = False,
+        pool_by_size: bool | None = None,
     ) -> None:
         """Give the model a method, made for the sites that it may use, and set the compression.
 
@@ -111,7 +111,7 @@ class MergingModel(Compressible):
         r: tokens that leave in every block, or a list with one number a block, or the part that
             leaves every block, in place of `to`.
         schedule: how r or a ratio is spent, see `ltm.plan.SCHEDULES`; None is the method's own way.
-        pool_by_size: the head's mean of tokens weighs each by its size.
+        pool_by_size: the head's mean of tokens weighs each by its size; None is where it can.
 
         FieldError for a method that needs what this network does not have.
         """
@@ -131,8 +131,7 @@ class MergingModel(Compressible):
         like = next(self.parameters())
         self.method = build(self.site_kinds).to(like.device, like.dtype).train(self.training)
         self.check_method()
-        self.check_pooling(pool_by_size)
-        self.pool_by_size = pool_by_size
+        self.pool_by_size = self._pooling(pool_by_size)
         self.spread = self._spread_as(schedule)
         self.set_compression(to, r=r)
 
@@ -173,9 +172,9 @@ class MergingModel(Compressible):
                 f"is {method.name!r}, which keeps a number that differs",
             )
 
-    def check_pooling(self, by_size: bool) -> None:
-        """FieldError where the head cannot weigh tokens by their size."""
-        if type(by_size) is not bool:
+    def _pooling(self, by_size: bool | None) -> bool:
+        """FieldError where the head shall weigh tokens by their size and cannot."""
+        if by_size is not None and type(by_size) is not bool:
             raise FieldError("options.pool_by_size", by_size, "true or false")
         why = ""
         if not self.averages_tokens:
@@ -184,6 +183,7 @@ class MergingModel(Compressible):
             why = f"{self.method.name!r} does not weigh by size in attention either"
         if by_size and why:
             raise FieldError("options.pool_by_size", by_size, "false", f"is true, but {why}")
+        return not why if by_size is None else by_size
 
     @property
     def averages_tokens(self) -> bool:

@@ -23,6 +23,7 @@ from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
 from ltm.methods.clustering import to_nearest
+from ltm.methods.matching import join, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,16 +84,17 @@ class MaskModule(nn.Module):
     """Merging masks for tokens of one width; one module serves every site of that width.
 
     z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. The start mask S_0
-    has content anchors where a number of tokens is kept, grid anchors where a grid is; then, with
-    m_p = sum_n G_np z_n and `LearnedStep`,
+    joins tokens that are alike where a number of them is kept (`match_unless_salient`), and has
+    anchors on a grid where that stays (`window_anchors`); then, with m_p = sum_n G_np z_n and
+    `LearnedStep`,
 
         S_np <- S_np + z_n . step_p
 
     Saliency and step start at 0, so a new model is a plain merge by S_0, whose weights follow the
     tokens' sizes.
 
-    prior: anchors are chosen by `distinctness`, too, and sizes count. None in a network of version
-        0.1, whose state dict does not have it: saliency alone chooses and weighs, as it learned to.
+    prior: sizes count, and likeness chooses. None in a network of version 0.1, whose state dict
+        does not have it: there saliency alone chooses and weighs, as it learned to.
     """
 
     prior: Tensor | None
@@ -126,16 +128,12 @@ class MaskModule(nn.Module):
                 start = saliency + at_least_float32(given.mass).log()
             if not isinstance(site.kept, int):
                 return self._grid(z, start, site)
-            likeness = self._likeness(h, given.keys)
-            chosen_by = saliency if self.prior is None else saliency + distinctness(likeness)
-            slot = join_most_similar(likeness, chosen_by, site.slots)
+            if self.prior is None:
+                slot = join_most_similar(h.detach(), saliency, site.slots)
+            else:
+                metric = h if given.keys is None else at_least_float32(given.keys)
+                slot = match_unless_salient(metric.detach(), saliency.detach(), site.slots)
             return self._content(z, start, slot, site.slots)
-
-    def _likeness(self, h: Tensor, keys: Tensor | None) -> Tensor:
-        """The cosine of every two tokens, [B, N, N]: of their keys, where the backbone has them."""
-        metric = h if self.prior is None or keys is None else at_least_float32(keys)
-        unit = F.normalize(metric.detach(), dim=-1)
-        return unit @ unit.transpose(1, 2)
 
     def _grid(self, z: Tensor, saliency: Tensor, site: Site) -> Merge:
         assert site.grid is not None
@@ -155,27 +153,37 @@ class MaskModule(nn.Module):
         return Assigned.normalised(slot, anchored_weight(S, slot, slots), slots)
 
 
-def distinctness(likeness: Tensor) -> Tensor:
-    """How little a token is like any other: minus the cosine to its most similar one, [B, N].
+def match_unless_salient(metric: Tensor, saliency: Tensor, slots: int) -> Tensor:
+    """The slot of each token, [B, N], by ToMe's matching, which spares tokens that are salient.
 
-    Of two tokens that are each other's most similar the first is as distinct as can be, 1: one of
-    a pair stays. likeness: [B, N, N].
+    An A token joins its most similar B token, and those leave whose cosine less their saliency is
+    largest. More than half of the tokens take several rounds: a slot has the mean metric and the
+    largest saliency of its tokens. Slots keep the order of the image.
+
+    metric: [B, N, d]. saliency: [B, N].
     """
-    N = likeness.shape[1]
-    number = torch.arange(N, device=likeness.device)
-    nearest, other = likeness.masked_fill(number[:, None] == number, -torch.inf).max(-1)
-    first_of_pair = (other.gather(1, other) == number) & (number < other)
-    return torch.where(first_of_pair, 1.0, -nearest)
+    N = metric.shape[1]
+    leave = min(N - slots, N // 2)
+    likeness, partner = pairs(metric)
+    gone = (likeness - saliency[:, ::2]).topk(leave, dim=1).indices
+    slot = join(2 * gone, partner.gather(1, gone), N)
+    left = N - leave
+    if left == slots:
+        return slot
+    merged = Assigned.normalised(slot, torch.ones_like(saliency), left)(metric)
+    lowest = saliency.new_full((saliency.shape[0], left), -torch.inf)
+    most = lowest.scatter_reduce(1, slot, saliency, "amax")
+    return match_unless_salient(merged, most, slots).gather(1, slot)
 
 
-def join_most_similar(likeness: Tensor, score: Tensor, slots: int) -> Tensor:
-    """Content anchors: the tokens of the highest score are slots, others join the most similar one.
+def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
+    """The most salient tokens are slots, the others join the most similar one: version 0.1.
 
-    likeness: [B, N, N]. score: [B, N]. Returns the slot of each token, [B, N]; slots keep the order
-    of the image.
+    h: [B, N, D], rows of equal norm, so that the inner product ranks as the cosine does.
+    saliency: [B, N]. Returns the slot of each token, [B, N]; slots keep the order of the image.
     """
-    anchors = score.topk(slots, dim=1).indices.sort(dim=1).values
-    return to_nearest(-likeness, anchors)
+    anchors = saliency.topk(slots, dim=1).indices.sort(dim=1).values
+    return to_nearest(-h @ h.transpose(1, 2), anchors)
 
 
 def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:

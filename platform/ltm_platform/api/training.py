@@ -221,7 +221,7 @@ def resume(
         stack.enter_context(private_files(job.cluster.group))
         stack.enter_context(folder.locked())
         folder.belongs_to(record.run_id)
-        plan = plan_to_resume(folder, start, record.run_id)
+        plan = plan_to_resume(folder, start, record.run_id, job.checkpoint.keep)
         if addresses.has_secret(store):
             os.environ[tracking.URI_VARIABLE] = store  # not into the job file
         else:

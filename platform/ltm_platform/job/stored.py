@@ -17,8 +17,14 @@ BEFORE: Mapping[str, Any] = {
     "engine": {"precision": "fp32", "channels_last": False},
 }
 """Values that do what versions without these fields did."""
+_CAME_WITH_POOLING = "consistency"  # a field of the recipe
+_WITHOUT_SIZES = ("none", "s2vite", "savit", "smaller")
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A stored job's values with those of the fields that came later."""
-    return Layer(dict(BEFORE)).under(Layer(dict(values))).values
+    before = dict(BEFORE)
+    model, recipe = values.get("model") or {}, values.get("recipe") or {}
+    if _CAME_WITH_POOLING not in recipe and model.get("method", "ltm") not in _WITHOUT_SIZES:
+        before["model"] = {"options": {"pool_by_size": False}}
+    return Layer(before).under(Layer(dict(values))).values

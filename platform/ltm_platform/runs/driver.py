@@ -160,7 +160,7 @@ def _train(
         if isinstance(error, RayLostError) and renew:
             renew()
         # A kill may have cut off a checkpoint, or Ray's record of them.
-        plan_to_resume(folder, None, run.run_id).carry_out()
+        plan_to_resume(folder, None, run.run_id, checked.job.checkpoint.keep).carry_out()
 
     def attempt() -> None:
         events, services = event_queue(), Services.here(end_workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,13 +103,17 @@ class ResumePlan:
         record.write(checkpoint_record(root, name, found, BEST_METRIC))
 
 
-def plan_to_resume(folder: RunFolder, start: str | None, run_id: str | None) -> ResumePlan:
+def plan_to_resume(
+    folder: RunFolder, start: str | None, run_id: str | None, keep: int | None = None
+) -> ResumePlan:
     """See that the checkpoint to resume from is whole, and what else there is. Changes nothing.
 
     Args:
         start: names an earlier one; what came after it is to be removed. So is what a killed run
             left half-written, and nothing else.
         run_id: of the run in MLflow.
+        keep: how many checkpoints the run keeps besides its last; None leaves all. A kill between
+            the end of one and its entry in the record leaves one more.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged; the one before it is offered.
@@ -144,12 +149,19 @@ def plan_to_resume(folder: RunFolder, start: str | None, run_id: str | None) -> 
             if name > start and isinstance(error, manifest.DamagedCheckpoint)
         ]
     left = {name: error for name, error in survey.damaged.items() if name not in later}
+    surplus = _surplus(kept, keep) if keep else []
     return ResumePlan(
         notices=tuple(_notices(survey, kept, later, left)),
-        kept=tuple(kept),
-        removed=tuple(sorted([*later, *survey.unfinished], reverse=True)),
+        kept=tuple(one for one in kept if one.path.name not in surplus),
+        removed=tuple(sorted([*later, *survey.unfinished, *surplus], reverse=True)),
         folder=folder,
     )
+
+
+def _surplus(kept: Sequence[StoredCheckpoint], keep: int) -> list[str]:
+    """Names of those that Ray Train would not have kept: all but the best few and the last."""
+    by_score = sorted(kept, key=lambda one: -math.inf if one.top1 is None else one.top1)
+    return [one.path.name for one in by_score[:-keep] if one is not kept[-1]]
 
 
 def _notices(

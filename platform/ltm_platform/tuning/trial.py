@@ -105,7 +105,7 @@ def train(
             raise
     job = checked.job
     folder.write_job(job.to_yaml())
-    plan = plan_to_resume(folder, None, run_id)
+    plan = plan_to_resume(folder, None, run_id, job.checkpoint.keep)
     for notice in plan.notices:
         _log.warning("%s", notice)
     plan.carry_out()

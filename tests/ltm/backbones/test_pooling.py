@@ -179,7 +179,7 @@ def test_a_mean_by_size_weighs_each_slot_by_what_it_stands_for(
     normed: list[Tensor] = []
     hook = model.norm.register_forward_hook(lambda _m, _a, y: normed.append(y))
     with torch.no_grad():
-        plain = model.pool(model.forward_features(x))
+        pooled = model.pool(model.forward_features(x))
         hook.remove()
         prefix, tokens = normed[0].tensor_split([model.num_prefix_tokens], 1)
         mass = None
@@ -189,8 +189,8 @@ def test_a_mean_by_size_weighs_each_slot_by_what_it_stands_for(
         total, count = (tokens * mass[..., None]).sum(1), mass.sum(1, keepdim=True)
         if model.pool_include_prefix:
             total, count = total + prefix.sum(1), count + prefix.shape[1]
-        model.pool_by_size = True
-        pooled = model.pool(model.forward_features(x))
+        model.pool_by_size = False
+        plain = model.pool(model.forward_features(x))
     torch.testing.assert_close(pooled, total / count, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(pooled, plain, atol=1e-3)
 
@@ -209,6 +209,9 @@ def test_where_sizes_have_no_part_in_the_head_they_are_refused() -> None:
         with pytest.raises(FieldError, match=why) as caught:
             create(backbone, method)
         assert caught.value.field == "options.pool_by_size"
+        assert not ltm.create_model(backbone, method).pool_by_size
+    assert ltm.create_model(TINY, "tome").pool_by_size
+    assert not ltm.create_model(TINY, "tome", pool_by_size=False).pool_by_size
     with pytest.raises(FieldError, match="true or false"):
         ltm.create_model(TINY, "tome", pool_by_size="yes")
 

@@ -65,6 +65,21 @@ def test_a_run_that_was_killed_in_its_first_checkpoint_starts_at_the_beginning(
     assert folder.storage.folders() == []
 
 
+@here
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_checkpoint_that_a_kill_kept_from_the_record_counts_among_those_that_are_kept(
+    folder: RunFolder, keep: int
+) -> None:
+    """As if Ray Train had known it: the best few are kept, and the last."""
+    order = sorted(TOP1, key=lambda name: -1.0 if TOP1[name] is None else TOP1[name])
+    expected = sorted({*order[-keep:], max(TOP1)})
+    plan = plan_to_resume(folder, None, RUN_ID, keep)
+    plan.carry_out()
+    assert plan.notices == ()
+    assert names(folder) == recorded(folder) == expected
+    assert ray_goes_on_from(folder) == max(TOP1)
+
+
 def test_nothing_changes_before_it_is_said(folder: RunFolder) -> None:
     before = folder.storage.files(recursive=True)
     plan = plan_to_resume(folder, "checkpoint_a", RUN_ID)
