@@ -21,10 +21,14 @@ _CAME_WITH_POOLING = "consistency"  # a field of the recipe
 _WITHOUT_SIZES = ("none", "s2vite", "savit", "smaller")
 
 
+def before(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job with these values, of the version that stored it, meant without saying so."""
+    model, recipe = values.get("model") or {}, values.get("recipe") or {}
+    if _CAME_WITH_POOLING in recipe or model.get("method", "ltm") in _WITHOUT_SIZES:
+        return dict(BEFORE)
+    return {**BEFORE, "model": {"options": {"pool_by_size": False}}}
+
+
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A stored job's values with those of the fields that came later."""
-    before = dict(BEFORE)
-    model, recipe = values.get("model") or {}, values.get("recipe") or {}
-    if _CAME_WITH_POOLING not in recipe and model.get("method", "ltm") not in _WITHOUT_SIZES:
-        before["model"] = {"options": {"pool_by_size": False}}
-    return Layer(before).under(Layer(dict(values))).values
+    return Layer(before(values)).under(Layer(dict(values))).values
