@@ -34,7 +34,7 @@ def read_job(
     """The job's values with ``extends`` and overrides applied, not yet checked against JobSpec.
 
     ``known``: the names at the top of a job. A file that has none of them is not quoted: whatever
-    it is, it may be a secret. ``below``: values of fields that are given nowhere, by those that are.
+    it is, it may be a secret. ``below``: from the values, those of fields that are given nowhere.
 
     Raises:
         UserError: a file is missing, unreadable or not YAML, or ``extends`` runs in a circle.
