@@ -7,8 +7,10 @@ Every net has the same size, the same recipe and the same multiply-accumulates: 
 
     grid, frozen    anchors on an even grid, weighted by distance; nothing learned
     grid            the same, with saliency and the learned step
-    content, frozen tokens that are alike join, by ToMe's matching; nothing learned
-    content         a learned saliency spares some, and the learned step
+    content, frozen the most salient tokens by a random direction; nothing learned
+    content         a learned saliency chooses the tokens that stay, with the learned step
+    alike, frozen   tokens that are alike join, by ToMe's matching; nothing learned
+    alike           a learned saliency spares some of them, with the learned step
 
 For each: top-1 on held-out images; IBB on held-out images; the same IBB when the learned step of
 the trained net is taken away ("without step": above the former when the step has learned); images/s
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
 BACKBONE = "vit_nano_patch4_32"
 BATCH, RATE, PAD = 32, 2e-3, 3
 
-MASKS: dict[str, tuple[Kept, bool]] = {
-    "grid, frozen": ((4, 4), True),
-    "grid": ((4, 4), False),
-    "content, frozen": (16, True),
-    "content": (16, False),
+MASKS: dict[str, tuple[Kept, str, bool]] = {
+    "grid, frozen": ((4, 4), "salient", True),
+    "grid": ((4, 4), "salient", False),
+    "content, frozen": (16, "salient", True),
+    "content": (16, "salient", False),
+    "alike, frozen": (16, "alike", True),
+    "alike": (16, "alike", False),
 }
 
 
@@ -79,8 +83,11 @@ def train(
 ) -> tuple[nn.Module, nn.Module]:
     """The trained model and its bottleneck, both in evaluation mode."""
     torch.manual_seed(seed)
-    kept, frozen = MASKS[mask]
-    model = ltm.create_model(BACKBONE, plan={"blocks.0": kept}, num_classes=10)
+    kept, start, frozen = MASKS[mask]
+    model = ltm.create_model(BACKBONE, plan={"blocks.0": kept}, start=start, num_classes=10)
+    if not isinstance(kept, int):  # as networks have it that need a grid
+        for module in model.method.masks.values():
+            module.project.weight.data[module.rank :].zero_()
     if frozen:
         model.method.requires_grad_(False)
     bottleneck = ltm.StreamingBottleneck(10, model.num_features)

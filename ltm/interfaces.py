@@ -244,10 +244,8 @@ class Method(Hooks):
         FieldError. Such a method declares `shaped_by_plan`, see `ltm.methods.slots`.
         """
 
-    def before_load(self, state: Mapping[str, Tensor]) -> None:
-        """Before these weights of the method are loaded: take the form that they are for.
-
-        FieldError when they are of another plan.
+    def check_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Before these weights of the method are loaded: FieldError when they are of another plan.
 
         state: its part of a model's state dict, by its own names.
         """
@@ -302,9 +300,6 @@ class Compressible(nn.Module):
 
     def after_load(self, state: Mapping[str, Tensor]) -> None:
         """After this state dict was loaded."""
-
-    def before_resuming(self, state: Mapping[str, Tensor]) -> None:
-        """Before its own state dict, of an earlier step of the same training, is copied into it."""
 
     def may_be_missing(self, key: str) -> bool:
         """Whether a state dict may come without this key: those of the method start as they are."""

@@ -273,12 +273,9 @@ class MergingModel(Compressible):
         """The smallest ratio that a plan can reach: one token at the end."""
         return least_ratio(self)
 
-    def before_resuming(self, state: Mapping[str, Tensor]) -> None:
-        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
-        self.method.before_load({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
-
     def before_load(self, state: Mapping[str, Tensor]) -> None:
-        self.before_resuming(state)
+        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
+        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
         plan = self.method.learned_plan(state)
         if plan is not None:
             self._asked = (self._wish,)

@@ -11,12 +11,13 @@ Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm.errors import FieldError
 from ltm.interfaces import Method
 from ltm.merge import Assigned, Local, Merge, at_least_float32
 from ltm.methods._options import WIDEST, check_whole
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # within a slot, no source is lighter than e^-10 of the heaviest: all keep a gradient
 _MAX_LOGIT = 10.0
+STARTS = ("salient", "alike")
 
 
 class LearnedStep(nn.Module):
@@ -83,38 +85,31 @@ class LearnedStep(nn.Module):
 class MaskModule(nn.Module):
     """Merging masks for tokens of one width; one module serves every site of that width.
 
-    z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. The start mask S_0
-    joins tokens that are alike where a number of them is kept (`match_unless_salient`), and has
-    anchors on a grid where that stays (`window_anchors`); then, with m_p = sum_n G_np z_n and
-    `LearnedStep`,
+    z = U LayerNorm(Z) has R channels, plus one more: the saliency of a token. Where a grid stays,
+    the start mask S_0 has anchors on it (`window_anchors`). Where a number of tokens is kept,
+    either the most salient ones are anchors (`join_most_similar`), or tokens that are alike join
+    unless they are salient, and sizes count (`match_unless_salient`). Then, with
+    m_p = sum_n G_np z_n and `LearnedStep`,
 
         S_np <- S_np + z_n . step_p
 
-    Saliency and step start at 0, so a new model is a plain merge by S_0, whose weights follow the
-    tokens' sizes.
-
-    prior: sizes count, and likeness chooses. None in a network of version 0.1, whose state dict
-        does not have it: there saliency alone chooses and weighs, as it learned to.
+    A new model is a plain merge by S_0: saliency starts at 0 everywhere, or, where it alone has to
+    choose anchors, at a random direction.
     """
 
-    prior: Tensor | None
-
-    def __init__(self, dim: int, rank: int = 16, codes: int = 32) -> None:
+    def __init__(
+        self, dim: int, on_grid: bool, rank: int = 16, codes: int = 32, *, alike: bool = False
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.rank = rank
+        self.alike = alike
         self.project = nn.Linear(dim, rank + 1, bias=False)
         self.step = LearnedStep(rank, codes)
-        self.register_buffer("prior", None)
-        self.set_prior(True)
-        # LayerNorm gives unit variance a channel; this keeps z at that.
+        # LayerNorm gives unit variance a channel; this keeps z and the saliency at that.
         nn.init.normal_(self.project.weight, std=dim**-0.5)
-        nn.init.zeros_(self.project.weight[rank:])
-
-    def set_prior(self, given: bool) -> None:
-        """Whether there is a prior: with one is what a new module is."""
-        mark = torch.ones((), dtype=torch.uint8, device=self.project.weight.device)
-        self.prior = mark if given else None
+        if on_grid or alike:
+            nn.init.zeros_(self.project.weight[rank:])
 
     def forward(self, given: SiteInput) -> Merge:
         tokens, site = given.tokens, given.site
@@ -124,15 +119,15 @@ class MaskModule(nn.Module):
             projected = at_least_float32(self.project(h.to(self.project.weight.dtype)))
             z, saliency = projected.split([self.rank, 1], dim=-1)
             start = saliency = saliency.squeeze(-1)
-            if self.prior is not None and given.mass is not None:
+            if self.alike and given.mass is not None:
                 start = saliency + at_least_float32(given.mass).log()
             if not isinstance(site.kept, int):
                 return self._grid(z, start, site)
-            if self.prior is None:
-                slot = join_most_similar(h.detach(), saliency, site.slots)
-            else:
+            if self.alike:
                 metric = h if given.keys is None else at_least_float32(given.keys)
                 slot = match_unless_salient(metric.detach(), saliency.detach(), site.slots)
+            else:
+                slot = join_most_similar(h.detach(), saliency, site.slots)
             return self._content(z, start, slot, site.slots)
 
     def _grid(self, z: Tensor, saliency: Tensor, site: Site) -> Merge:
@@ -177,7 +172,7 @@ def match_unless_salient(metric: Tensor, saliency: Tensor, slots: int) -> Tensor
 
 
 def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
-    """The most salient tokens are slots, the others join the most similar one: version 0.1.
+    """Content anchors: the most salient tokens are slots, the others join the most similar one.
 
     h: [B, N, D], rows of equal norm, so that the inner product ranks as the cosine does.
     saliency: [B, N]. Returns the slot of each token, [B, N]; slots keep the order of the image.
@@ -224,27 +219,30 @@ class LearnableTokenMerging(Method):
     """LTM, the method of the paper (arXiv 2407.15219).
 
     rank, codes: size of the mask module, see `MaskModule`.
+    start: what a network does before it has learned, where no grid has to stay: "salient", whose
+        random direction is for training, or "alike", ToMe's matching, for trained networks.
     """
 
     grids = "published"
 
-    def __init__(self, sites: Mapping[str, SiteKind], rank: int = 16, codes: int = 32) -> None:
+    def __init__(
+        self,
+        sites: Mapping[str, SiteKind],
+        rank: int = 16,
+        codes: int = 32,
+        start: str = "salient",
+    ) -> None:
         super().__init__()
         rank, codes = check_whole("rank", rank, WIDEST), check_whole("codes", codes, WIDEST)
-        if not all(kind.needs_grid for kind in sites.values()):
+        if start not in STARTS:
+            raise FieldError("options.start", start, choices=list(STARTS))
+        alike = start == "alike"
+        if alike and not all(kind.needs_grid for kind in sites.values()):
             self.wants = frozenset({"keys"})
         self.masks = nn.ModuleDict()
-        for dim in sorted({kind.dim for kind in sites.values()}):
-            self.masks[str(dim)] = MaskModule(dim, rank, codes)
-
-    def before_load(self, state: Mapping[str, Tensor]) -> None:
-        for width, mask in self._masks().items():
-            if f"masks.{width}.project.weight" in state:
-                mask.set_prior(f"masks.{width}.prior" in state)
+        for dim, needs_grid in sorted({(kind.dim, kind.needs_grid) for kind in sites.values()}):
+            self.masks[str(dim)] = MaskModule(dim, needs_grid, rank, codes, alike=alike)
 
     def forward(self, given: SiteInput) -> Merge:
         merge: Merge = self.masks[str(given.site.dim)](given)
         return merge
-
-    def _masks(self) -> dict[str, Any]:
-        return dict(self.masks.items())

@@ -99,7 +99,7 @@ class SlotMethod(Method):
             slots = kept[name] if made.get(name) == site.slots else self._new(site, like)
             self.at[self.keys[name]] = slots
 
-    def before_load(self, state: Mapping[str, Tensor]) -> None:
+    def check_weights(self, state: Mapping[str, Tensor]) -> None:
         for name, slots in self.made.items():
             key = self.keys[name]
             weight = state.get(f"at.{key}.{self._all()[key].per_slot}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ltm.views.analysis import FATES
 from ltm_platform.inference.analysis import PICTURED
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.storage.files import written_whole
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def write(analysis: Analysis, folder: Path) -> list[Path]:
     """The page and the tables of an analysis, each written whole; their paths."""
     paths = [folder / name for name in (PAGE, TOKENS, PAIRS)]
     page, tokens, pairs = paths
-    with written_whole(page) as part:
+    # matplotlib would make an error of its own of an interrupt
+    with written_whole(page) as part, interrupts_held():
         figure(analysis).savefig(part, dpi=110)
     for path, table in ((tokens, token_table(analysis)), (pairs, pair_table(analysis))):
         with written_whole(path) as part:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from ltm_platform.errors import UserError
+from ltm_platform.interrupts import interrupts_held
 from ltm_platform.storage.files import check_writable, written_whole
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def check_picture(path: Path, option: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture whole; its ending names the format."""
-    with written_whole(path) as part:
+    # matplotlib would make an error of its own of an interrupt
+    with written_whole(path) as part, interrupts_held():
         figure.savefig(part, dpi=150)
 
 

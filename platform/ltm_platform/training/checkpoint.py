@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ltm.interfaces import compressible
 from ltm_platform.compat.deepspeed_engine import set_progress
 from ltm_platform.storage.manifest import (
     CONFUSION_FILE,
@@ -171,7 +170,6 @@ def restore(folder: Path, state: State) -> tuple[int, str]:
     progress = json.loads((folder / PROGRESS_FILE).read_text())
     scalars: Scalars = progress["optimizer"]
     weights = load_tensors(folder / WEIGHTS_FILE)
-    compressible(engine.module.model).before_resuming(weights)
     if state.ema:
         state.ema.load_weights(load_tensors(folder / EMA_FILE))
     load_weights(engine, weights)

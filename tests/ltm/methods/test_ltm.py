@@ -1,5 +1,4 @@
-"""LTM's start: tokens that are alike join, sizes count, and then it learns what to spare. What
-version 0.1 stored starts as it did then."""
+"""LTM's starts: the most salient tokens stay, or tokens that are alike join and sizes count."""
 
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 import ltm
-from ltm.checkpoints import load_checkpoint
+from ltm.errors import FieldError
 from ltm.methods.ltm import match_unless_salient
 
 from .conftest import SIX
@@ -45,7 +44,7 @@ def join_the_alike(s: State) -> None:
     ],
 )
 def test_a_new_network_is_that_of_the_formula(backbone: str, plan: Any) -> None:
-    model, images = create(backbone, "ltm", plan=plan)
+    model, images = create(backbone, "ltm", plan=plan, start="alike")
     assert_agrees(model, images, join_the_alike)
 
 
@@ -57,10 +56,10 @@ def test_a_salient_token_stays_where_a_like_one_leaves() -> None:
     assert match_unless_salient(metric, saliency, 5).tolist() == [[0, 1, 2, 3, 1, 4]]
 
 
-def trained(**options: Any) -> Any:
+def trained(start: str = "alike", **options: Any) -> Any:
     """A network whose mask has learned."""
     torch.manual_seed(0)
-    model: Any = ltm.create_model(POOLED, num_classes=5, **options)
+    model: Any = ltm.create_model(POOLED, num_classes=5, start=start, **options)
     with torch.no_grad():
         for parameter in model.method.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -77,30 +76,18 @@ def test_saliency_chooses_too() -> None:
 
 
 @torch.no_grad()
-def test_weights_of_version_0_1_choose_by_saliency_alone(tmp_path: Any) -> None:
-    """They do not have the mark of the prior; nor have they after they were stored again."""
-    model, x = trained(plan={"blocks.0": 30, "blocks.2": 12}), torch.randn(2, 3, 32, 32)
-    old = {key: value for key, value in model.state_dict().items() if not key.endswith(".prior")}
-    torch.save(old, tmp_path / "old.pt")
-    again = ltm.create_model(
-        POOLED, num_classes=5, plan=model.plan, checkpoint=str(tmp_path / "old.pt")
-    ).eval()
-    assert again.state_dict().keys() == old.keys()
-    first: Any = ltm.merges(again, x)[0].merge
-    h = nn.functional.layer_norm(tokens_at(again, x, "blocks.0"), (again.embed_dim,))
-    saliency = h @ again.method.masks[str(again.embed_dim)].project.weight[-1]
-    anchors = saliency.topk(30).indices.sort(1).values
-    assert torch.equal(first.slot.gather(1, anchors), torch.arange(30).expand(2, 30))
-    assert not torch.equal(again(x), model(x))
-    # and with weights of now it is a network of now
-    torch.save(model.state_dict(), tmp_path / "new.pt")
-    load_checkpoint(again, tmp_path / "new.pt")
-    assert torch.equal(again(x), model(x))
-
-
-def tokens_at(model: Any, x: torch.Tensor, site: str) -> torch.Tensor:
-    seen = []
+def test_by_default_the_most_salient_tokens_are_slots() -> None:
+    model, x = trained(plan={"blocks.0": 30}, start="salient"), torch.randn(2, 3, 32, 32)
+    seen: list[Any] = []
     hook = model.method.register_forward_hook(lambda _, args, __: seen.append(args[0]))
-    model(x)
+    merge: Any = ltm.merges(model, x)[0].merge
     hook.remove()
-    return next(given.tokens for given in seen if given.site.name == site)
+    h = nn.functional.layer_norm(seen[0].tokens, (model.embed_dim,))
+    saliency = h @ model.method.masks[str(model.embed_dim)].project.weight[-1]
+    anchors = saliency.topk(30).indices.sort(1).values
+    assert torch.equal(merge.slot.gather(1, anchors), torch.arange(30).expand(2, 30))
+
+
+def test_another_start_is_refused() -> None:
+    with pytest.raises(FieldError, match="'start' is 'random', allowed are salient, alike"):
+        ltm.create_model(POOLED, start="random")
