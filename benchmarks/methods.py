@@ -41,8 +41,8 @@ MARKERS = "o^s"
 def net_of(method: str, *, target: float, pool_by_size: bool) -> Any:
     """The method's net at the target, in 1e9 MACs."""
     options = OPTIONS.get(method, {})
-    if method != "none":
-        options = options | {"pool_by_size": pool_by_size}
+    if method != "none" and pool_by_size:
+        options = options | {"pool_by_size": True}
     budget = None if method == "none" else target
     return ltm.create_model(BACKBONE, method, target_gmacs=budget, num_classes=10, **options)
 

@@ -80,8 +80,9 @@ def create_model(
     options: what the method takes, such as `rank=16` of ltm, and of all that reduce tokens `r`
         (tokens that leave in every block, or a list with one number a block, or the part that
         leaves every block, in the place of a ratio, plan or budget), `schedule` (how a ratio or r
-        is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (false: a head that averages the
-        tokens of a plain ViT weighs all alike; else by size, for a method whose attention does).
+        is spent, see `ltm.plan.SCHEDULES`) and `pool_by_size` (true: a head that averages the
+        tokens of a plain ViT weighs each by its size, for a method whose attention does, too; None
+        is where it can).
         And what timm's network takes, such as `in_chans`, `global_pool`, `drop_rate` or
         `class_token`.
 
@@ -131,7 +132,8 @@ def patch(
     wrapped (DDP, torch.compile).
 
     model: timm's, of a family that `list_backbones` lists, whoever made and trained it.
-    method, compression_ratio, plan, target_gmacs, method_options: as in `create_model`.
+    method, compression_ratio, plan, target_gmacs, method_options: as in `create_model`, but that
+        `pool_by_size` is None by default: this head has learned the mean of all tokens.
     image_size: pixels of the images that are to come, where they are not those that the model was
         built for.
 
@@ -145,6 +147,8 @@ def patch(
         problem = f"is a {type(model).__name__}"
         raise FieldError("model", type(model).__name__, "timm's model itself", problem)
     family = find_family(model)
+    if reduces(method) == "tokens":
+        method_options = {"pool_by_size": None, **method_options}
     with unchanged_on_error(model):
         size = None if image_size is None else check_image_size(image_size)
         return merged(_name_of(model), family, model, method, wishes, method_options, size)
@@ -257,7 +261,7 @@ def merged(
     to = given.get("plan", given.get("compression_ratio"))
     options = dict(method_options)
     schedule, r = options.pop("schedule", None), options.pop("r", None)
-    pool_by_size = options.pop("pool_by_size", None)
+    pool_by_size = options.pop("pool_by_size", False)
     if r is not None and given:
         raise FieldError("options.r", r, "one of them", f"is given beside {next(iter(given))}")
     build = partial(build_method, method, options=options)

@@ -103,7 +103,7 @@ class MergingModel(Compressible):
         *,
         r: float | Sequence[int] | None = None,
         schedule: str | None = None,
-        pool_by_size: bool | None = None,
+        pool_by_size: bool | None = False,
     ) -> None:
         """Give the model a method, made for the sites that it may use, and set the compression.
 

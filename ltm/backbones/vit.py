@@ -200,10 +200,12 @@ class MergingViT(MergingModel, VisionTransformer):
             out: dict[str, Any] = {"image_intermediates": features}
             if prefix and return_prefix_tokens:
                 out["image_intermediates_prefix"] = prefixes
-            return out if intermediates_only else {**out, "image_features": self.norm(x)}
+            if not intermediates_only:
+                out["image_features"] = self._ready_to_pool(self.norm(x), state)
+            return out
         paired = prefix and return_prefix_tokens
         listed = list(zip(features, prefixes, strict=True)) if paired else features
-        return listed if intermediates_only else (self.norm(x), listed)
+        return listed if intermediates_only else (self._ready_to_pool(self.norm(x), state), listed)
 
     def resize(self, image_size: Grid, **options: Any) -> None:
         patch = options.get("patch_size") or self.patch_embed.patch_size

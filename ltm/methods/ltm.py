@@ -23,7 +23,6 @@ from ltm.merge import Assigned, Local, Merge, at_least_float32
 from ltm.methods._options import WIDEST, check_whole
 from ltm.methods._precision import full_precision
 from ltm.methods._registry import register_method
-from ltm.methods.clustering import to_nearest
 from ltm.methods.matching import join, pairs
 
 if TYPE_CHECKING:
@@ -177,8 +176,18 @@ def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
     h: [B, N, D], rows of equal norm, so that the inner product ranks as the cosine does.
     saliency: [B, N]. Returns the slot of each token, [B, N]; slots keep the order of the image.
     """
-    anchors = saliency.topk(slots, dim=1).indices.sort(dim=1).values
-    return to_nearest(-h @ h.transpose(1, 2), anchors)
+    B, N = saliency.shape
+    rank = saliency.argsort(dim=1, descending=True)
+    anchors = rank[:, :slots].sort(dim=1).values
+    rest = rank[:, slots:]
+
+    def rows(index: Tensor) -> Tensor:
+        return h.gather(1, index[..., None].expand(-1, -1, h.shape[-1]))
+
+    nearest = (rows(rest) @ rows(anchors).transpose(1, 2)).argmax(-1)
+    own = torch.arange(slots, device=h.device).expand(B, slots)
+    slot = torch.zeros(B, N, dtype=torch.long, device=h.device)
+    return slot.scatter(1, anchors, own).scatter(1, rest, nearest)
 
 
 def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:

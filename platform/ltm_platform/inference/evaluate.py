@@ -125,6 +125,9 @@ def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
         model = create_model(job, num_classes=2)
     if any(name.startswith("method.") for name, _ in model.named_parameters()):
         raise UserError(f"--method {method} has weights of its own, which only training gives")
+    if getattr(model, "averages_tokens", False) and model.method.proportional:
+        # the head has learned the mean of all tokens
+        job = job.replace("model.options", {**job.model.options, "pool_by_size": True})
     return job
 
 

@@ -16,7 +16,7 @@ from ltm_platform.job.shorten import laid_over
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 _LARGEST_FILE = 100_000  # bytes; whatever is larger is no job file
 _SUFFIXES = ("", ".yaml", ".yml")
@@ -29,20 +29,18 @@ def read_job(
     name: str | Path,
     overrides: Iterable[str],
     known: Collection[str],
-    below: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    below: Mapping[str, Any] | None = None,
 ) -> tuple[Layer, Origins]:
     """The job's values with ``extends`` and overrides applied, not yet checked against JobSpec.
 
     ``known``: the names at the top of a job. A file that has none of them is not quoted: whatever
-    it is, it may be a secret. ``below``: from the values, those of fields that are given nowhere.
+    it is, it may be a secret. ``below``: values of fields that are given nowhere.
 
     Raises:
         UserError: a file is missing, unreadable or not YAML, or ``extends`` runs in a circle.
     """
     path = _find(name, Path())
-    layer = _read_chain(path, known)
-    if below is not None:
-        layer = Layer(below(layer.values)).under(layer)
+    layer = Layer(dict(below or {})).under(_read_chain(path, known))
     for override in overrides:
         layer = laid_over(layer, read_override(override, layer))
     if layer.values.get("name") is None:

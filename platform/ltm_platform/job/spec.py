@@ -18,7 +18,7 @@ from ltm_platform.job.load import read_job, read_override
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.shorten import laid_over
-from ltm_platform.job.stored import before
+from ltm_platform.job.stored import BEFORE
 from ltm_platform.job.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class JobSpec(Section):
         Raises:
             UserError: as of `load`.
         """
-        layer, origins = read_job(path, overrides, cls.model_fields, before)
+        layer, origins = read_job(path, overrides, cls.model_fields, BEFORE)
         return cls._build(layer.values, origins, layer.problems)
 
     @classmethod

@@ -17,18 +17,8 @@ BEFORE: Mapping[str, Any] = {
     "engine": {"precision": "fp32", "channels_last": False},
 }
 """Values that do what versions without these fields did."""
-_CAME_WITH_POOLING = "consistency"  # a field of the recipe
-_WITHOUT_SIZES = ("none", "s2vite", "savit", "smaller")
-
-
-def before(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job with these values, of the version that stored it, meant without saying so."""
-    model, recipe = values.get("model") or {}, values.get("recipe") or {}
-    if _CAME_WITH_POOLING in recipe or model.get("method", "ltm") in _WITHOUT_SIZES:
-        return dict(BEFORE)
-    return {**BEFORE, "model": {"options": {"pool_by_size": False}}}
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A stored job's values with those of the fields that came later."""
-    return Layer(before(values)).under(Layer(dict(values))).values
+    return Layer(dict(BEFORE)).under(Layer(dict(values))).values

@@ -174,6 +174,7 @@ def test_a_mean_by_size_weighs_each_slot_by_what_it_stands_for(
     options = {"class_token": False} | POOLS[pool]
     model = with_method(TINY, lambda sites: build_method(method, sites, {}), 0.5, **options)
     model, x = model.train(training), images(32)
+    model.pool_by_size = True
     merges: list[Merge] = []
     model.method.register_forward_hook(lambda _m, _a, merge: merges.append(merge))
     normed: list[Tensor] = []
@@ -209,9 +210,12 @@ def test_where_sizes_have_no_part_in_the_head_they_are_refused() -> None:
         with pytest.raises(FieldError, match=why) as caught:
             create(backbone, method)
         assert caught.value.field == "options.pool_by_size"
-        assert not ltm.create_model(backbone, method).pool_by_size
-    assert ltm.create_model(TINY, "tome").pool_by_size
-    assert not ltm.create_model(TINY, "tome", pool_by_size=False).pool_by_size
+        assert not ltm.create_model(backbone, method, pool_by_size=None).pool_by_size
+        assert not ltm.patch(ltm.create_model(backbone, "none"), method).pool_by_size
+    assert not ltm.create_model(TINY, "tome").pool_by_size
+    trained = ltm.create_model(TINY, "none")
+    assert ltm.patch(trained, "tome").pool_by_size, "the head expects the mean of all tokens"
+    assert not ltm.patch(trained, "tome", pool_by_size=False).pool_by_size
     with pytest.raises(FieldError, match="true or false"):
         ltm.create_model(TINY, "tome", pool_by_size="yes")
 

@@ -123,7 +123,7 @@ def network(
         hidden = F.gelu(_linear(_norm(s.x, block.norm2), block.mlp.fc1))
         s.x = s.x + _linear(hidden, block.mlp.fc2)
     tokens = _norm(s.x, model.norm)
-    share = s.sizes if model.pool_by_size else torch.ones_like(s.sizes)
+    share = s.sizes if model.pool_by_size else tokens.new_ones(len(tokens))
     pooled = tokens[0] if prefix else (share[:, None] * tokens).sum(0) / share.sum()
     return Result(_linear(_norm(pooled, model.fc_norm), model.head), tokens, made)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -196,3 +198,17 @@ def test_mctf_has_the_recipe_of_its_paper() -> None:
     assert (recipe.epochs, recipe.ib.weight, job.model.pretrained) == (30, 0, True)
     assert (recipe.consistency.below, recipe.consistency.weight) == (8, 3)
     assert not recipe.mix.enabled
+
+
+@pytest.mark.parametrize("epochs", [5, 1])
+def test_calibration_teaches_the_mask_alone_and_from_no_label(epochs: int) -> None:
+    job = JobSpec.load("ltm_calibrate", [f"recipe.epochs={epochs}"])
+    recipe, distill = job.recipe, job.recipe.distill
+    assert recipe.backbone.frozen_epochs == recipe.epochs == epochs
+    assert (recipe.ib.weight, distill.teacher, distill.labels) == (0, "itself", 0)
+    assert distill.weight > 0 < distill.features
+    assert job.model.pretrained
+    with torch.device("meta"):
+        model: Any = create_model(job.replace("model.pretrained", False), num_classes=1000)
+    assert all(mask.alike for mask in model.method.masks.values())
+    assert model.plan == {"blocks.0": 157}

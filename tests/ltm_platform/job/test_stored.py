@@ -54,16 +54,6 @@ def test_a_stored_run_from_before_keeps_the_precision_that_it_had(old: Path) -> 
     assert JobSpec.load(old).engine.precision == "auto"
 
 
-def test_a_stored_run_from_before_weighs_all_tokens_alike_in_its_head(old: Path) -> None:
-    before = JobSpec.load_stored(old)
-    assert before.model.options["pool_by_size"] is False
-    old.write_text(before.to_yaml())
-    assert JobSpec.load_stored(old).model.options["pool_by_size"] is False
-    assert "pool_by_size" not in JobSpec.load("quickstart").model.options
-    old.write_text(JobSpec.load("quickstart").to_yaml())
-    assert "pool_by_size" not in JobSpec.load_stored(old).model.options
-
-
 def test_a_new_run_of_an_old_job_file_has_the_new_defaults(old: Path) -> None:
     assert shown(JobSpec.load(old)) == (True, "white", "fast")
 
