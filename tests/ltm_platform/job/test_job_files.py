@@ -200,7 +200,7 @@ def test_mctf_has_the_recipe_of_its_paper() -> None:
     assert not recipe.mix.enabled
 
 
-@pytest.mark.parametrize("epochs", [5, 1])
+@pytest.mark.parametrize("epochs", [10, 1])
 def test_calibration_teaches_the_mask_alone_and_from_no_label(epochs: int) -> None:
     job = JobSpec.load("ltm_calibrate", [f"recipe.epochs={epochs}"])
     recipe, distill = job.recipe, job.recipe.distill
