@@ -23,10 +23,9 @@ PAIRS = [
     for method in ltm.list_token_methods()
     if not (find_backbone(net)[1].needs_grid and grids(method) == "refused")
 ]
-# weights or sizes have no gradient by the tokens, as published: g is not that of the whole function
+# weights have no gradient by the tokens, as published: g is not that of the whole function
 STOPPED = (
     ("vit_nano_patch4_32", "mctf"),
-    ("vit_nano_patch4_32", "diffrate"),
     ("swin_nano_patch2_window4_32", "dtem"),
 )
 FAST = ("ltm", "tome", "topk", "sinkhorn")  # each sort of merge once
