@@ -165,9 +165,7 @@ def match_unless_salient(metric: Tensor, saliency: Tensor, slots: int) -> Tensor
     if left == slots:
         return slot
     merged = Assigned.normalised(slot, torch.ones_like(saliency), left)(metric)
-    lowest = saliency.new_full((saliency.shape[0], left), -torch.inf)
-    most = lowest.scatter_reduce(1, slot, saliency, "amax")
-    return match_unless_salient(merged, most, slots).gather(1, slot)
+    return match_unless_salient(merged, largest(saliency, slot, left), slots).gather(1, slot)
 
 
 def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
@@ -190,10 +188,15 @@ def join_most_similar(h: Tensor, saliency: Tensor, slots: int) -> Tensor:
     return slot.scatter(1, anchors, own).scatter(1, rest, nearest)
 
 
+def largest(x: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """The largest x [B, N] of each slot, [B, P]."""
+    lowest = x.new_full((x.shape[0], slots), -torch.inf)
+    return lowest.scatter_reduce(1, slot, x, "amax")
+
+
 def anchored_weight(S: Tensor, slot: Tensor, slots: int) -> Tensor:
     """exp(S) relative to the largest of each slot, [B, N]: positive, and finite in float32."""
-    top = S.detach().new_full((S.shape[0], slots), -torch.inf)
-    top = top.scatter_reduce(1, slot, S.detach(), "amax")
+    top = largest(S.detach(), slot, slots)
     return (S - top.gather(1, slot)).clamp_min(-_MAX_LOGIT).exp()
 
 

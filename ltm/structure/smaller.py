@@ -100,11 +100,9 @@ def as_fast(build: Build, method: Hooks, part: str, beside: nn.Module) -> Smalle
 
     FieldError for a network that is no plain ViT, or where even the smallest takes longer.
     """
-    sizes = _Sizes(build, method, part)
     if next(beside.parameters()).is_meta:
-        target = count(beside).gmacs
-        number = _most(lambda n: sizes.cost(n) <= target + _EXACT, sizes.most)
-        return sizes.network({**sizes.full, part: number})
+        return smaller(build, method, part, target_gmacs=count(beside).gmacs)
+    sizes = _Sizes(build, method, part)
 
     def fits(n: int) -> bool:
         return faster(sizes.built({**sizes.full, part: n}), beside)

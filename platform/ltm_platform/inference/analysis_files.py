@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from ltm.views.analysis import FATES
 from ltm_platform.inference.analysis import PICTURED
-from ltm_platform.interrupts import interrupts_held
-from ltm_platform.storage.files import written_whole
+from ltm_platform.storage.files import save_figure, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +36,8 @@ def write(analysis: Analysis, folder: Path) -> list[Path]:
     """The page and the tables of an analysis, each written whole; their paths."""
     paths = [folder / name for name in (PAGE, TOKENS, PAIRS)]
     page, tokens, pairs = paths
-    # matplotlib would make an error of its own of an interrupt
-    with written_whole(page) as part, interrupts_held():
-        figure(analysis).savefig(part, dpi=110)
+    with written_whole(page) as part:
+        save_figure(figure(analysis), part, dpi=110)
     for path, table in ((tokens, token_table(analysis)), (pairs, pair_table(analysis))):
         with written_whole(path) as part:
             pq.write_table(table, part)

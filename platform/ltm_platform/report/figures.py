@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from ltm_platform.errors import UserError
-from ltm_platform.interrupts import interrupts_held
-from ltm_platform.storage.files import check_writable, written_whole
+from ltm_platform.storage.files import check_writable, save_figure, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,9 +35,8 @@ def check_picture(path: Path, option: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture whole; its ending names the format."""
-    # matplotlib would make an error of its own of an interrupt
-    with written_whole(path) as part, interrupts_held():
-        figure.savefig(part, dpi=150)
+    with written_whole(path) as part:
+        save_figure(figure, part, dpi=150)
 
 
 def comparison_figure(runs: Sequence[Tracked]) -> Figure:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import ltm
 from ltm_platform.data.decode import STANDARD, decode_rgb
 from ltm_platform.data.transforms import eval_transform
-from ltm_platform.interrupts import interrupts_held
+from ltm_platform.storage.files import save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +60,7 @@ def confusion_picture(counts: Tensor, classes: Sequence[str]) -> Image.Image:
     lines = ["most often wrong", "", *_most_confused(counts, classes)]
     pairs.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=pairs.transAxes)
     buffer = io.BytesIO()
-    with interrupts_held():  # matplotlib would make an error of its own of them
-        figure.savefig(buffer, format="png", dpi=80)
+    save_figure(figure, buffer, format="png", dpi=80)
     return Image.open(buffer).convert("RGB")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ltm_platform.errors import UserError
+from ltm_platform.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from matplotlib.figure import Figure
 
 _PART = ".part"
 STOP_FILE = ".stop"
@@ -48,6 +51,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def save_figure(figure: Figure, to: Path | IO[bytes], **options: Any) -> None:
+    """Draw a figure into a file; matplotlib would make an error of its own of an interrupt."""
+    with interrupts_held():
+        figure.savefig(to, **options)
 
 
 def remove_parts(folder: Path, below: str = ".") -> None:

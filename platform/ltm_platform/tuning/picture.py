@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ltm_platform.interrupts import interrupts_held
+from ltm_platform.storage.files import save_figure
 from ltm_platform.tuning.results import front
 
 if TYPE_CHECKING:
@@ -57,5 +57,4 @@ def draw_fronts(
         axes.set_xlabel(LABELS.get(cost.metric, cost.metric))
         axes.set_ylabel(LABELS.get(accuracy.metric, accuracy.metric))
         axes.grid(visible=True, alpha=0.3)
-    with interrupts_held():  # matplotlib would make an error of its own of them
-        figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -60,15 +60,14 @@ def build_network(job: JobSpec, num_classes: int, *, norm_group: int = 1) -> Net
     model = create_model(job, num_classes)
     new_classifier = load_start(model, job)
     freeze(model, job.recipe.freeze)
-    if method_of(model).freezes_backbone:
-        freeze_backbone(model)
     if job.recipe.distill.looks_at_tokens:
         check_keeps_tokens(model, job.recipe.distill.tokens)
     if job.recipe.consistency.below is not None:
         check_consistency(model, job)
     if job.recipe.backbone.differs:
         check_method_learns(model)
-    if job.recipe.backbone.frozen_epochs >= job.recipe.epochs:
+    never_moves = job.recipe.backbone.frozen_epochs >= job.recipe.epochs
+    if method_of(model).freezes_backbone or never_moves:
         freeze_backbone(model)
     if job.recipe.sync_bn:
         synchronise(model, RankGroup())
