@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _INPUT_SIDE = 32  # pixels: inputs are compared at this size
 _INPUT_DIM = 3 * _INPUT_SIDE**2
 _EPS = 1e-6
+_EMPTY = 0.01
+"""A cluster with less than this part of what clusters have on average starts anew."""
+_APART = 0.1
+"""How far clusters that start in one place are moved apart, as a part of their length."""
 
 
 def soft_assignment(u: Tensor, centroids: Tensor, beta: float) -> Tensor:
@@ -106,8 +110,9 @@ class StreamingBottleneck(nn.Module):
     Here (ours) k-means goes along with training: a call collects sums over its micro-batch, as
     batch norm does, `sync` adds those of all ranks in one all-reduce and folds them into averages
     over the last `window` samples. Centroids and Q are averages over the same samples, and a
-    cluster keeps its row while it moves, so Q always belongs to the current centroids. Sums do not
-    depend on the order of samples or on the rank that saw them.
+    cluster keeps its row while it moves, so Q always belongs to the current centroids. One that
+    loses its samples to others splits the fullest in two. Sums do not depend on the order of
+    samples or on the rank that saw them.
 
         bound = bottleneck(features, labels, images)   # every micro-batch
         bottleneck.share()                             # before the last one's backward, optional
@@ -246,6 +251,7 @@ class StreamingBottleneck(nn.Module):
         for name in self._averages:
             getattr(self, name).mul_(decay).add_(sums[name])
         self._move_centroids()
+        self._revive()
         if not self._all_seeded:
             self._seed(sums)
         counts = self.label_joint.sum(1, keepdim=True)
@@ -287,6 +293,31 @@ class StreamingBottleneck(nn.Module):
             norm = total.norm(dim=1, keepdim=True)
             centroids.copy_(torch.where(norm > _EPS, total / norm.clamp_min(_EPS), centroids))
 
+    def _revive(self) -> None:
+        """Of each kind the emptiest cluster starts anew beside the fullest, with half of what that
+        one has, if it has lost its own: at most one a step. No wait for the device.
+        """
+        samples = self.totals[0]
+        # K is the last dimension of what the averages of a kind are
+        of = {"feature": (self.label_joint, self.input_joint), "input": (self.input_joint.T,)}
+        for kind, tables in of.items():
+            total, centroids = getattr(self, f"{kind}_sum"), getattr(self, f"{kind}_centroids")
+            size = total.norm(dim=1)
+            empty = size.masked_fill(~self.seeded, torch.inf).argmin()
+            full = size.argmax()
+            lost = size[empty] < _EMPTY * samples / self.clusters
+            due = lost & (samples > self.window / 2) & (empty != full)
+            pair = torch.stack([full, empty])
+            beside = F.normalize(centroids[full] + _APART * centroids[empty], dim=0)
+            split = torch.stack([total[full] / 2, beside * size[full] / 2])
+            total.index_copy_(0, pair, torch.where(due, split, total[pair]))
+            moved = torch.stack([centroids[full], beside])
+            centroids.index_copy_(0, pair, torch.where(due, moved, centroids[pair]))
+            for table in tables:
+                both = table[:, pair]
+                shared = both.mean(1, keepdim=True).expand_as(both)
+                table.index_copy_(1, pair, torch.where(due, shared, both))
+
     def _seed(self, sums: dict[str, Tensor]) -> None:
         """Start clusters at the mean of a class: cluster a at that of class a mod C."""
         of = torch.arange(self.clusters, device=self.seeded.device) % self.num_classes
@@ -296,7 +327,7 @@ class StreamingBottleneck(nn.Module):
             centroids = getattr(self, f"{kind}_centroids")
             mean = F.normalize(sums[f"{kind}_seed"][of], dim=1)
             # placeholders are random directions: they separate clusters of one class
-            mean = F.normalize(mean + 0.1 * again[:, None] * centroids, dim=1)
+            mean = F.normalize(mean + _APART * again[:, None] * centroids, dim=1)
             centroids.copy_(torch.where(new[:, None], mean, centroids))
         self.seeded |= new
 

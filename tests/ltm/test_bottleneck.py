@@ -1,5 +1,6 @@
 """The bound, its closed-form gradient, and statistics that stream."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,33 @@ def test_statistics_find_the_classes() -> None:
     assert 1 <= summary["perplexity"] < 2
     torch.testing.assert_close(bottleneck.log_q.exp().sum(1), torch.ones(C))
     assert bottleneck.log_q.exp().argmax(1).tolist() == list(range(C))
+
+
+def test_a_cluster_that_lost_its_samples_splits_the_fullest_in_two() -> None:
+    """Class 0 goes to one place after its start, class 1 to two: each place has a cluster again."""
+    bottleneck = StreamingBottleneck(2, D, clusters=3, beta=20.0, window=400)
+    places = F.normalize(torch.randn(3, D, generator=torch.Generator().manual_seed(1)), dim=1)
+    random = torch.Generator().manual_seed(2)
+
+    def feed(steps: int, of_class: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        for _ in range(steps):
+            labels = torch.randint(2, (64,), generator=random)
+            chance = torch.rand(64, generator=random)
+            place = [of_class[y][int(u * len(of_class[y]))] for y, u in zip(labels, chance)]  # noqa: B905
+            features = places[place] + 0.02 * torch.randn(64, D, generator=random)
+            bottleneck(features, labels, labels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).float())
+            bottleneck.sync()
+
+    feed(20, ((0,), (1,)))
+    feed(120, ((0,), (1, 2)))
+    nearest = (places @ bottleneck.feature_centroids.T).max(1)
+    assert sorted(nearest.indices.tolist()) == [0, 1, 2]
+    assert (nearest.values > 0.95).all()
+    samples = bottleneck.totals[0]
+    # what clusters have was shared, not made: each sample still counts once
+    torch.testing.assert_close(bottleneck.label_joint.sum(), samples, atol=1, rtol=0.01)
+    torch.testing.assert_close(bottleneck.input_joint.sum(), samples, atol=1, rtol=0.01)
+    assert bottleneck.summary()["mi_label"] == pytest.approx(math.log(2), abs=0.05)
 
 
 def test_evaluation_leaves_the_statistics_alone() -> None:

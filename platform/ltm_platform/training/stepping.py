@@ -41,6 +41,9 @@ class Stepper:
         self._steps = components.train_loader.steps(job.recipe.epochs)
         self._plan = self._model.plan if job.model.elastic else None
         self.steps_done = 0
+        # At ZeRO 3 a rank has a slice of the classifier.
+        self._measures_ib = job.recipe.ib.weight > 0 and job.engine.zero_stage < 3
+        self._ib_ratio: Tensor | None = None
         self.clock = stage_clock(self._engine.device, components.train_loader.spent)
         # A single rank waits for nobody.
         self._exchange = EXCHANGE if self._engine.world_size > 1 else COMPUTE
@@ -67,7 +70,7 @@ class Stepper:
         for index, batch in enumerate(arriving, start=1):
             self.clock.lap(COPY)
             its.schedule.step_update(self.steps_done)
-            loss, micro_parts = self._loss(batch, epoch)
+            loss, micro_parts = self._loss(batch, epoch, ends_epoch=self.steps_done + 1 == end)
             parts += micro_parts / its.batch.accumulation
             complete = index % its.batch.accumulation == 0
             if complete:  # what ranks tell each other travels while backward computes
@@ -105,6 +108,10 @@ class Stepper:
         if self._plan is not None:
             self._model.set_compression(self._plan)
 
+    def ib_gradient_ratio(self) -> dict[str, float]:
+        """As `Objective.ib_gradient_ratio`, of this rank's last micro-batch of an epoch."""
+        return {} if self._ib_ratio is None else {"train/ib_grad_ratio": self._ib_ratio.item()}
+
     def _compress(self) -> None:
         """What is drawn for every step alike on all ranks: a ratio of elastic training, and what
         leaves in a second pass.
@@ -121,12 +128,17 @@ class Stepper:
     def _new_parts(self) -> Tensor:
         return torch.zeros(len(self._components.objective.parts), device=self._engine.device)
 
-    def _loss(self, batch: TrainingBatch, epoch: int) -> tuple[Tensor, Tensor]:
+    def _loss(
+        self, batch: TrainingBatch, epoch: int, *, ends_epoch: bool
+    ) -> tuple[Tensor, Tensor]:
         """The loss of one micro-batch on the device, and its parts as `Objective` gives them."""
         its = self._components
         images, labels = its.to_network(batch.images, batch.changes), batch.labels
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features, *further = self._engine(images)
+        if ends_epoch and self._measures_ib:
+            head = self._model.get_classifier()
+            self._ib_ratio = its.objective.ib_gradient_ratio(head, features, labels, images)
         return its.objective(images, labels, logits, features, epoch, *further)
 
     def _check_gradient(self, parts: Tensor) -> None:

@@ -134,7 +134,7 @@ class Trainer:
             validated["time/validation_s"] = time.perf_counter() - start
             self._left_out.exchange()
             metrics = {"train/images_per_s": images / seconds} | stages | validated
-            metrics |= self._skipped_steps()
+            metrics |= self._skipped_steps() | self._stepper.ib_gradient_ratio()
             self._early_stop.update(metrics["val/top1"])
             ended = EpochEnded(self.steps_done, epoch, metrics)
             self._meter.tell(ended)

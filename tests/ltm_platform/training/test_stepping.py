@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 
 import ltm
@@ -83,6 +84,21 @@ def test_events_tell_every_step_and_every_epoch(
         told = [event.step for event in before if isinstance(event, Progress)]
         assert told == sorted(told)
         assert max(told) == one.step
+
+
+def test_an_epoch_tells_how_strong_the_bounds_gradient_is(
+    start_run: StartRun, tmp_path: Path
+) -> None:
+    told, losses = [], []
+    for weight in (0.0, 0.1, 0.2):
+        context = FolderContext(tmp_path / str(weight))
+        run = start_run(small_job(JOB, recipe__ib={"warmup": 1.0, "weight": weight}), context)
+        told.append([one.metrics.get("train/ib_grad_ratio") for one in run.train()])
+        losses.append(run.losses)
+    assert told[0] == [None, None]
+    assert told[1][0] > 0
+    assert told[2] == pytest.approx([2 * ratio for ratio in told[1]])
+    assert losses[0] == losses[1] == losses[2], "to measure it changes nothing"
 
 
 def test_the_bound_joins_the_loss_after_its_warmup(

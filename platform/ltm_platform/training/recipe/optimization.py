@@ -247,6 +247,31 @@ class Objective:
         return loss, torch.stack([part.detach() for part in parts])
 
 
+    def ib_gradient_ratio(
+        self, classifier: nn.Module, features: Tensor, labels: Tensor, images: Tensor
+    ) -> Tensor:
+        """||ib.weight dIBB/dF|| : ||dCE/dF||, with the L2 norms of a micro-batch: a scalar.
+
+        The share of what features learn that the bound has, also before the epoch in which it
+        begins. Changes nothing of what is trained.
+
+        features: F [b, D], which the classifier makes logits of. labels: as of `__call__`.
+        """
+        dtype = next(classifier.parameters()).dtype
+        features = features.detach().to(dtype).requires_grad_()
+        smoothing = self._recipe.label_smoothing
+        logits = classifier(features).float()
+        cross_entropy = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        collects = self._bottleneck.training
+        self._bottleneck.eval()
+        bound = self._bottleneck(features, hard_labels(labels), images)
+        self._bottleneck.train(collects)
+        norms = [
+            torch.autograd.grad(part, features)[0].float().norm() for part in (bound, cross_entropy)
+        ]
+        return self._recipe.ib.weight * norms[0] / norms[1]
+
+
 def hard_labels(labels: Tensor) -> Tensor:
     """Labels [b] as they are; of shares [b, C] the class with the largest.
 

@@ -150,6 +150,24 @@ def rates(recipe: Recipe) -> list[float]:
     return rates
 
 
+def test_the_bounds_gradient_is_measured_against_cross_entropys(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], bottleneck: StreamingBottleneck
+) -> None:
+    images, labels, _, features = batch
+    classifier = nn.Linear(DIM, CLASSES)
+    cross_entropy = F.cross_entropy(classifier(features), labels, label_smoothing=0.2)
+    (of_labels,) = torch.autograd.grad(cross_entropy, features)
+    (of_bound,) = torch.autograd.grad(bottleneck(features, labels, images), features)
+    before = bottleneck.pending.clone()
+    ratio = Objective(recipe(1.0), bottleneck).ib_gradient_ratio(
+        classifier, features, labels, images
+    )
+    assert ratio > 0
+    assert torch.equal(bottleneck.pending, before)
+    assert classifier.weight.grad is None
+    torch.testing.assert_close(ratio, 0.5 * of_bound.norm() / of_labels.norm())
+
+
 def test_the_rate_rises_linearly_then_falls_along_a_cosine() -> None:
     got = rates(Recipe(epochs=5, lr=0.1, min_lr=0.02, warmup_epochs=1.5))
     warmup, total = 15, 50
