@@ -29,7 +29,7 @@ test: venv
 
 test-all: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) -m slow --numprocesses auto --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m slow --numprocesses 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m slow --numprocesses auto
 
 coverage: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(UNIT) --numprocesses auto --dist loadfile \

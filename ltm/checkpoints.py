@@ -114,10 +114,20 @@ def _resampled(model: Any, key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def classifiers(model: Any) -> dict[str, nn.Module]:
+    """timm's classifier by its name, or all where there are several, as in a distilled DeiT."""
+    given = model.get_classifier()
+    wanted = given if isinstance(given, tuple) else (given,)
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(one)]: one for one in wanted}
+
+
 def _kept_classifier(model: Any, loaded: Mapping[str, Tensor]) -> set[str]:
     """Keys of the model's classifier if what is loaded has none, or one of another shape."""
-    classifier = model.get_classifier()
-    name = next(name for name, module in model.named_modules() if module is classifier)
-    own = {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
+    own = {
+        f"{name}.{key}": tensor
+        for name, classifier in classifiers(model).items()
+        for key, tensor in classifier.state_dict().items()
+    }
     other = [k for k in own if k not in loaded or loaded[k].shape != own[k].shape]
     return set(own) if other else set()

@@ -3,7 +3,7 @@
 A family of another package is an entry point of the group `ltm.backbones`, see docs/extending.md.
 """
 
-from ltm.backbones import efficientvit, mobilevit, swin, vit
+from ltm.backbones import efficientvit, eva, mobilevit, swin, swinv2, vit
 from ltm.backbones._base import MergingModel
 from ltm.backbones._choices import Choose
 from ltm.backbones._merging import Merging
@@ -23,6 +23,7 @@ __all__ = [
     "StagedModel",
     "check_size",
     "efficientvit",
+    "eva",
     "find_backbone",
     "find_family",
     "halved",
@@ -32,5 +33,6 @@ __all__ = [
     "own_size",
     "register_family",
     "swin",
+    "swinv2",
     "vit",
 ]

@@ -1,27 +1,25 @@
-"""timm's plain attention and block, which a method can look into and merge in.
+"""timm's attention, which a method can look into.
 
 Legend: B images, T all tokens, D channels, H heads, d channels of a head.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from timm.layers import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.adopt import adopt
-from ltm.backbones._merging import KeyBias, Look, Seen
+from ltm.backbones._merging import Look, Seen
 from ltm.backbones._proportional import proportional_attention
-from ltm.errors import FieldError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltm.backbones._merging import Merging, Watch
+HeadsPart = Literal["qkv", "qk", "v"]
 
 _MAPS = frozenset({"received", "attention"})
 
@@ -36,14 +34,32 @@ class PartLinear(nn.Linear):
         return F.linear(x, self.weight[part], None if self.bias is None else self.bias[part])
 
 
-class ObservedAttention(Attention):
-    """timm's attention. Modifications: knows how many tokens each one stands for; shows what is
-    requested; may use a map that is given.
+class Observed(nn.Module):
+    """Mixin for a timm attention. Modifications: knows how many tokens each one stands for; shows
+    what is requested; may use a map that is given.
 
     appends_sizes: how, see `proportional_attention`.
     """
 
     appends_sizes: bool | None = None
+
+    if TYPE_CHECKING:
+        # what an attention has from timm
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @abstractmethod
+    def heads(self, x: Tensor, part: HeadsPart = "qkv") -> tuple[Tensor, ...]:
+        """Of x [B, T, D] queries, keys and values, or some of them, each [B, H, T, d]; of keys and
+        values there may be fewer heads."""
+
+    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
+        """Queries or keys [B, H, T, d] turned by rotary positions, see `Rotary.here`."""
+        return x
+
+    def for_every_head(self, x: Tensor) -> Tensor:
+        """Keys or values, for each head of the queries."""
+        return x
 
     def forward(
         self,
@@ -54,28 +70,36 @@ class ObservedAttention(Attention):
         attention: Tensor | None = None,
         attends: bool = True,
         log_sizes: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Seen]:
         """x [B, T, D], attn_mask broadcast to [B, H, T, T] -> x [B, T, D], and what is seen.
 
-        log_sizes: [B, T], in the place of a mask.
+        Keys are seen as they are before they are turned: what a token holds, not where it is.
+
+        log_sizes: [B, T], in the place of a mask. positions: rotary ones, see `Rotary.here`.
         attention: [B, H, T, T], a map to use in the place of the softmax of queries and keys.
         attends: false only shows what is requested, and returns x itself.
         """
         look = look or Look()
         if attention is not None:
-            (v,) = self._heads(x, slice(2 * self.attn_dim, None))
-            y = self.attn_drop(attention.to(v.dtype)) @ v
+            (v,) = self.heads(x, "v")
+            y = self.attn_drop(attention.to(v.dtype)) @ self.for_every_head(v)
             return self._projected(x, y), _seen_of_map(attention, look)
         only_queries = not attends and "value_norms" not in look.asks
-        q, k, *values = self._heads(x, slice(2 * self.attn_dim) if only_queries else None)
+        q, k, *values = self.heads(x, "qk" if only_queries else "qkv")
+        dtype = q.dtype
         q, k = self.q_norm(q), self.k_norm(k)
+        seen = Seen(keys=k.mean(1)) if "keys" in look.asks else Seen()
+        if positions is not None:
+            q, k = self.rotated(q, positions).to(dtype), self.rotated(k, positions).to(dtype)
+        k, values = self.for_every_head(k), [self.for_every_head(v) for v in values]
         assert attn_mask is None or log_sizes is None, "a mask has the sizes"
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
         if log_sizes is not None and look.asks:
             mask = log_sizes[:, None, None].to(q.dtype)
         fused = self.fused_attn or is_causal
         whole = self._map(q, k, mask) if _needs_map(look) or not fused else None
-        seen = self._seen(q, k, values, mask, whole, look)
+        seen = self._seen(seen, q, k, values, mask, whole, look)
         if not attends:
             return x, seen
         (v,) = values
@@ -98,13 +122,6 @@ class ObservedAttention(Attention):
             )
         return self._projected(x, y), seen
 
-    def _heads(self, x: Tensor, part: slice | None = None) -> tuple[Tensor, ...]:
-        """Queries, keys and values, or some of them, each [B, H, T, d]."""
-        qkv = self.qkv(x) if part is None else self.qkv(x, part)
-        qkv = qkv.unflatten(2, (-1, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        parts: tuple[Tensor, ...] = qkv.unbind(0)
-        return parts
-
     def _map(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         logits = (q * self.scale) @ k.transpose(-2, -1)
         return (logits if mask is None else logits + mask).softmax(-1)
@@ -119,6 +136,7 @@ class ObservedAttention(Attention):
 
     def _seen(
         self,
+        seen: Seen,
         q: Tensor,
         k: Tensor,
         values: Sequence[Tensor],
@@ -127,9 +145,8 @@ class ObservedAttention(Attention):
         look: Look,
     ) -> Seen:
         """What is requested, of queries, keys and values [B, H, T, d] and of the map, if any."""
-        seen = Seen() if whole is None else _seen_of_map(whole, look)
-        if "keys" in look.asks:
-            seen = replace(seen, keys=k.mean(1))
+        if whole is not None:
+            seen = replace(_seen_of_map(whole, look), keys=seen.keys)
         if "value_norms" in look.asks:
             seen = replace(seen, value_norms=values[0].norm(dim=-1))
         if "class_attention" in look.asks and seen.class_attention is None:
@@ -138,6 +155,26 @@ class ObservedAttention(Attention):
             row = self._map(q[:, :, :1], k, mask)
             seen = replace(seen, class_attention=row.squeeze(2))
         return seen
+
+
+class ObservedAttention(Observed, Attention):
+    """timm's attention, see `Observed`."""
+
+    def heads(self, x: Tensor, part: HeadsPart = "qkv") -> tuple[Tensor, ...]:
+        columns = columns_of(part, self.attn_dim)
+        qkv = self.qkv(x) if columns is None else self.qkv(x, columns)
+        return split_heads(qkv, self.num_heads, self.head_dim)
+
+
+def columns_of(part: HeadsPart, width: int) -> slice | None:
+    """Of the outputs of one layer for queries, keys and values, each of a width; None is all."""
+    return {"qkv": None, "qk": slice(2 * width), "v": slice(2 * width, None)}[part]
+
+
+def split_heads(x: Tensor, heads: int, dim: int) -> tuple[Tensor, ...]:
+    """[B, T, parts x H x d] -> parts of [B, H, T, d]."""
+    parts: tuple[Tensor, ...] = x.unflatten(2, (-1, heads, dim)).permute(2, 0, 3, 1, 4).unbind(0)
+    return parts
 
 
 def _needs_map(look: Look) -> bool:
@@ -164,77 +201,3 @@ def _mean_over_queries(attention: Tensor, look: Look) -> Tensor:
     queries = F.pad(look.present, (look.prefix, 0), value=True).to(attention.dtype)
     queries = queries / queries.sum(1, keepdim=True)
     return (attention * queries[:, None, :, None]).sum(2)
-
-
-class MergingBlock(Block):
-    """timm's block. Modifications: tokens may merge at its input, or between attention and MLP."""
-
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        merging: Merging | None = None,
-        watch: Watch | None = None,
-        log_sizes: Tensor | None = None,
-    ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with `merging` its N tokens of the image become P.
-
-        attn_mask, log_sizes: at most one of them, see `KeyBias`.
-        """
-        attention, bias = None, KeyBias(attn_mask, log_sizes)
-        if merging is not None and merging.acts_on_input:
-            x = self._merged_input(x, bias, merging)
-            bias, attention = merging.merged_bias(), merging.merge.attention
-            if watch is not None:
-                watch.look = replace(watch.look, present=merging.merged_present())
-            merging = None
-        x = self._attended(x, bias, is_causal, merging, watch, attention)
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-    def _merged_input(self, x: Tensor, bias: KeyBias, merging: Merging) -> Tensor:
-        if not merging.look.asks:
-            return merging(x)
-        normed = self.norm1(x)
-        seen = self.attn(normed, look=merging.look, attends=False, **bias._asdict())[1]
-        return merging(x, replace(seen, normed_input=normed))
-
-    def _attended(
-        self,
-        x: Tensor,
-        bias: KeyBias,
-        is_causal: bool,
-        merging: Merging | None,
-        watch: Watch | None,
-        attention: Tensor | None,
-    ) -> Tensor:
-        """Before the MLP. A method of its own, so that its tensors are free when the MLP begins."""
-        look = Look() if merging is None else merging.look
-        if watch is not None:
-            look = replace(watch.look, asks=look.asks | watch.look.asks)
-        normed = self.norm1(x)
-        y, seen = self.attn(
-            normed, bias.attn_mask, is_causal, look, attention, True, bias.log_sizes
-        )
-        if "normed_input" in look.asks:
-            seen = replace(seen, normed_input=normed)
-        del normed
-        if watch is not None:
-            watch.received = seen.received
-        x = x + self.drop_path1(self.ls1(y))
-        return x if merging is None else merging(x, seen)
-
-
-def adopt_block(block: Any) -> MergingBlock:
-    """A block that can merge, from timm's. FieldError when it is of another kind."""
-    attention: Any = getattr(block, "attn", None)
-    if type(block) is not Block or type(attention) is not Attention:
-        raise FieldError(
-            "backbone",
-            type(block).__name__,
-            "timm's plain Block with Attention",
-            f"has blocks {type(block).__name__} with {type(attention).__name__}",
-        )
-    block.attn = adopt(ObservedAttention, attention)
-    block.attn.qkv = adopt(PartLinear, attention.qkv)
-    return adopt(MergingBlock, block)

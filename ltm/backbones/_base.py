@@ -39,12 +39,14 @@ class MergingModel(Compressible):
     needs_grid: what follows a merge needs tokens on a grid, of `smallest_grid` at least.
     offers: what its blocks can show a method at a site.
     head_dim: channels of a head, where all blocks have the same.
+    variants: classes that `from_timm` gives besides this one, of other classes of timm.
     """
 
     default_plans: ClassVar[Mapping[tuple[str, Grid], Plan]] = {}
     needs_grid: ClassVar[bool] = True
     smallest_grid: ClassVar[Grid] = (1, 1)
     offers: ClassVar[frozenset[Evidence]] = NOTHING
+    variants: ClassVar[tuple[type[MergingModel], ...]] = ()
 
     head_dim: int | None = None
     timm_name: str

@@ -17,6 +17,7 @@ from ltm.interfaces import NOTHING, SiteInput
 from ltm.merge import HALF, presence
 
 if TYPE_CHECKING:
+    from ltm.backbones._rotary import Rotary
     from ltm.interfaces import Evidence, Method, Site
     from ltm.merge import Merge
 
@@ -55,12 +56,13 @@ class TokenState:
     """What is known of the image's tokens between blocks.
 
     mass: [B, N], see `SiteInput`. present: [B, N] bool. received: [B, N], attention that they
-    received in the block before, where a method looks at it.
+    received in the block before, where a method looks at it. rotary: their positions, if they turn.
     """
 
     mass: Tensor | None = None
     present: Tensor | None = None
     received: Tensor | None = None
+    rotary: Rotary | None = None
 
 
 class Watch:

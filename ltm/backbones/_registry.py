@@ -106,7 +106,8 @@ def find_family(model: Any) -> type[MergingModel]:
     kind = type(model)
     plugins.load_all(_GROUP)
     for family in dict.fromkeys(_FAMILIES.values()):
-        if issubclass(family, kind) and kind is not nn.Module:
+        classes = (family, *family.variants)
+        if kind is not nn.Module and any(issubclass(one, kind) for one in classes):
             return family
     families = sorted({*_LABELS.values()})
     raise FieldError(

@@ -1,77 +1,47 @@
-"""Plain vision transformers: tokens merge in a block, at its input or after its attention.
+"""timm's plain vision transformers: ViT, DeiT, CLIP, DINOv2, hybrids, and two small ones of ours.
 
-After the attention, before the MLP, is where the paper merges (arXiv 2407.15219, figure 1). Class
-and register tokens pass by. After a merge, attention knows how many tokens each one stands for
-(proportional attention, ToMe, arXiv 2210.09461, section 3) when the method asks for it. Where the
-number of tokens differs between images, attention and pooling leave out the padding.
-
-Legend: B images, T all tokens, N image tokens, D channels, H heads.
+Legend: B images, T all tokens, N image tokens, D channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from timm.layers import PatchDropout, PatchEmbed
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint,
-    register_model,
-)
+from timm.models import build_model_with_cfg, register_model
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ltm._compat import embedded_patches, feature_take_indices
+from ltm._compat import embedded_patches
 from ltm.adopt import adopt
-from ltm.backbones._attention import adopt_block
-from ltm.backbones._base import MergingModel
-from ltm.backbones._merging import (
-    Look,
-    Merging,
-    TokenState,
-    Watch,
-    key_bias,
-    there,
-)
+from ltm.backbones._block import adopt_block
+from ltm.backbones._plain import PlainModel, check_patches
 from ltm.backbones._registry import register_family, small_cfg
 from ltm.errors import FieldError
-from ltm.interfaces import Evidence, Grid, Kept, Plan, Site
-from ltm.merge import HALF, presence
 from ltm.plan import DEFAULT_RATIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ltm.backbones._choices import Choose
-    from ltm.merge import Merge
-
-
-_RECEIVED: frozenset[Evidence] = frozenset({"received"})
-_POOLS_OF_SOME = ("", "token", "avg", "max", "avgmax", "map")  # that can leave out tokens
+    from ltm.interfaces import Grid, Plan
 
 
 @register_family(
     "timm.models.vision_transformer",
+    "timm.models.vision_transformer_hybrid",
     "timm.models.deit",
     __name__,
-    label="plain ViT",
+    label="plain ViT (DeiT, CLIP, DINOv2, hybrids)",
     aliases={
         "vit_ti": "vit_tiny_patch16_224",
         "vit_s": "vit_small_patch16_224",
         "vit_b": "vit_base_patch16_224",
         "vit_l": "vit_large_patch16_224",
     },
-    refuses="distilled|_18x2_|_rpn_|_xp_|_(d|p|dp)(wee|little)_",
+    refuses="_18x2_|_rpn_|_xp_|_(d|p|dp)(wee|little)_",
 )
-class MergingViT(MergingModel, VisionTransformer):
+class MergingViT(PlainModel, VisionTransformer):
     """timm's VisionTransformer. Modifications: blocks may merge; attention knows sizes."""
-
-    needs_grid = False
-    offers: ClassVar[frozenset[Evidence]] = frozenset(get_args(Evidence))
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
@@ -79,15 +49,15 @@ class MergingViT(MergingModel, VisionTransformer):
             options["img_size"] = image_size
         model = timm.create_model(name, **options)
         if image_size is not None:
-            _check_patches(name, image_size, model.patch_embed.patch_size)
+            check_patches(name, image_size, _stride(model))
         return model
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingViT:
-        if type(model) is not VisionTransformer:
-            kind = type(model).__name__
-            problem = f"is a {kind}"
-            raise FieldError("backbone", kind, "timm's plain VisionTransformer", problem)
+        kind = type(model)
+        if kind not in (VisionTransformer, VisionTransformerDistilled):
+            problem = f"is a {kind.__name__}"
+            raise FieldError("backbone", kind.__name__, "timm's plain VisionTransformer", problem)
         if isinstance(model.patch_drop, PatchDropout):
             raise FieldError(
                 "patch_drop_rate", model.patch_drop.prob, "0 where tokens merge: both remove tokens"
@@ -96,246 +66,41 @@ class MergingViT(MergingModel, VisionTransformer):
             problem = "is true, but a plan is for one image size"
             allowed = "false; set_input_size changes the size"
             raise FieldError("dynamic_img_size", True, allowed, problem)
-        embed = model.patch_embed
-        _check_patches(type(model).__name__, embed.img_size, embed.patch_size)
+        check_patches(kind.__name__, model.patch_embed.img_size, _stride(model))
         for i, block in enumerate(model.blocks):
             model.blocks[i] = adopt_block(block)
-        adopted = adopt(cls, model)
+        adopted = adopt(cls if kind is VisionTransformer else MergingDistilledViT, model)
         adopted.head_dim = model.blocks[0].attn.head_dim
         return adopted
-
-    def widths(self) -> dict[str, int]:
-        return {f"blocks.{i}": self.embed_dim for i in range(len(self.blocks))}
 
     def default_plan(self) -> float | Plan:
         return 0.73 if self.timm_name == "vit_base_patch16_224" else DEFAULT_RATIO
 
-    def default_sites(self) -> list[str]:
-        return ["blocks.0"]
-
-    def walk(self, choose: Choose) -> Iterator[Site]:
-        grid, tokens = self.patch_embed.grid_size, self.patch_embed.num_patches
-        for name in self.site_names():
-            kept: Kept | None = choose(name, grid, tokens)
-            if kept is None or kept in (tokens, grid):
-                continue
-            site = Site(name, self.embed_dim, grid, tokens, kept)
-            yield site
-            grid, tokens = (None if isinstance(kept, int) else kept), site.slots
-
-    def forward_features(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """Images [B, 3, height, width] -> normed tokens [B, T, D], fewer than patches."""
-        _refuse_masks(attn_mask, is_causal)
-        return self._through_blocks(x)[0]
-
-    def forward_kept(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `forward_features`, and which patch each token of the image is, see `Merge.kept`.
-
-        Returns tokens [B, T, D] and numbers of patches [B, P], -1 for tokens that are no patch, or
-        that have left in training. None where the method merges patches.
-        """
-        x, merges = self._through_blocks(x)
-        patches = torch.arange(self.patch_embed.num_patches, device=x.device)
-        places: Tensor | None = patches.expand(x.shape[0], -1)
-        for merge in merges:
-            places = None if places is None else merge.kept(places)
-        return x, places
-
-    def _through_blocks(self, x: Tensor) -> tuple[Tensor, list[Merge]]:
-        """Images to normed tokens [B, T, D], ready to pool, and the merges on the way."""
-        self.check_images(x)
-        x, state = embedded_patches(self, x), TokenState()
-        merges: list[Merge] = []
-        for i in range(len(self.blocks)):
-            x, state, merging = self._block(i, x, state)
-            if merging is not None:
-                merges.append(merging.merge)
-        return self._ready_to_pool(self.norm(x), state), merges
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-        output_dict: bool = False,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Any:
-        """As timm's: features of blocks, as maps or tokens, every one at the patches' places.
-
-        Tokens that merged come back by `Merge.unmerge`: each patch has the features of its slot.
-        """
-        assert output_fmt in ("NCHW", "NLC"), "Output format must be one of NCHW or NLC."
-        _refuse_masks(attn_mask, is_causal)
-        self.check_images(x)
-        taps, last = feature_take_indices(len(self.blocks), indices)
-        prefix = self.num_prefix_tokens
-        merges: list[Merge] = []
-        features: list[Tensor] = []
-        prefixes: list[Tensor] = []
-
-        x, state = embedded_patches(self, x), TokenState()
-        for i in range(last + 1 if stop_early else len(self.blocks)):
-            x, state, merging = self._block(i, x, state)
-            if merging is not None:
-                merges.insert(0, merging.merge)
-            if i in taps:
-                y = self.norm(x) if norm else x
-                tokens = y[:, prefix:]
-                for merge in merges:
-                    tokens = merge.unmerge(tokens)
-                if output_fmt == "NCHW":
-                    grid = self.patch_embed.grid_size
-                    tokens = tokens.transpose(1, 2).reshape(x.shape[0], -1, *grid)
-                features.append(tokens)
-                prefixes.append(y[:, :prefix])
-
-        if output_dict:
-            out: dict[str, Any] = {"image_intermediates": features}
-            if prefix and return_prefix_tokens:
-                out["image_intermediates_prefix"] = prefixes
-            if not intermediates_only:
-                out["image_features"] = self._ready_to_pool(self.norm(x), state)
-            return out
-        paired = prefix and return_prefix_tokens
-        listed = list(zip(features, prefixes, strict=True)) if paired else features
-        return listed if intermediates_only else (self._ready_to_pool(self.norm(x), state), listed)
+    def embedded(self, x: Tensor) -> tuple[Tensor, None]:
+        return embedded_patches(self, x), None
 
     def resize(self, image_size: Grid, **options: Any) -> None:
-        patch = options.get("patch_size") or self.patch_embed.patch_size
+        patch = options.get("patch_size") or _stride(self)
         patch = (patch, patch) if isinstance(patch, int) else patch
-        _check_patches(self.timm_name, image_size, patch)
+        check_patches(self.timm_name, image_size, patch)
         VisionTransformer.set_input_size(self, image_size, **options)
 
-    def check_method(self) -> None:
-        super().check_method()
-        some = self.method.varies or self.method.learns_mass
-        if some and self.global_pool not in _POOLS_OF_SOME:
-            when = "" if self.method.varies else " in training"
-            raise FieldError(
-                "method",
-                self.method.name,
-                f"a method that keeps as many tokens of every image, for the pooling "
-                f"{self.global_pool!r} of {self.timm_name} takes in all",
-                f"is {self.method.name!r}, which keeps a number that differs{when}",
-            )
 
-    @property
-    def averages_tokens(self) -> bool:
-        return bool(self.global_pool == "avg")
+class MergingDistilledViT(MergingViT, VisionTransformerDistilled):
+    """timm's DeiT with a distillation token (arXiv 2012.12877), as `MergingViT`.
 
-    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """As timm's; tokens of zeros, see `_ready_to_pool`, have no part in attention pooling."""
-        some = self.method.varies or (self.training and self.method.learns_mass)
-        if self.attn_pool is not None and some and self.sites:
-            x = x if self.pool_include_prefix else x[:, self.num_prefix_tokens :]
-            left = (x != 0).any(-1)[:, None, None]
-            pooled: Tensor = self.attn_pool(x, attn_mask=left)
-        else:
-            pooled = super().pool(x, pool_type)
-        return pooled
-
-    def merging(self, name: str) -> Merging | None:
-        site = self.sites.get(name)
-        return None if site is None else self._merging(site, TokenState())
-
-    def _merging(self, site: Site, state: TokenState) -> Merging:
-        return Merging(
-            self.method,
-            site,
-            state,
-            prefix=self.num_prefix_tokens,
-            class_token=self.has_class_token,
-            offers=self.offers,
-            weighs=True,
-        )
-
-    def _block(
-        self, i: int, x: Tensor, state: TokenState
-    ) -> tuple[Tensor, TokenState, Merging | None]:
-        """Block i, given what is known of the image's tokens."""
-        names, prefix = self.site_names(), self.num_prefix_tokens
-        site, block = self.sites.get(names[i]), self.blocks[i]
-        merging = None if site is None else self._merging(site, state)
-        watch = None
-        if "received_before" in self.method.asks and self.sites.keys() & names[i + 1 : i + 2]:
-            present = there(self.method, state)
-            watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, present))
-        mask, log_sizes = key_bias(self.method, state, prefix)
-        if self.grad_checkpointing and self.training:
-            x = checkpoint(block, x, mask, False, merging, watch, log_sizes)
-        else:
-            x = block(x, mask, False, merging, watch, log_sizes)
-        return x, self._state_after(state, merging, watch), merging
-
-    def _state_after(
-        self, state: TokenState, merging: Merging | None, watch: Watch | None
-    ) -> TokenState:
-        received = None if watch is None else watch.received
-        received = None if received is None else received[:, self.num_prefix_tokens :]
-        if merging is None:
-            return replace(state, received=received)
-        if received is not None and not merging.acts_on_input:
-            received = merging.merge.carried(received)
-        return TokenState(merging.merged_mass(), merging.merge.present, received)
-
-    def _ready_to_pool(self, x: Tensor, state: TokenState) -> Tensor:
-        """Tokens whose pooling is that of the tokens that are left, in part or whole.
-
-        Where means and maxima are taken, what has left of a token gives way to the mean of all:
-        that changes neither. Else it is 0.
-        """
-        if self.pool_by_size and self.averages_tokens and state.mass is not None:
-            return self._weighed(x, state.mass, state.present)
-        share = None
-        if self.training and self.method.learns_mass and state.mass is not None:
-            share = presence(state.mass)
-        if state.present is not None:
-            padded = state.present.to(x.dtype)
-            share = padded if share is None else share * padded
-        if share is None or self.global_pool == "token":
-            return x
-        share = F.pad(share, (x.shape[1] - share.shape[1], 0), value=1.0)[..., None].to(x.dtype)
-        if self.global_pool in ("", "map"):
-            left = share.detach() >= HALF
-            return x.where(left, 0.0) * (share / share.detach().clamp_min(HALF))
-        first = 0 if self.pool_include_prefix else self.num_prefix_tokens
-        pooled, weight = x[:, first:], share[:, first:]
-        mean = (pooled * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-        return torch.cat([x[:, :first], pooled * weight + (1 - weight) * mean], 1)
-
-    def _weighed(self, x: Tensor, mass: Tensor, present: Tensor | None) -> Tensor:
-        """Tokens times their size relative to the mean size: the mean is the one by size.
-
-        As the code of ToMe (arXiv 2210.09461) for MAE's heads. mass: [B, N]. present: [B, N] bool.
-        """
-        mass = mass if present is None else mass * present
-        first = 0 if self.pool_include_prefix else self.num_prefix_tokens
-        weight = F.pad(mass, (self.num_prefix_tokens - first, 0), value=1.0)
-        weight = weight / weight.mean(1, keepdim=True)
-        return torch.cat([x[:, :first], x[:, first:] * weight[..., None].to(x.dtype)], 1)
+    Its logits are the mean of two classifiers' (timm's `get_classifier` gives both), of the class
+    token and of the distillation token; its feature before them is the mean of the tokens.
+    """
 
 
-def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
-    if attn_mask is not None or is_causal:
-        problem = "does not fit tokens that merge"
-        raise FieldError("attn_mask", attn_mask is not None, "none, and no is_causal", problem)
+MergingViT.variants = (MergingDistilledViT,)
 
 
-def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
-    if any(size < p or size % p for size, p in zip(image_size, patch, strict=True)):
-        raise FieldError(
-            "image_size",
-            image_size,
-            f"multiples of the {patch[0]} x {patch[1]} pixels of a patch of {name}",
-            f"is {image_size[0]} x {image_size[1]}",
-        )
+def _stride(model: Any) -> Grid:
+    """Pixels of an image a token, height and width."""
+    height, width = model.patch_embed.feat_ratio(as_scalar=False)
+    return height, width
 
 
 class ConvPatchEmbed(PatchEmbed):

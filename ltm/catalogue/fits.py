@@ -29,11 +29,14 @@ class Fit:
 
 FAMILIES = {
     "plain ViT": ("vit_nano_patch4_32", 32),
+    "rotary ViT": ("vit_small_patch16_dinov3", 64),
     "Swin": ("swin_nano_patch2_window4_32", 32),
+    "Swin V2": ("swinv2_nano_window4_32", 32),
     "MobileViT": ("mobilevit_xxs", 64),
+    "MobileViT V2": ("mobilevitv2_050", 64),
     "EfficientViT": ("efficientvit_b0", 64),
 }
-"""The smallest network of every family, and pixels that it takes."""
+"""A small network of every family, and pixels that it takes."""
 
 
 def fit(method: str, backbone: str, image_size: int | None = None) -> Fit:

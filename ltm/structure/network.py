@@ -254,19 +254,14 @@ def prunable(name: str, method: str, model: nn.Module, size: Grid | None = None)
 
     FieldError for a family whose heads and units cannot leave one by one.
     """
-    for base, cls in _CLASSES:
-        if type(model) is base:
-            adopted = adopt(cls, model)
-            adopted.timm_name = name
-            adopted.image_size = size or image_size_of(model)
-            adopted._wish = None
-            adopted.measure()
-            adopted.add_gates()
-            return adopted
-    raise FieldError(
-        "method",
-        method,
-        "a plain ViT, MobileViT or EfficientViT",
-        f"is {method!r}, which cannot remove heads and units of {name}: every head of a "
-        f"{type(model).__name__} has a table of relative positions, or layers of its own",
-    )
+    cls = next((cls for base, cls in _CLASSES if type(model) is base), None)
+    if cls is None or not find_parts(model):
+        problem = f"is {method!r}, which cannot remove heads and units of {name}"
+        raise FieldError("method", method, "a plain ViT, MobileViT or EfficientViT", problem)
+    adopted = adopt(cls, model)
+    adopted.timm_name = name
+    adopted.image_size = size or image_size_of(model)
+    adopted._wish = None
+    adopted.measure()
+    adopted.add_gates()
+    return adopted

@@ -51,7 +51,7 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
             "target_gmacs": spec.target_gmacs,
             **spec.options,
         }
-    model: Any = ltm.create_model(
+    return ltm.create_model(
         spec.backbone,
         method=chosen,
         num_classes=num_classes,
@@ -60,10 +60,15 @@ def create_model(job: JobSpec, num_classes: int, *, method: str | None = None) -
         drop_path=spec.drop_path,
         **merging,
     )
-    if not isinstance(model.get_classifier(), nn.Module):
-        problem = f"is {spec.backbone!r}, which has more than one classifier"
-        raise FieldError("backbone", spec.backbone, problem=problem)
-    return model
+
+
+def outcome(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, C] and pooled feature [B, D] of what `forward_features` gives."""
+    feature: Tensor = model.forward_head(tokens, pre_logits=True)
+    classifier = model.get_classifier()
+    # A distilled DeiT has two, each for a token of its own.
+    one = isinstance(classifier, nn.Module)
+    return classifier(feature) if one else model.forward_head(tokens), feature
 
 
 def load_start(model: nn.Module, job: JobSpec) -> bool:

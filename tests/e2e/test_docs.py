@@ -245,10 +245,19 @@ def test_models_prints_every_published_network(capsys: pytest.CaptureFixture[str
 def test_models_says_which_method_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "--methods"])
     cells = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
-    assert cells["tome"][1:] == ["published", "ours", "ours", "ours"]
-    assert cells["topk"][1:] == ["published", "refused", "refused", "refused"]
+    assert cells["tome"][1:] == [*["published"] * 2, *["ours"] * 5]
+    assert cells["topk"][1:] == [*["published"] * 2, *["refused"] * 5]
     assert "keeps" in cells["topk:"]
     assert cells["s2vite"][1:3] == ["published", "refused"]
+
+
+@pytest.mark.slow
+def test_models_shows_the_backbones_that_people_know(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "--backbones"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("vit_small_patch16_dinov3", "swinv2_tiny_window8_256", "mobilevitv2_100"):
+        (row,) = (row for row in rows if name in row)
+        assert float(row[-1]) < float(row[-2])
 
 
 class _Read(Exception):  # noqa: N818 - it ends a script where its work would begin

@@ -18,7 +18,11 @@ TINY = "vit_nano_patch4_32"
     ("backbone", "options", "says"),
     [
         ("vit_smal_patch16_224", {}, "vit_small_patch16_224"),
-        ("resnet50", {}, "allowed are the families EfficientViT, MobileViT, Swin and plain ViT"),
+        (
+            "resnet50",
+            {},
+            "allowed are the families EfficientViT, MobileViT, Swin, Swin V2, plain ViT .*DINOv3",
+        ),
         (TINY, {"method": "ltn"}, "did you mean 'ltm'"),
         (TINY, {"ranks": 8}, "did you mean 'rank'"),
         (TINY, {"compression_ratio": 0}, r"\(0, 1\]"),

@@ -81,5 +81,7 @@ def test_field_and_value_are_those_of_the_argument(
 def test_families_have_the_names_that_people_know() -> None:
     with pytest.raises(FieldError) as caught:
         ltm.create_model("resnet50")
-    assert caught.value.choices == ("EfficientViT", "MobileViT", "Swin", "plain ViT")
+    families = ("EfficientViT", "MobileViT", "Swin", "Swin V2", "plain ViT", "rotary ViT")
+    assert [name.partition(" (")[0] for name in caught.value.choices] == [*families]
+    assert "DINOv3" in str(caught.value)
     assert "_mit" not in str(caught.value)

@@ -13,18 +13,12 @@ from ltm.interfaces import Evidence, Kept, Site, SiteInput, SiteKind
 from ltm.methods import build_method, grids
 
 from ..marks import fast_only
-
-NETS = {
-    "vit_nano_patch4_32": 32,
-    "swin_nano_patch2_window4_32": 32,
-    "mobilevit_xxs": 64,
-    "efficientvit_b0": 64,
-}
+from .networks import SIZES
 
 
 def create(backbone: str) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
-    size = NETS[backbone]
+    size = SIZES[backbone]
     model = ltm.create_model(backbone, compression_ratio=0.5, image_size=size, num_classes=5)
     for name, parameter in model.named_parameters():
         if name.endswith("omega"):  # a step that does something
@@ -53,7 +47,7 @@ def assert_onnx_equals(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", SIZES)
 def test_export_and_onnx_with_any_batch_equal_eager(backbone: str, tmp_path: Path) -> None:
     model, x = create(backbone)
     batch = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
@@ -139,7 +133,7 @@ def test_what_is_soft_in_training_compiles(method: str) -> None:
     torch.testing.assert_close(net.method.loss_terms(), terms)
 
 
-@pytest.mark.parametrize("backbone", fast_only(list(NETS)[:2], ["vit_nano_patch4_32"]))
+@pytest.mark.parametrize("backbone", fast_only(list(SIZES)[:2], ["vit_nano_patch4_32"]))
 def test_compile_breaks_no_graph(backbone: str) -> None:
     model, x = create(backbone)
     torch.compiler.reset()
@@ -149,7 +143,7 @@ def test_compile_breaks_no_graph(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", SIZES)
 def test_half_precision_is_safe(backbone: str, dtype: torch.dtype) -> None:
     model, x = create(backbone)
     plain = model(x)

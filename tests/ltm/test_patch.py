@@ -12,12 +12,7 @@ from torch import nn
 import ltm
 from ltm.backbones.vit import MergingViT
 
-NETS = {
-    "vit_nano_patch4_32": 32,
-    "swin_nano_patch2_window4_32": 32,
-    "mobilevit_xxs": 64,
-    "efficientvit_b0": 64,
-}
+from .networks import SIZES
 
 
 def trained(name: str, **options: Any) -> tuple[Any, torch.Tensor]:
@@ -25,11 +20,11 @@ def trained(name: str, **options: Any) -> tuple[Any, torch.Tensor]:
     model = timm.create_model(name, num_classes=5, **options)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return model.eval(), torch.randn(2, 3, NETS[name], NETS[name])
+    return model.eval(), torch.randn(2, 3, SIZES[name], SIZES[name])
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", SIZES)
 def test_at_ratio_1_the_same_object_computes_the_same_to_the_bit(name: str, fused: bool) -> None:
     model, x = trained(name)
     for module in model.modules():
@@ -40,7 +35,7 @@ def test_at_ratio_1_the_same_object_computes_the_same_to_the_bit(name: str, fuse
     model.register_forward_hook(lambda *_: called.append(1))
     with torch.no_grad():
         before = model(x)
-        patched = ltm.patch(model, "tome", compression_ratio=1, image_size=NETS[name])
+        patched = ltm.patch(model, "tome", compression_ratio=1, image_size=SIZES[name])
         assert patched is model
         assert torch.equal(model(x), before)
         assert model.plan == {}
@@ -146,11 +141,11 @@ def test_a_budget_is_set_afterwards_and_a_wrong_one_changes_nothing() -> None:
     assert ltm.count(model).gmacs <= 0.01 < 1.05 * ltm.count(model).gmacs
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", SIZES)
 def test_merges_say_what_every_slot_is_made_of(name: str) -> None:
     """Tokens of the image followed through all merges by hand, by what the method is shown."""
     model, x = trained(name)
-    ltm.patch(model, "tome", compression_ratio=0.5, image_size=NETS[name])
+    ltm.patch(model, "tome", compression_ratio=0.5, image_size=SIZES[name])
     found = ltm.merges(model, x)
     assert [one.site.name for one in found] == list(model.sites)
     for one in found:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ltm
+from ltm.checkpoints import classifiers
 from ltm.views import analysis as measures
 from ltm_platform.data.decode import decode_rgb, pixel_rule
 from ltm_platform.errors import UserError
@@ -161,7 +162,8 @@ class _Collected:
             return
         images = to_input(pictures, self.stored.pixels)
         model = self.stored.model.to(self.device)
-        at_classifier = model.get_classifier().register_forward_pre_hook(
+        classifier = next(iter(classifiers(model).values()))
+        at_classifier = classifier.register_forward_pre_hook(
             lambda _, given: self.features.append(given[0].float().flatten(1).cpu())
         )
         try:

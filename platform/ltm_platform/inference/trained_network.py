@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 import ltm
+from ltm.checkpoints import classifiers
 from ltm_platform.data.sources import find_source, reach_store
 from ltm_platform.errors import UserError
 from ltm_platform.interrupts import interrupts_held
@@ -83,8 +83,7 @@ def _count_classes(job: JobSpec, file: Path) -> int:
     """
     with torch.device("meta"):
         model = create_model(job, 2, method="none")
-    classifier: nn.Module = model.get_classifier()
-    name = next(name for name, module in model.named_modules() if module is classifier)
+    name = next(iter(classifiers(model)))
     try:
         with interrupts_held(), safe_open(str(file), framework="pt") as weights:
             return int(weights.get_slice(f"{name}.weight").get_shape()[0])

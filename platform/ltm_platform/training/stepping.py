@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import ltm
+from ltm.checkpoints import classifiers
 from ltm_platform.compat.deepspeed_engine import clear_gradients, wrapped_optimizer
 from ltm_platform.compat.torch import after_gradients
 from ltm_platform.training.engine.compiled import COMPILED_RATIOS
@@ -41,8 +42,9 @@ class Stepper:
         self._steps = components.train_loader.steps(job.recipe.epochs)
         self._plan = self._model.plan if job.model.elastic else None
         self.steps_done = 0
-        # At ZeRO 3 a rank has a slice of the classifier.
-        self._measures_ib = job.recipe.ib.weight > 0 and job.engine.zero_stage < 3
+        # At ZeRO 3 a rank has a slice of the classifier; of two, each has a feature of its own.
+        one_whole = job.engine.zero_stage < 3 and len(classifiers(self._model)) == 1
+        self._measures_ib = job.recipe.ib.weight > 0 and one_whole
         self._ib_ratio: Tensor | None = None
         self.clock = stage_clock(self._engine.device, components.train_loader.spent)
         # A single rank waits for nobody.
@@ -128,16 +130,14 @@ class Stepper:
     def _new_parts(self) -> Tensor:
         return torch.zeros(len(self._components.objective.parts), device=self._engine.device)
 
-    def _loss(
-        self, batch: TrainingBatch, epoch: int, *, ends_epoch: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: TrainingBatch, epoch: int, *, ends_epoch: bool) -> tuple[Tensor, Tensor]:
         """The loss of one micro-batch on the device, and its parts as `Objective` gives them."""
         its = self._components
         images, labels = its.to_network(batch.images, batch.changes), batch.labels
         images, labels = its.mixer(images, labels, self.steps_done, epoch)
         logits, features, *further = self._engine(images)
         if ends_epoch and self._measures_ib:
-            head = self._model.get_classifier()
+            (head,) = classifiers(self._model).values()
             self._ib_ratio = its.objective.ib_gradient_ratio(head, features, labels, images)
         return its.objective(images, labels, logits, features, epoch, *further)
 

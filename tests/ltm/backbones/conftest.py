@@ -1,4 +1,4 @@
-"""The smallest network of every family, and their image sizes."""
+"""Small networks of the families, and batches for them."""
 
 from typing import Any
 
@@ -7,12 +7,7 @@ import torch
 import ltm
 from ltm.backbones import find_backbone
 
-SMALL = {
-    "mobilevit_xxs": 64,
-    "efficientvit_b0": 64,
-    "swin_nano_patch2_window4_32": 32,
-    "vit_nano_patch4_32": 32,
-}
+from ..networks import SIZES
 
 
 def images(size: int, n: int = 2) -> torch.Tensor:
@@ -23,7 +18,7 @@ def images(size: int, n: int = 2) -> torch.Tensor:
 def create(backbone: str, method: str = "ltm", **options: Any) -> Any:
     torch.manual_seed(0)
     return ltm.create_model(
-        backbone, method, image_size=SMALL[backbone], num_classes=5, **options
+        backbone, method, image_size=SIZES[backbone], num_classes=5, **options
     ).eval()
 
 
@@ -31,7 +26,7 @@ def with_method(backbone: str, factory: Any, plan: Any, *, size: int = 0, **opti
     """A network in evaluation mode with a method that stands in no registry."""
     torch.manual_seed(0)
     name, family = find_backbone(backbone)
-    side = size or SMALL[backbone]
+    side = size or SIZES[backbone]
     base = family.build(name, (side, side), num_classes=5, **options)
     model: Any = family.from_timm(base)
     model.timm_name, model.image_size = name, (side, side)

@@ -16,8 +16,9 @@ from ltm.merge import Assigned
 
 from ...marks import fast_only
 from ..declared import assert_declared
+from ..networks import SIZES
 from . import toys
-from .conftest import SMALL, images, with_method
+from .conftest import images, with_method
 from .nets import classy, pooled
 
 
@@ -257,7 +258,7 @@ def test_slots_may_be_transformed_tokens() -> None:
     ],
 )
 def test_every_family_merges_at_an_input(backbone: str, plan: Any) -> None:
-    model, x = with_method(backbone, toys.PairsOnInput, plan), images(SMALL[backbone])
+    model, x = with_method(backbone, toys.PairsOnInput, plan), images(SIZES[backbone])
     model.train()(x).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

@@ -11,7 +11,8 @@ import torch
 import ltm
 from ltm.errors import FieldError
 
-from .conftest import SMALL, create, images
+from ..networks import SIZES
+from .conftest import create, images
 
 VIT, SWIN, MOBILE = "vit_nano_patch4_32", "swin_nano_patch2_window4_32", "mobilevit_xxs"
 
@@ -22,9 +23,9 @@ VIT, SWIN, MOBILE = "vit_nano_patch4_32", "swin_nano_patch2_window4_32", "mobile
 )
 def test_at_ratio_1_the_result_is_timms(backbone: str, options: dict[str, Any]) -> None:
     model = create(backbone, compression_ratio=1)
-    base: Any = timm.create_model(backbone, num_classes=5, img_size=SMALL[backbone])
+    base: Any = timm.create_model(backbone, num_classes=5, img_size=SIZES[backbone])
     base.load_state_dict(model.state_dict(), strict=False)
-    size = (2 * SMALL[backbone], SMALL[backbone])
+    size = (2 * SIZES[backbone], SIZES[backbone])
     # timm's own windows would grow with the image
     keep = {"window_size": 4} if backbone == SWIN else {}
     base.set_input_size(size, **keep | options)
@@ -69,7 +70,7 @@ def test_a_size_that_does_not_go_changes_nothing(
     says: str,
 ) -> None:
     model = create(backbone, **options)
-    side = SMALL[backbone]
+    side = SIZES[backbone]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     parameters, sites = list(model.parameters()), dict(model.sites)
     with torch.no_grad():

@@ -11,18 +11,13 @@ from ltm.backbones import find_backbone
 from ltm.methods import grids
 
 from ..declared import assert_declared
+from ..networks import SIZES
 
 if TYPE_CHECKING:
     from ltm.interfaces import SiteInput
     from ltm.merge import Merge
 
 TOKEN_METHODS = ltm.list_token_methods()
-NETS = {
-    "vit_nano_patch4_32": 32,
-    "swin_nano_patch2_window4_32": 32,
-    "mobilevit_xxs": 64,
-    "efficientvit_b0": 64,
-}
 # merged tokens that are means weighted by size, and nothing else
 MEANS = ["tome", "pitome", "dtem"]
 
@@ -41,12 +36,12 @@ def pairs(backbones: Iterable[str], *, refused: bool = False) -> list[Any]:
     ]
 
 
-taken = pytest.mark.parametrize(("backbone", "method"), pairs(NETS))
+taken = pytest.mark.parametrize(("backbone", "method"), pairs(SIZES))
 
 
 def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
-    size = NETS[backbone]
+    size = SIZES[backbone]
     model = ltm.create_model(
         backbone, method, compression_ratio=ratio, image_size=size, num_classes=5
     )
@@ -104,7 +99,7 @@ def test_what_is_computed_again_has_the_same_gradients(backbone: str, method: st
 @taken
 def test_ratio_1_is_the_base_model(backbone: str, method: str) -> None:
     model, x = create(backbone, method, 1.0)
-    base = ltm.create_model(backbone, "none", image_size=NETS[backbone], num_classes=5)
+    base = ltm.create_model(backbone, "none", image_size=SIZES[backbone], num_classes=5)
     base.load_state_dict({k: v for k, v in model.state_dict().items() if k in base.state_dict()})
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), base.eval()(x), atol=1e-5, rtol=1e-4)
@@ -127,7 +122,7 @@ def test_merges_are_what_they_say_they_are(backbone: str, method: str) -> None:
             assert merge.present is None
 
 
-@pytest.mark.parametrize(("backbone", "method"), pairs(NETS, refused=True))
+@pytest.mark.parametrize(("backbone", "method"), pairs(SIZES, refused=True))
 def test_what_keeps_no_grid_is_refused_with_the_reason(backbone: str, method: str) -> None:
     with pytest.raises(ltm.FieldError, match=r"keeps no grid: .{20}") as caught:
         create(backbone, method)
@@ -173,7 +168,7 @@ def test_a_token_that_stands_for_two_is_attended_as_two() -> None:
         lambda _m, args, merge: carried.append(merge.sizes(args[0].mass))
     )
     for block in model.blocks:
-        block.attn.register_forward_pre_hook(lambda _m, args: known.append(args[-1]))
+        block.attn.register_forward_pre_hook(lambda _m, args: known.append(args[6]))
     with torch.no_grad():
         model(x)
     assert known[0] is None

@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 @click.option(
     "--methods", is_flag=True, help="Which method runs on which family, and whether as published."
 )
-def command(methods: bool) -> None:
+@click.option(
+    "--backbones", is_flag=True, help="One backbone of every kind, and what LTM's plan costs there."
+)
+def command(methods: bool, backbones: bool) -> None:
     """Print parameters and GMACs of every published network, ours beside the paper's.
 
     \b
     Example:
       ltm-platform models
       ltm-platform models --methods
+      ltm-platform models --backbones
     """
     if methods:
         _print_methods()
-    else:
+    if backbones:
+        _print_backbones()
+    if not (methods or backbones):
         _print_networks()
 
 
@@ -47,6 +53,25 @@ def _print_methods() -> None:
         why = next((one.why for one in row if one.rule == "refused"), None)
         if why:
             results().print(f"{row[0].method}: {why}", highlight=False)
+
+
+def _print_backbones() -> None:
+    import ltm
+    from ltm.catalogue.kinds import kinds
+    from ltm_platform.cli.screen.console import plain_table, results
+
+    table = plain_table(
+        *("kind", "for example", "pixels", "params M", "GMACs", "with ltm"),
+        caption=f"{len(ltm.list_backbones())} backbones of timm can merge; "
+        "ltm.list_backbones() names all of them.",
+        texts=2,
+    )
+    for kind in kinds():
+        table.add_row(
+            *(kind.name, kind.backbone, str(kind.image_size)),
+            *(f"{x:.2f}" for x in (kind.base.params_m, kind.base.gmacs, kind.merged.gmacs)),
+        )
+    results().print(table)
 
 
 def _print_networks() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ltm_platform.models import outcome
 from ltm_platform.training.engine.sync_bn import BATCH_NORMS
 
 
@@ -47,13 +48,8 @@ class Classifier(nn.Module):
         again: tuple[Tensor, ...] = ()
         if self.removed_again is not None and self.training:
             with self.model.reduced_by(self.removed_again):
-                again = self._outcome(self.model.forward_features(images))
-        return *self._outcome(tokens), *kept, *again
-
-    def _outcome(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and pooled feature."""
-        feature = self.model.forward_head(tokens, pre_logits=True)
-        return self.model.get_classifier()(feature), feature
+                again = outcome(self.model, self.model.forward_features(images))
+        return *outcome(self.model, tokens), *kept, *again
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but a batch norm whose weights are frozen keeps its statistics, too."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ltm.errors import FieldError
 from ltm.interfaces import compressible
 from ltm.modes import evaluating
-from ltm_platform.models import Pixels, input_pixels, method_of
+from ltm_platform.models import Pixels, input_pixels, method_of, outcome
 
 _TOKENS = "recipe.distill.tokens"
 _FEATURES = "recipe.distill.features"
@@ -51,8 +51,7 @@ class Teacher(nn.Module):
         network: Any = self.model
         with self._lowered(images):
             tokens = network.forward_features(images * self.scale + self.shift)
-            feature = network.forward_head(tokens, pre_logits=True)
-            logits = network.get_classifier()(feature)
+            logits, feature = outcome(network, tokens)
         return logits.float(), feature.float(), tokens.float()
 
     @property

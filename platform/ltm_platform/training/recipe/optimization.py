@@ -246,7 +246,6 @@ class Objective:
         parts = (loss, cross_entropy, bound, *more)
         return loss, torch.stack([part.detach() for part in parts])
 
-
     def ib_gradient_ratio(
         self, classifier: nn.Module, features: Tensor, labels: Tensor, images: Tensor
     ) -> Tensor:
