@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ltm.backbones._proportional import proportional_attention
+from ltm.backbones._transformer.proportional import proportional_attention
 from ltm_platform.models import create_model
 from ltm_platform.training.engine.build import build_engine, deepspeed_config
 from ltm_platform.training.engine.device import set_up

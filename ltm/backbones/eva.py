@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.adopt import adopt
-from ltm.backbones._attention import HeadsPart, Observed, columns_of, split_heads
-from ltm.backbones._block import MergesTokens
 from ltm.backbones._plain import PlainModel, check_patches
 from ltm.backbones._registry import register_family
 from ltm.backbones._rotary import Rotary
+from ltm.backbones._transformer.attention import HeadsPart, Observed, columns_of, split_heads
+from ltm.backbones._transformer.block import MergesTokens
 from ltm.errors import FieldError
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltm.adopt import adopt
-from ltm.backbones._block import adopt_block
 from ltm.backbones._merging import Look, Merging, Seen
 from ltm.backbones._registry import register_family
 from ltm.backbones._staged import StagedModel, halved
+from ltm.backbones._transformer.block import adopt_block
 from ltm.errors import FieldError
 from ltm.interfaces import Evidence, Grid, Plan, Site
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ltm._compat import embedded_patches
 from ltm.adopt import adopt
-from ltm.backbones._block import adopt_block
 from ltm.backbones._plain import PlainModel, check_patches
 from ltm.backbones._registry import register_family, small_cfg
+from ltm.backbones._transformer.block import adopt_block
 from ltm.errors import FieldError
 from ltm.plan import DEFAULT_RATIO
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ltm.backbones import own_size
 from ltm.catalogue.published import cost_of
-from ltm.flops import Count
+
+if TYPE_CHECKING:
+    from ltm.flops import Count
+
 
 KINDS = {
     "ViT, DeiT, AugReg": "vit_small_patch16_224",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import ltm
-from ltm.backbones._proportional import (
+from ltm.backbones._transformer.proportional import (
     appending_is_faster,
     channels_appended,
     proportional_attention,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.backbones._merging import Look, Seen
-from ltm.backbones._proportional import proportional_attention
+from ltm.backbones._transformer.proportional import proportional_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

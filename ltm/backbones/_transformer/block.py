@@ -14,8 +14,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ltm.adopt import adopt
-from ltm.backbones._attention import ObservedAttention, PartLinear
 from ltm.backbones._merging import KeyBias, Look
+from ltm.backbones._transformer.attention import ObservedAttention, PartLinear
 from ltm.errors import FieldError
 
 if TYPE_CHECKING:

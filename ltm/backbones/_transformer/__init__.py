@@ -1,0 +1,1 @@
+"""Blocks of transformers that methods look into, and in which tokens merge."""
