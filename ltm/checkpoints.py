@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _SHOWN = 5  # keys in a sentence
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+METHOD_WEIGHTS = "method.safetensors"
+"""In a folder of weights: those of the method."""
+CONFIG = "config.json"
+"""In a folder of weights: timm's description of the network."""
 
 
 def load_checkpoint(
@@ -30,7 +36,9 @@ def load_checkpoint(
     strict: bool = True,
     prefix: str = "",
 ) -> bool:
-    """Load weights from a local file (safetensors, or torch with weights_only).
+    """Load weights from a local file (safetensors, or torch with weights_only), or from a folder as
+    timm and Hugging Face have them: `model.safetensors` or `pytorch_model.bin`, those of a method
+    beside them in `method.safetensors`, and `config.json`, whose architecture has to be this one.
 
     Those of the method may be absent: then it starts as it was. Position embeddings of another
     image size are interpolated as timm does. A model from which heads and units may leave takes the
@@ -44,6 +52,8 @@ def load_checkpoint(
 
     Returns whether the model's own classifier stayed.
     """
+    if Path(path).is_dir():
+        _check_architecture(model, Path(path))
     loaded = _without_prefix(_read(path), prefix, path)
     compression = compressible(model)
     compression.before_load(loaded)
@@ -69,7 +79,10 @@ def load_checkpoint(
 
 
 def _read(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a file by name. FieldError for a file that is none, or not one of weights."""
+    """The tensors of a file by name, or those in a folder. FieldError for a file that is none, or
+    not one of weights."""
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        return _read_folder(Path(path))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         problem = f"is {str(path)!r}, which is not a file"
         raise FieldError("checkpoint", str(path), problem=problem)
@@ -83,6 +96,31 @@ def _read(path: str | Path) -> Mapping[str, Tensor]:
             problem = f"is {str(path)!r}, whose {quoted(key)} is no tensor"
             raise FieldError("checkpoint", str(path), problem=problem)
     return loaded
+
+
+def _read_folder(folder: Path) -> Mapping[str, Tensor]:
+    files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    if not files:
+        problem = f"is the folder {str(folder)!r}, without {' and '.join(_WEIGHTS)}"
+        raise FieldError("checkpoint", str(folder), problem=problem)
+    of_method = folder / METHOD_WEIGHTS
+    return {**_read(files[0]), **(_read(of_method) if of_method.is_file() else {})}
+
+
+def _check_architecture(model: Any, folder: Path) -> None:
+    """FieldError where a folder says that it is of another network."""
+    config = folder / CONFIG
+    if not config.is_file():
+        return
+    try:
+        said = json.loads(config.read_text()).get("architecture")
+    except (ValueError, AttributeError) as error:
+        problem = f"is {str(folder)!r}, whose {CONFIG} cannot be read: {first_line(error)}"
+        raise FieldError("checkpoint", str(folder), problem=problem) from None
+    own = getattr(model, "timm_name", None) or (model.pretrained_cfg or {}).get("architecture")
+    if isinstance(said, str) and isinstance(own, str) and said != own.partition(".")[0]:
+        problem = f"is {str(folder)!r} with weights of {quoted(said)}, but the network is {own}"
+        raise FieldError("checkpoint", str(folder), problem=problem)
 
 
 def _without_prefix(

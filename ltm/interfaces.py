@@ -43,6 +43,9 @@ Evidence = Literal[
 
 NOTHING: frozenset[Evidence] = frozenset()
 
+OF_METHOD = "method."
+"""How the names of a method's weights begin in the state dict of a network."""
+
 
 class SiteKind(NamedTuple):
     """What sites have in common: channels of a token, and whether a grid must stay.

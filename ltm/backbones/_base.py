@@ -15,7 +15,7 @@ from ltm.backbones._merging import Merging
 from ltm.budget import fit_budget
 from ltm.errors import FieldError, first_line
 from ltm.flops import channels_of
-from ltm.interfaces import NOTHING, Compressible, Evidence, Grid, Kept, Plan, SiteKind
+from ltm.interfaces import NOTHING, OF_METHOD, Compressible, Evidence, Grid, Kept, Plan, SiteKind
 from ltm.modes import unchanged_on_error
 from ltm.plan import DEFAULT_RATIO, SCHEDULES, Removals, check_names, removals
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ltm.interfaces import Method, Site, Spread
 
 Wish = float | Plan | Removals | None
-
-_OF_METHOD = "method."  # in a state dict
 
 
 class MergingModel(Compressible):
@@ -276,8 +274,8 @@ class MergingModel(Compressible):
         return least_ratio(self)
 
     def before_load(self, state: Mapping[str, Tensor]) -> None:
-        own = {key: x for key, x in state.items() if key.startswith(_OF_METHOD)}
-        self.method.check_weights({key.removeprefix(_OF_METHOD): x for key, x in own.items()})
+        own = {key: x for key, x in state.items() if key.startswith(OF_METHOD)}
+        self.method.check_weights({key.removeprefix(OF_METHOD): x for key, x in own.items()})
         plan = self.method.learned_plan(state)
         if plan is not None:
             self._asked = (self._wish,)

@@ -138,8 +138,9 @@ def _small_vit(variant: str, pretrained: bool, **options: Any) -> Any:
         "embed_layer": ConvPatchEmbed,
     }
     model = build_model_with_cfg(VisionTransformer, variant, pretrained, **{**small, **options})
-    # timm's 0.02 hides where a patch is: on a small data set, attention takes epochs to find out
-    nn.init.normal_(model.pos_embed, std=0.5)
+    if not pretrained:
+        # timm's 0.02 hides where a patch is: on few images attention takes epochs to find out
+        nn.init.normal_(model.pos_embed, std=0.5)
     return model
 
 

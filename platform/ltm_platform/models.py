@@ -12,7 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 import ltm
-from ltm.checkpoints import load_checkpoint
+from ltm.checkpoints import CONFIG, load_checkpoint
 from ltm.errors import FieldError, first_line
 from ltm.flops import image_size_of
 from ltm.interfaces import compressible
@@ -225,6 +225,8 @@ def _load(model: nn.Module, path: Path, *, new_classifier: bool = False) -> bool
 
 def _checked_weights(folder: Path) -> Path:
     """The weights in a checkpoint's folder, unchanged since they were written."""
+    if (folder / CONFIG).is_file() and not (folder / WEIGHTS_FILE).is_file():
+        return folder
     if (folder / WEIGHTS_FILE).is_file():
         try:
             unchecked = check_weights(folder, only=(WEIGHTS_FILE, JOB_FILE))
@@ -232,6 +234,8 @@ def _checked_weights(folder: Path) -> Path:
             raise FieldError(
                 "checkpoint", str(folder), problem=f"cannot be used: {error}"
             ) from None
+        if unchecked and (folder / CONFIG).is_file():
+            return folder  # as timm and Hugging Face have them
         if unchecked:
             _log.warning("%s", unchecked)
     return folder / WEIGHTS_FILE

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from timm.models import swin_transformer, vision_transformer
 
@@ -190,3 +191,24 @@ def test_checkpoints_load_and_misfits_are_named(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match=r"nose\.weight|norm\.weight"):
         ltm.create_model(TINY, num_classes=5, checkpoint=tmp_path / "odd.pt")
+
+
+def test_a_folder_of_timm_or_hugging_face_loads_where_it_is_of_the_network(tmp_path: Path) -> None:
+    base = ltm.create_model(TINY, "none", num_classes=5)
+    for safe, name in ((True, "safe"), (False, "pickled")):
+        folder = tmp_path / name
+        timm.models.save_for_hf(base, str(folder), safe_serialization=safe)
+        assert (folder / "model.safetensors").exists() == safe
+        model = ltm.create_model(TINY, "ltm", num_classes=5, checkpoint=folder)
+        assert torch.equal(model.head.weight, base.head.weight)
+    other = ltm.create_model("vit_micro_patch4_32", "none", num_classes=5)
+    timm.models.save_for_hf(other, str(tmp_path / "other"), safe_serialization=True)
+    says = r"weights of 'vit_micro_patch4_32', but the network is vit_nano_patch4_32"
+    with pytest.raises(ltm.FieldError, match=says):
+        ltm.create_model(TINY, num_classes=5, checkpoint=tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ltm.FieldError, match=r"without model\.safetensors and pytorch_model\.bin"):
+        ltm.create_model(TINY, checkpoint=tmp_path / "empty")
+    (tmp_path / "safe/config.json").write_text("[]")
+    with pytest.raises(ltm.FieldError, match=r"config\.json cannot be read"):
+        ltm.create_model(TINY, num_classes=5, checkpoint=tmp_path / "safe")

@@ -332,8 +332,8 @@ def export(
     It is read back and compared with the trained one; a file with other outputs is not kept.
 
     Args:
-        form: ``onnx``, ``pt2`` or ``safetensors``.
-        out: the file; ``RUN.FORM`` in the working folder if left out.
+        form: ``onnx``, ``pt2``, ``safetensors``, or ``folder`` for one as timm has them.
+        out: the file, or the new folder; ``RUN.FORM`` in the working folder if left out.
 
     The others are as of `predict`.
 
@@ -345,7 +345,7 @@ def export(
 
     checkpoint = find_checkpoint(str(target), last=last, uri=tracking_uri)
     path = out or Path(f"{Path(target).name}.{form}")
-    check_writable(path, "--out")
+    check_writable(path, "--out", makes_folder=form == "folder")
     from ltm_platform.inference.export import export as write
     from ltm_platform.inference.trained_network import load_network
 

@@ -235,7 +235,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A network as a file."""
+    """A network as a file, or as a folder."""
 
     file: Path
     weights: str

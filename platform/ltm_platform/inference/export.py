@@ -1,4 +1,5 @@
-"""Networks leave Python: ONNX, torch.export and safetensors, each checked before it is kept."""
+"""Networks leave us: ONNX, torch.export, safetensors and timm's folder, each checked before it is
+kept."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors.torch import save
+from timm.models import save_for_hf
 
+from ltm.checkpoints import CONFIG, METHOD_WEIGHTS
 from ltm.errors import first_line
+from ltm.interfaces import OF_METHOD
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.models import create_model, load_weights
 from ltm_platform.storage.files import written_whole
+from ltm_platform.storage.manifest import JOB_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.inference.trained_network import StoredNetwork
 
-Format = Literal["onnx", "pt2", "safetensors"]
+Format = Literal["onnx", "pt2", "safetensors", "folder"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 INPUT, OUTPUT = "images", "logits"
@@ -29,6 +34,8 @@ MAX_BATCH = 1024
 TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest logit."""
 _CHECKED_BATCHES = (1, 3)
+METADATA_FILE = "ltm.json"
+"""In a folder: what files of other formats have as metadata, but for the job."""
 
 Forward = Callable[["Tensor"], "Tensor"]
 
@@ -38,7 +45,9 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
 
     The file is read back and compared with the network on batches of several sizes. ONNX and
     torch.export take any batch of normalised images [B, 3, H, W], safetensors hold the weights for
-    ``ltm.create_model(..., checkpoint=...)``; all of them carry `metadata`.
+    ``ltm.create_model(..., checkpoint=...)``; all of them carry `metadata`. A folder is one of
+    timm's: ``timm.create_model("local-dir:PATH", pretrained=True)`` makes the base network of it,
+    ``ltm.create_model(..., checkpoint=PATH)`` the trained one.
 
     Raises:
         UserError: a package is missing that this format needs.
@@ -49,11 +58,13 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
         "onnx": _write_onnx,
         "pt2": _write_pt2,
         "safetensors": _write_safetensors,
+        "folder": _write_folder,
     }
     read: dict[Format, Callable[[StoredNetwork, Path], Forward]] = {
         "onnx": _read_onnx,
         "pt2": _read_pt2,
         "safetensors": _read_safetensors,
+        "folder": _read_safetensors,
     }
     if form == "onnx":
         _need_onnx()
@@ -74,6 +85,10 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
 
 def metadata(network: StoredNetwork) -> dict[str, str]:
     """What a user of the file must know: its input, its classes, and how it was trained."""
+    return _figures(network) | {"ltm.job": network.job.to_yaml()}
+
+
+def _figures(network: StoredNetwork) -> dict[str, str]:
     pixels = network.pixels
     values = {
         "ltm.image_size": pixels.size,
@@ -85,9 +100,7 @@ def metadata(network: StoredNetwork) -> dict[str, str]:
         "ltm.plan": getattr(network.model, "plan", {}),
         "ltm.weights": network.weights,
     }
-    return {key: json.dumps(value) for key, value in values.items()} | {
-        "ltm.job": network.job.to_yaml()
-    }
+    return {key: json.dumps(value) for key, value in values.items()}
 
 
 def _images(network: StoredNetwork, batch: int) -> Tensor:
@@ -146,6 +159,24 @@ def _write_safetensors(network: StoredNetwork, path: Path) -> None:
     weights = {key: tensor.contiguous() for key, tensor in network.model.state_dict().items()}
     # save_file would make a file that no other user can read
     path.write_bytes(save(weights, metadata={"format": "pt", **metadata(network)}))
+
+
+def _write_folder(network: StoredNetwork, path: Path) -> None:
+    base = create_model(network.job, len(network.classes), method="none")
+    weights = {key: tensor.contiguous() for key, tensor in network.model.state_dict().items()}
+    own = {key for key in weights if key.startswith(OF_METHOD)}
+    base.load_state_dict({key: tensor for key, tensor in weights.items() if key not in own})
+    config = {"label_names": list(network.classes)}
+    data = {"mean": network.pixels.mean, "std": network.pixels.std}
+    save_for_hf(base, str(path), config, safe_serialization=True, data_config=data)
+    if own:
+        of_method = {key: weights[key] for key in own}
+        (path / METHOD_WEIGHTS).write_bytes(save(of_method, metadata={"format": "pt"}))
+    known = {key: json.loads(value) for key, value in _figures(network).items()}
+    (path / METADATA_FILE).write_text(json.dumps(known, indent=2))
+    (path / JOB_FILE).write_text(network.job.to_yaml())
+    for file in path.iterdir():  # safetensors makes one that no other user can read
+        file.chmod((path / CONFIG).stat().st_mode)
 
 
 def _read_safetensors(network: StoredNetwork, path: Path) -> Forward:

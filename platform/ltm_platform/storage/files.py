@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,9 +29,13 @@ PICTURE_FILE = "pareto.png"
 """In the folder of a sweep: its trade-offs."""
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raises: UserError: the file that ``option`` names cannot be written; nothing is."""
+def check_writable(path: Path, option: str, *, makes_folder: bool = False) -> None:
+    """Raises: UserError: the file, or new folder, that ``option`` names cannot be written; nothing
+    is.
+    """
     folder = path.absolute().parent
+    if makes_folder and path.exists():
+        raise UserError(f"{option} is {str(path)!r}, which is there already: name a new folder")
     if path.is_dir():
         raise UserError(f"{option} is {str(path)!r}, which is a folder: name a file in it")
     if not folder.is_dir():
@@ -41,7 +46,8 @@ def check_writable(path: Path, option: str) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file to write beside ``path``, with the same ending, which takes its place at the end.
+    """A file, or folder, to write beside ``path``, with the same ending, which takes its place at
+    the end.
 
     An error in the block leaves what was at ``path`` as it was.
     """
@@ -50,7 +56,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
 
 
 def save_figure(figure: Figure, to: Path | IO[bytes], **options: Any) -> None:
@@ -63,4 +69,11 @@ def remove_parts(folder: Path, below: str = ".") -> None:
     """What processes that were killed left of `written_whole`, in the folders ``below`` this one
     that match; call it where nobody else writes."""
     for part in folder.glob(f"{below}/.*{_PART}*"):
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
         part.unlink(missing_ok=True)

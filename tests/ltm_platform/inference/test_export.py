@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 
@@ -75,6 +76,28 @@ def test_safetensors(network: StoredNetwork, images: torch.Tensor, tmp_path: Pat
         "vit_nano_patch4_32", plan=json.loads(metadata["ltm.plan"]), num_classes=10, checkpoint=path
     )
     torch.testing.assert_close(model.eval()(images), expected(network, images))
+
+
+def test_a_folder_is_timms_for_the_base_and_ours_with_the_method(
+    network: StoredNetwork, images: torch.Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "net"
+    assert export.export(network, "folder", path) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["net"]
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+    known = json.loads((path / "ltm.json").read_text())
+    assert known["ltm.classes"] == [str(digit) for digit in range(10)]
+    with torch.no_grad():
+        base = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+        assert [*base.pretrained_cfg["label_names"]] == known["ltm.classes"]
+        model = ltm.create_model(
+            "vit_nano_patch4_32", plan=known["ltm.plan"], num_classes=10, checkpoint=path
+        )
+        torch.testing.assert_close(model.eval()(images), expected(network, images))
+        model.set_compression(1.0)
+        torch.testing.assert_close(base(images), model(images))
+    for name, tensor in network.model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
 
 
 def test_a_network_without_merging(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

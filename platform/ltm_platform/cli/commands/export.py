@@ -1,15 +1,16 @@
-"""``ltm-platform export``: a trained network as a file for other programs."""
+"""``ltm-platform export``: a trained network as a file, or a folder, for other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 
 from ltm_platform.cli import options
 
-FORMATS: tuple[Literal["onnx", "pt2", "safetensors"], ...] = ("onnx", "pt2", "safetensors")
+Form = Literal["onnx", "pt2", "safetensors", "folder"]
+FORMATS: tuple[Form, ...] = get_args(Form)
 
 
 @click.command("export")
@@ -39,7 +40,8 @@ def command(
     """Write the network of a run, or of a checkpoint's folder, for any batch of images.
 
     It is read back and compared with the trained one; what does not compute the same is not kept.
-    Image size, normalisation, classes and the job are in the file's metadata.
+    Image size, normalisation, classes and the job are in the file's metadata. A folder is one that
+    timm and Hugging Face know, with config.json and model.safetensors.
 
     \b
     Example:
@@ -61,8 +63,10 @@ def command(
             printed=printed,
         )
     size = made.image_size
+    files = made.file.iterdir() if made.file.is_dir() else [made.file]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
     click.echo(
-        f"{locations.shown(made.file)}: {made.file.stat().st_size / 1e6:.1f} MB, {made.weights}, "
+        f"{locations.shown(made.file)}: {megabytes:.1f} MB, {made.weights}, "
         f"images [B, 3, {size}, {size}] -> logits [B, {made.classes}], "
         f"equal to the trained network within {made.difference:.1g} of its largest logit"
     )
