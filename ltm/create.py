@@ -16,7 +16,13 @@ from ltm.checkpoints import load_checkpoint
 from ltm.errors import FieldError, first_line, quoted
 from ltm.flops import image_size_of, unwrapped
 from ltm.interfaces import compressible
-from ltm.methods import build_method, check_method, list_options, reduces
+from ltm.methods import (
+    build_method,
+    check_method,
+    list_options,
+    reduces,
+    untrained_options,
+)
 from ltm.modes import unchanged_on_error
 from ltm.plan import check_ratio
 from ltm.structure import as_fast, prunable, smaller
@@ -132,8 +138,9 @@ def patch(
     wrapped (DDP, torch.compile).
 
     model: timm's, of a family that `list_backbones` lists, whoever made and trained it.
-    method, compression_ratio, plan, target_gmacs, method_options: as in `create_model`, but that
-        `pool_by_size` is None by default: this head has learned the mean of all tokens.
+    method, compression_ratio, plan, target_gmacs, method_options: as in `create_model`, but for
+        defaults that suit a network which is trained: `pool_by_size` is None, for the head has
+        learned the mean of all tokens, and `start` of `ltm` is "alike".
     image_size: pixels of the images that are to come, where they are not those that the model was
         built for.
 
@@ -147,8 +154,7 @@ def patch(
         problem = f"is a {type(model).__name__}"
         raise FieldError("model", type(model).__name__, "timm's model itself", problem)
     family = find_family(model)
-    if reduces(method) == "tokens":
-        method_options = {"pool_by_size": None, **method_options}
+    method_options = untrained_options(method) | method_options
     with unchanged_on_error(model):
         size = None if image_size is None else check_image_size(image_size)
         return merged(_name_of(model), family, model, method, wishes, method_options, size)

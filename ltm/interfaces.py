@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, is_dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -132,6 +133,9 @@ class Hooks(nn.Module):
         what the network computes from step to step, which a compiled network does not see.
     shaped_by_plan: weights have what is kept in their shape: another plan is refused once they
         were used, see `Method.prepare`.
+    ready_untrained: weights of its own at their start choose as well as a method without weights.
+    untrained_options: options, in place of the defaults, for a network that was trained without
+        merging and gets the method as it is.
     """
 
     name: str = ""
@@ -141,6 +145,8 @@ class Hooks(nn.Module):
     scoring_images: int = 0
     whole_weights: bool = False
     shaped_by_plan: bool = False
+    ready_untrained: bool = False
+    untrained_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy; what a forward pass in training left behind for the loss is without its graph."""

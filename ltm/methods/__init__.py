@@ -42,6 +42,7 @@ from ltm.methods._registry import (
     list_token_methods,
     reduces,
     register_method,
+    untrained_options,
 )
 
 __all__ = [
@@ -82,4 +83,5 @@ __all__ = [
     "tome",
     "topk",
     "uniform",
+    "untrained_options",
 ]

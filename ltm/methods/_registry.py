@@ -82,6 +82,13 @@ def list_options(name: str) -> list[str]:
     return [*own, *_OF_ALL] if reduces(name) == "tokens" else own
 
 
+def untrained_options(name: str) -> dict[str, Any]:
+    """The options, in place of the defaults, that suit a network which was trained without merging
+    and on which the method is put as it is."""
+    of_head = {"pool_by_size": None} if reduces(name) == "tokens" else {}
+    return of_head | dict(getattr(_factory(name), "untrained_options", {}))
+
+
 def build_method(name: str, sites: Mapping[str, SiteKind], options: Mapping[str, object]) -> Any:
     """The method of that name. FieldError for a name or an option that it does not have."""
     check_options(name, options)

@@ -11,6 +11,7 @@ Legend: B images, N tokens, P slots, D channels, R rank of the mask's own space,
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -236,6 +237,7 @@ class LearnableTokenMerging(Method):
     """
 
     grids = "published"
+    untrained_options = MappingProxyType({"start": "alike"})
 
     def __init__(
         self,
@@ -249,7 +251,9 @@ class LearnableTokenMerging(Method):
         if start not in STARTS:
             raise FieldError("options.start", start, choices=list(STARTS))
         alike = start == "alike"
-        if alike and not all(kind.needs_grid for kind in sites.values()):
+        on_grids = all(kind.needs_grid for kind in sites.values())
+        self.ready_untrained = alike or on_grids
+        if alike and not on_grids:
             self.wants = frozenset({"keys"})
         self.masks = nn.ModuleDict()
         for dim, needs_grid in sorted({(kind.dim, kind.needs_grid) for kind in sites.values()}):

@@ -106,7 +106,7 @@ def prepare(
 def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
     import torch
 
-    from ltm.methods import check_method, reduces
+    from ltm.methods import check_method, reduces, untrained_options
     from ltm_platform.models import create_model
 
     if job.model.method != "none":
@@ -121,13 +121,12 @@ def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
     if method != "none" and reduces(method) == "size":
         raise UserError(f"--method {method} is another network, which only training gives weights")
     job = job.replace("model.method", method)
+    job = job.replace("model.options", untrained_options(method))
     with torch.device("meta"):
         model = create_model(job, num_classes=2)
-    if any(name.startswith("method.") for name, _ in model.named_parameters()):
+    learns = any(name.startswith("method.") for name, _ in model.named_parameters())
+    if learns and not model.method.ready_untrained:
         raise UserError(f"--method {method} has weights of its own, which only training gives")
-    if getattr(model, "averages_tokens", False) and model.method.proportional:
-        # the head has learned the mean of all tokens
-        job = job.replace("model.options", {**job.model.options, "pool_by_size": True})
     return job
 
 

@@ -19,7 +19,7 @@ from ltm_platform.inference.trained_network import StoredNetwork, load_network
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .conftest import MakeCheckpoint
+    from ..conftest import MakeCheckpoint
 
 
 @pytest.fixture(scope="module")

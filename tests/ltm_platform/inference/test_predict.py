@@ -21,7 +21,7 @@ from ltm_platform.inference.predict import (
 from ltm_platform.inference.trained_network import StoredNetwork, load_network
 
 if TYPE_CHECKING:
-    from .conftest import MakeCheckpoint
+    from ..conftest import MakeCheckpoint
 
 
 @pytest.fixture(scope="module")

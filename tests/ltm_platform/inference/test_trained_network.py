@@ -17,7 +17,7 @@ from ltm_platform.storage.manifest import JOB_FILE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .conftest import MakeCheckpoint
+    from ..conftest import MakeCheckpoint
 
 
 def test_weights_their_average_and_ratios_are_networks_of_their_own(checkpoint: Path) -> None:
