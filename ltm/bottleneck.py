@@ -303,18 +303,19 @@ class StreamingBottleneck(nn.Module):
         for kind, tables in of.items():
             total, centroids = getattr(self, f"{kind}_sum"), getattr(self, f"{kind}_centroids")
             size = total.norm(dim=1)
-            empty = size.masked_fill(~self.seeded, torch.inf).argmin()
-            full = size.argmax()
-            lost = size[empty] < _EMPTY * samples / self.clusters
+            most, full = size.max(0)
+            least, empty = size.masked_fill(~self.seeded, torch.inf).min(0)
+            lost = least < _EMPTY * samples / self.clusters
             due = lost & (samples > self.window / 2) & (empty != full)
             pair = torch.stack([full, empty])
-            beside = F.normalize(centroids[full] + _APART * centroids[empty], dim=0)
-            split = torch.stack([total[full] / 2, beside * size[full] / 2])
-            total.index_copy_(0, pair, torch.where(due, split, total[pair]))
-            moved = torch.stack([centroids[full], beside])
-            centroids.index_copy_(0, pair, torch.where(due, moved, centroids[pair]))
+            sums, places = total.index_select(0, pair), centroids.index_select(0, pair)
+            beside = F.normalize(places[0] + _APART * places[1], dim=0)
+            split = torch.stack([sums[0] / 2, beside * most / 2])
+            total.index_copy_(0, pair, torch.where(due, split, sums))
+            moved = torch.stack([places[0], beside])
+            centroids.index_copy_(0, pair, torch.where(due, moved, places))
             for table in tables:
-                both = table[:, pair]
+                both = table.index_select(1, pair)
                 shared = both.mean(1, keepdim=True).expand_as(both)
                 table.index_copy_(1, pair, torch.where(due, shared, both))
 

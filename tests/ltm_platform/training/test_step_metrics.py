@@ -66,6 +66,7 @@ def whole(epochs: int) -> set[tuple[str, int]]:
     of_time = (f"time/{key}_share" for key in ("read", "decode", "copy", "compute", "exchange"))
     further = ("step_s", "read_ms", "decode_ms", "decode_processes", "validation_s")
     by_epoch = ("val/top1", "val/top5", "val/loss", "val/ema_top1", *of_ib, *of_time)
+    by_epoch += ("train/ib_grad_ratio",)
     by_epoch += (*(f"time/{key}" for key in further), "memory/peak_gib")
     steps = {(key, step) for key in by_step for step in range(1, 12 * epochs + 1)}
     return steps | {(key, 12 * epoch) for key in by_epoch for epoch in range(1, epochs + 1)}

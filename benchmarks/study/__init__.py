@@ -1,0 +1,1 @@
+"""LTM, its rivals and the controls on sets of pictures that come with packages: docs/study.md."""

@@ -1,0 +1,120 @@
+"""Carry out cells, each an MLflow run of the platform, and keep a JSON line of each."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import ltm
+from benchmarks.study.cells import BACKBONE, OFF_THE_SHELF, SIDE, Cell, base, job
+from ltm.methods import untrained_options
+from ltm_platform import api
+from ltm_platform.job import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data sets and results are, and the share of a base's epochs that is trained."""
+
+    home: Path
+    scale: float = 1.0
+
+    @property
+    def results(self) -> Path:
+        return self.home / "study.jsonl"
+
+    def data(self, name: str, part: str) -> str:
+        return "digits" if name == "digits" else str(self.home / "shards" / name / part)
+
+
+def stored(place: Place) -> dict[Cell, dict[str, Any]]:
+    """What was found, by cell; of a cell that was run again the last."""
+    if not place.results.exists():
+        return {}
+    rows = [json.loads(line) for line in place.results.read_text().splitlines()]
+    return {Cell(**row["cell"]): row for row in rows}
+
+
+def carry_out(wanted: Iterable[Cell], place: Place, until: float) -> int:
+    """Run what has not been run, until a time of `time.monotonic`; how many there are left."""
+    found = stored(place)
+    left = [cell for cell in wanted if cell not in found]
+    while left and time.monotonic() < until:
+        cell, start = left.pop(0), time.perf_counter()
+        of_regime = _off_the_shelf if cell.regime == OFF_THE_SHELF else _trained
+        try:
+            row = of_regime(cell, place)
+        except (api.UserError, ltm.FieldError) as refusal:  # a budget out of a schedule's reach
+            row = {"refused": str(refusal)}
+        row = {"cell": asdict(cell), **row, "seconds": round(time.perf_counter() - start, 1)}
+        with place.results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{cell.name:<52}{row.get('test_top1', float('nan')):>8.2f}", flush=True)
+    return len(left)
+
+
+def _trained(cell: Cell, place: Place) -> dict[str, Any]:
+    start = None
+    if cell.regime != "from scratch":
+        start = _best(base(cell.data, cell.seed), place)
+    path = place.data(cell.data, "main")
+    spec = JobSpec.from_dict(job(cell, path, cell.part * base_gmacs(), start, place.scale))
+    run = api.submit(spec, force=True)
+    score = _tested(cell, place, str(run.best.location))
+    weights = str(run.best.location)
+    return {"run": run.name, "weights": weights, "val_top1": run.best.top1, **score}
+
+
+def _off_the_shelf(cell: Cell, place: Place) -> dict[str, Any]:
+    ratio = ratio_for(cell.method, cell.part * base_gmacs())
+    return _tested(cell, place, _best(base(cell.data, cell.seed), place), cell.method, ratio)
+
+
+def _tested(
+    cell: Cell, place: Place, weights: str, method: str | None = None, ratio: float | None = None
+) -> dict[str, Any]:
+    found = api.evaluate(
+        weights,
+        data=place.data(cell.data, "test"),
+        method=method,
+        ratios=() if ratio is None else (ratio,),
+        workers=1,
+    )
+    (score,) = (score for score in found.scores if score.kind == "weights")
+    return {"test_top1": score.top1, "test_images": score.images, "gmacs": score.gmacs}
+
+
+def _best(cell: Cell, place: Place) -> str:
+    """The weights of a run that has ended."""
+    return str(stored(place)[cell]["weights"])
+
+
+@cache
+def base_gmacs() -> float:
+    with torch.device("meta"):
+        return ltm.count(ltm.create_model(BACKBONE, "none", image_size=SIDE)).gmacs
+
+
+@cache
+def ratio_for(method: str, budget: float) -> float:
+    """The compression ratio whose GMACs come closest to a budget from below."""
+    with torch.device("meta"):
+        model = ltm.create_model(
+            BACKBONE,
+            method,
+            image_size=SIDE,
+            target_gmacs=budget,
+            **untrained_options(method),
+        )
+    ratio = model.compression
+    assert isinstance(ratio, float)
+    return ratio
