@@ -57,6 +57,7 @@ SMOKES: Mapping[str, Smoke] = {
     "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
     "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),
     "startup": Smoke(f"--cold --rounds 1 {' '.join(settings(*LEAN))}", r"best +{N} +{N} +{N}"),
+    "study": Smoke("--quick", r"\| fine-tuned \| 0.65 \| `ltm` \| {N} \(1\) \|"),
     "tome": Smoke(
         f"--backbone {SMALL} --r 8 --batch 1 --runs 1 --processes 1", r" 8 +{N} +{N} +{N}"
     ),

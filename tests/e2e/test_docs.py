@@ -119,6 +119,9 @@ RUN_BY = {
     ),
     "ltm-platform doctor": f"{HERE}/cli/test_commands.py::test_doctor_tells_what_to_type",
     "ltm-platform models": f"{E2E}/test_docs.py::test_models_prints_every_published_network",
+    "ltm-platform models --backbones": (
+        f"{E2E}/test_docs.py::test_models_shows_the_backbones_that_people_know"
+    ),
     "ltm-platform models --methods": (
         f"{E2E}/test_docs.py::test_models_says_which_method_runs_where"
     ),
