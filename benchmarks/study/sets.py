@@ -34,6 +34,7 @@ CHARACTERS = digits + ascii_letters
 FONTS, CLIPART = Path("/usr/share/fonts"), Path("/usr/share/openclipart/png")
 LEAST_DRAWINGS = 100
 MOST_DRAWINGS = 400
+MOST_PIXELS = 4_000_000  # a few drawings have 170 million
 MOST_TYPEFACES = 150
 _NO_SUBJECT = ("unsorted", "special")  # folders of clipart
 
@@ -81,9 +82,11 @@ def clipart(folder: Path = CLIPART) -> Iterator[Picture]:
 
 
 def _on_white(file: Path) -> Image.Image | None:
-    """A drawing in a square; None for a file that Pillow cannot read."""
+    """A drawing in a square; None for one that is very large, or that Pillow cannot read."""
     try:
         with Image.open(file) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                return None
             drawing = opened.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
