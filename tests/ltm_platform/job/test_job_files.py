@@ -105,6 +105,24 @@ def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
 
 
 @pytest.mark.slow
+def test_what_its_authors_do_not_train_begins_with_deits_weights() -> None:
+    pitome, cubistmerge = JobSpec.load("pitome_vit_s"), JobSpec.load("cubistmerge_vit_s")
+    for job in (pitome, cubistmerge):
+        assert (job.model.backbone, job.model.pretrained) == ("deit_small_patch16_224", True)
+        assert job.recipe.ib.weight == 0
+    with torch.device("meta"):
+        kept = [
+            create_model(job.replace("model.pretrained", False), num_classes=1000).plan
+            for job in (pitome, cubistmerge)
+        ]
+    tokens = 196
+    for left in kept[0].values():  # 7.5 % less in each of twelve blocks
+        assert left == pytest.approx(0.925 * tokens, abs=1)
+        tokens = left
+    assert len(kept[0]) == 12
+    assert [*kept[1].values()] == [(12, 12)]
+
+
 def test_ltmp_on_vit_s_has_its_own_recipe() -> None:
     job = JobSpec.load("ltmp_vit_s")
     assert (job.recipe.epochs, job.recipe.lr, job.recipe.min_lr) == (1, 5e-3, 0)
