@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import nn
@@ -87,6 +88,12 @@ def add_to_logits(logits: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
 
 class WindowedModel(StagedModel):
     """Mixin for timm's Swin networks, whose blocks are `Windowed`."""
+
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        if image_size is not None:
+            options["img_size"] = image_size
+        return timm.create_model(name, **options)
 
     def window_of(self, i: int) -> Grid:
         """The window that timm built stage i with."""

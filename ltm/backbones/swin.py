@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from timm.models import build_model_with_cfg, register_model
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
@@ -94,12 +93,6 @@ class MergingSwinBlock(Windowed, SwinTransformerBlock):
 )
 class MergingSwin(WindowedModel, SwinTransformer):
     """timm's Swin. Modifications: windows may merge at the entry of a stage."""
-
-    @classmethod
-    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        if image_size is not None:
-            options["img_size"] = image_size
-        return timm.create_model(name, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingSwin:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from timm.models import build_model_with_cfg, register_model
 from timm.models.swin_transformer_v2 import (
@@ -100,12 +99,6 @@ class MergingSwinV2Block(Windowed, SwinTransformerV2Block):
 )
 class MergingSwinV2(WindowedModel, SwinTransformerV2):
     """timm's Swin V2. Modifications: windows may merge at the entry of a stage."""
-
-    @classmethod
-    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        if image_size is not None:
-            options["img_size"] = image_size
-        return timm.create_model(name, **options)
 
     @classmethod
     def from_timm(cls, model: Any) -> MergingSwinV2:
