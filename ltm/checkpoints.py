@@ -52,7 +52,7 @@ def load_checkpoint(
 
     Returns whether the model's own classifier stayed.
     """
-    if Path(path).is_dir():
+    if _is_folder(path):
         _check_architecture(model, Path(path))
     loaded = _without_prefix(_read(path), prefix, path)
     compression = compressible(model)
@@ -81,7 +81,7 @@ def load_checkpoint(
 def _read(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a file by name, or those in a folder. FieldError for a file that is none, or
     not one of weights."""
-    if isinstance(path, str | Path) and Path(path).is_dir():
+    if _is_folder(path):
         return _read_folder(Path(path))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         problem = f"is {str(path)!r}, which is not a file"
@@ -96,6 +96,10 @@ def _read(path: str | Path) -> Mapping[str, Tensor]:
             problem = f"is {str(path)!r}, whose {quoted(key)} is no tensor"
             raise FieldError("checkpoint", str(path), problem=problem)
     return loaded
+
+
+def _is_folder(path: object) -> bool:
+    return isinstance(path, str | Path) and Path(path).is_dir()
 
 
 def _read_folder(folder: Path) -> Mapping[str, Tensor]:
