@@ -88,8 +88,8 @@ def main() -> None:
         with TemporaryDirectory(prefix="ltm-study-") as folder:
             place = Place(Path(folder))
             first = Cell("digits", "fine-tuned", "ltm", 0.65, 0)
-            others = [Cell("digits", OFF_THE_SHELF, name, 0.65, 0) for name in ("ltm", "tome")]
-            run([base("digits", 0), *others, first], place, args.hours)
+            other = Cell("digits", OFF_THE_SHELF, "tome", 0.65, 0)
+            run([base("digits", 0), other, first], place, args.hours)
             show(stored(place))
         return
     place = Place(args.home.absolute())

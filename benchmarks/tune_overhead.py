@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 NAME = "overhead"
 
 
-def run_sweep(home: Path, trials: int, workers: int, epochs: int) -> float:
+def run_sweep(home: Path, trials: int, workers: int, epochs: int, overrides: list[str]) -> float:
     """Seconds since the epoch at which the command was given."""
     environment = os.environ | {
         "LTM_PLATFORM_HOME": str(home),
@@ -36,6 +36,7 @@ def run_sweep(home: Path, trials: int, workers: int, epochs: int) -> float:
     }
     settings = [f"cluster.workers={workers}", f"recipe.epochs={epochs}", "recipe.warmup_epochs=0"]
     settings.append(f"cluster.cpus_per_worker={len(os.sched_getaffinity(0)) / workers}")
+    settings += overrides
     words = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, str(ROOT / "cli.py"), "tune", "--param", "compression_ratio"]
     command += ["--search", "random", "--trials", str(trials), "--name", NAME, *words]
@@ -51,9 +52,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], help="section.key=value, for tune")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        before = run_sweep(Path(folder), args.trials, args.workers, args.epochs)
+        before = run_sweep(Path(folder), args.trials, args.workers, args.epochs, args.set)
         store = f"sqlite:///{folder}/mlflow.db"
         client = MlflowClient(tracking_uri=store)
         print("trial  total s  training s  overhead s")

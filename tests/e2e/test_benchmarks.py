@@ -30,7 +30,7 @@ NUMBER = r"\d[\d.,]*"
 
 SMOKES: Mapping[str, Smoke] = {
     "analysis": Smoke(
-        "--data digits --methods topk ltm --epochs 1 --finetune 1 --images 4", r"digits +topk +{N}"
+        "--data digits --methods topk --epochs 1 --finetune 1 --images 4", r"digits +topk +{N}"
     ),
     "checkpoint": Smoke(f"--backbone {TINY} --batch 4 --saves 1 --steps 1", r"stall +{N} s"),
     "cli_startup": Smoke("--runs 1", r"--help: {N} s"),
@@ -56,7 +56,9 @@ SMOKES: Mapping[str, Smoke] = {
     ),
     "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
     "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),
-    "startup": Smoke(f"--cold --rounds 1 {' '.join(settings(*LEAN))}", r"best +{N} +{N} +{N}"),
+    "startup": Smoke(
+        f"--cold --rounds 1 {' '.join(settings(*LEAN, 'data.subset=0.2'))}", r"best +{N} +{N} +{N}"
+    ),
     "study": Smoke("--quick", r"\| fine-tuned \| 0.65 \| `ltm` \| {N} \(1\) \|"),
     "tome": Smoke(
         f"--backbone {SMALL} --r 8 --batch 1 --runs 1 --processes 1", r" 8 +{N} +{N} +{N}"
@@ -67,7 +69,9 @@ SMOKES: Mapping[str, Smoke] = {
         " --seconds 1",
         r" 1 +{N} +{N} +{N}",
     ),
-    "tune_overhead": Smoke("--trials 2 --epochs 1", r"after the first: {N} s"),
+    "tune_overhead": Smoke(
+        "--trials 2 --epochs 1 --set data.subset=0.2", r"after the first: {N} s"
+    ),
 }
 PARTS = {"first_step": "startup", "timm_loop": "training"}
 """Programs that a benchmark starts."""

@@ -48,7 +48,7 @@ def create(backbone: str, method: str, ratio: float | None = 0.6) -> tuple[Any, 
     return model, torch.randn(3, 3, size, size)
 
 
-@taken
+@pytest.mark.parametrize(("backbone", "method"), pairs(FAST))
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_in_float64_merges_in_float64(backbone: str, method: str, training: bool) -> None:
     model, x = create(backbone, method)
