@@ -31,6 +31,11 @@ SETTINGS: Mapping[str, str] = {
 """
 START_S = 120
 """Seconds for Ray to start in."""
+START_ATTEMPTS = 3
+"""At least: the node manager ends itself where its agent takes more than 15 s to start, as on a
+busy machine, and ``ray.init`` waits for what is gone."""
+STARTED_TEXT = "Ray runtime started"
+"""``ray start`` prints it once the node is there."""
 PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 """Of a driver: how long after the loss of the GCS Ray ends its process, by default 60 s. A run
 needs time to record how it ended."""

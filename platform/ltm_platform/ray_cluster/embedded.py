@@ -10,11 +10,19 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
-from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+)
 
 from ltm_platform.compat.ray_core import (
     EMBEDDED_SETTINGS,
     SETTINGS,
+    START_ATTEMPTS,
     START_S,
     is_startup_timeout,
     session_folder,
@@ -84,14 +92,15 @@ class EmbeddedRay:
             os.environ[VISIBLE_GPUS] = ",".join(self._gpus)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         retrying = Retrying(
-            retry=retry_if_exception(is_startup_timeout), stop=stop_after_delay(START_S)
+            retry=retry_if_exception(is_startup_timeout),
+            stop=stop_all(stop_after_delay(START_S), stop_after_attempt(START_ATTEMPTS)),
         )
         try:
             retrying(self._init)
         except RetryError:
             raise UserError(
-                f"Ray did not start within {START_S} seconds: the machine is too busy, or short of "
-                f"memory"
+                f"Ray did not start, {START_ATTEMPTS} times and for more than {START_S} seconds: "
+                f"the machine is too busy, or short of memory"
             ) from None
         self._session = session_folder()
         remember(self._session)

@@ -21,8 +21,9 @@ from urllib.request import urlopen
 
 import psutil
 from filelock import FileLock
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from ltm_platform.compat.ray_core import LOOPBACK_SETTINGS
+from ltm_platform.compat.ray_core import LOOPBACK_SETTINGS, START_ATTEMPTS, STARTED_TEXT
 from ltm_platform.compat.ray_jobs import VERSION_PATH
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.auth_token import ensure_token
@@ -91,40 +92,55 @@ def start(resources: Resources) -> LocalRay:
             raise UserError(f"Ray is up already on {there.address}")
         for notice in ensure_token():
             _log.warning(notice)
-        environment = ENVIRONMENT | dict(LOOPBACK_SETTINGS) | dict(os.environ)
-        # A short path: Ray's sockets lie below it.
-        folder = tempfile.mkdtemp(prefix="ltm-ray-")
-        port, dashboard = _free_port(), _free_port(DASHBOARD_PORT)
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-        command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
-        command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
-        # Any that is free: another Ray may use the default one, and then no job could start.
-        command += ["--dashboard-agent-listen-port", "0"]
-        command += ["--num-cpus", str(max(1, int(resources.cpus)))]
-        command += ["--num-gpus", str(int(resources.gpus))]
-        command += ["--disable-usage-stats"]
-        log = locations.home() / "ray.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                cwd=folder,
-            )
-        _STARTED.append(process)
-        created = psutil.Process(process.pid).create_time()
-        ray = LocalRay(f"http://{HOST}:{dashboard}", process.pid, created, folder)
-        _record().write_text(json.dumps(asdict(ray)))
-        deadline = time.monotonic() + START_S
-        while not answers(ray.address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                stop(ray)
-                raise UserError(f"Ray did not start: {log} says why")
-            time.sleep(POLL_S)
-        return ray
+        once_more = Retrying(
+            retry=retry_if_exception_type(_EndedError),
+            stop=stop_after_attempt(START_ATTEMPTS),
+            reraise=True,
+        )
+        return once_more(_start, resources)
+
+
+class _EndedError(UserError):
+    """It has ended by itself before it was there."""
+
+
+def _start(resources: Resources) -> LocalRay:
+    environment = ENVIRONMENT | dict(LOOPBACK_SETTINGS) | dict(os.environ)
+    # A short path: Ray's sockets lie below it.
+    folder = tempfile.mkdtemp(prefix="ltm-ray-")
+    port, dashboard = _free_port(), _free_port(DASHBOARD_PORT)
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += ["--node-ip-address", HOST, "--port", str(port), "--temp-dir", folder]
+    command += ["--dashboard-host", HOST, "--dashboard-port", str(dashboard)]
+    # Any that is free: another Ray may use the default one, and then no job could start.
+    command += ["--dashboard-agent-listen-port", "0"]
+    command += ["--num-cpus", str(max(1, int(resources.cpus)))]
+    command += ["--num-gpus", str(int(resources.gpus))]
+    command += ["--disable-usage-stats"]
+    log = locations.home() / "ray.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=folder,
+        )
+    _STARTED.append(process)
+    created = psutil.Process(process.pid).create_time()
+    ray = LocalRay(f"http://{HOST}:{dashboard}", process.pid, created, folder)
+    _record().write_text(json.dumps(asdict(ray)))
+    deadline = time.monotonic() + START_S
+    # The dashboard answers before the node is there, and Ray may still end for want of it.
+    while STARTED_TEXT not in log.read_text() or not answers(ray.address):
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            stop(ray)
+            raise (_EndedError if ended else UserError)(f"Ray did not start: {log} says why")
+        time.sleep(POLL_S)
+    return ray
 
 
 def stop(ray: LocalRay) -> None:

@@ -78,6 +78,13 @@ def test_a_ray_that_did_not_start_says_so() -> None:
     assert not ray_core.is_startup_timeout(Exception("no room on the disk"))
 
 
+def test_a_ray_that_has_started_says_so() -> None:
+    spec = importlib.util.find_spec("ray.scripts.scripts")
+    assert spec
+    assert spec.origin
+    assert f'"{ray_core.STARTED_TEXT}.' in Path(spec.origin).read_text()
+
+
 def test_groups_of_nodes_are_read_off_the_autoscalers_message() -> None:
     assert callable(state.get_cluster_config)
     config = autoscaler_pb2.ClusterConfig()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from ltm_platform.compat.ray_core import START_ATTEMPTS
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import local_ray
 from ltm_platform.ray_cluster.local_ray import LocalRay
@@ -67,6 +68,20 @@ def test_one_that_runs_is_found_and_a_second_one_is_refused(ray: LocalRay) -> No
     assert local_ray.running() == ray
     with pytest.raises(UserError, match=f"up already on {ray.address}"):
         local_ray.start(Resources(cpus=1, gpus=0))
+
+
+def test_one_that_ends_before_it_is_there_is_started_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray does where its node manager waits in vain for its agent."""
+    program = tmp_path / "ray"
+    program.write_text(f"#!/bin/sh\necho started >> {tmp_path}/starts\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(UserError, match=r"Ray did not start: .*ray\.log says why"):
+        local_ray.start(Resources(cpus=1, gpus=0))
+    assert len((tmp_path / "starts").read_text().splitlines()) == START_ATTEMPTS
+    assert not (home / "ray.json").exists()
 
 
 def test_another_process_with_its_number_is_not_taken_for_it(home: Path) -> None:
