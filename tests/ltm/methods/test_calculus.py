@@ -17,10 +17,11 @@ from ltm.methods import grids
 from ...marks import fast_only
 
 NETS = ("vit_nano_patch4_32", "swin_nano_patch2_window4_32")
+FAST = ("ltm", "tome", "topk", "sinkhorn")  # each sort of merge once
 PAIRS = [
     (net, method)
     for net in NETS
-    for method in ltm.list_token_methods()
+    for method in (ltm.list_token_methods() if net == NETS[0] else (*FAST, "dtem", "dpcknn"))
     if not (find_backbone(net)[1].needs_grid and grids(method) == "refused")
 ]
 # weights have no gradient by the tokens, as published: g is not that of the whole function
@@ -28,7 +29,6 @@ STOPPED = (
     ("vit_nano_patch4_32", "mctf"),
     ("swin_nano_patch2_window4_32", "dtem"),
 )
-FAST = ("ltm", "tome", "topk", "sinkhorn")  # each sort of merge once
 taken = pytest.mark.parametrize(
     ("backbone", "method"),
     [pytest.param(*pair, marks=() if pair[1] in FAST else pytest.mark.slow) for pair in PAIRS],
