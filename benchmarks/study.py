@@ -28,11 +28,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import ray
 
 from benchmarks.study import report, sets
-from benchmarks.study.cells import CORE_SETS, OFF_THE_SHELF, PARTS, SEEDS, Cell, base, cells
+from benchmarks.study.cells import (
+    CORE_SETS,
+    OFF_THE_SHELF,
+    OURS,
+    PARTS,
+    REGIMES,
+    RIVALS,
+    SEEDS,
+    Cell,
+    base,
+    cells,
+)
 from benchmarks.study.runs import Place, carry_out, stored
 
 ROOT = Path(__file__).parents[1]
-RIVALS = ("none", "tome", "ltmp", "mctf", "sit", "topk", "random", "smaller")
 
 
 def make(name: str, home: Path) -> None:
@@ -50,10 +60,11 @@ def make(name: str, home: Path) -> None:
 
 def show(found: dict[Cell, dict[str, Any]]) -> None:
     print(report.table(found))
-    for regime in (OFF_THE_SHELF, "calibrated", "fine-tuned"):
+    for regime in REGIMES:
         for part in sorted({cell.part for cell in found}, reverse=True):
-            for ours in ("ltm", "ltm alike", "ltm alike constant"):
-                claims = report.compare(found, regime, part, ours, RIVALS)
+            for ours in OURS:
+                rivals = ("none", *RIVALS, "smaller")
+                claims = report.compare(found, regime, part, ours, rivals)
                 if claims:
                     print("\n" + report.verdicts(claims))
     hours = sum(row["seconds"] for row in found.values()) / 3600

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,7 @@ def holm(claims: Sequence[Compared]) -> list[Compared]:
     for rank, place in enumerate(order):
         least = max(least, min(1.0, (len(claims) - rank) * claims[place].p))
         adjusted[place] = least
-    return [
-        Compared(one.regime, one.part, one.ours, one.rival, one.differences, p)
-        for one, p in zip(claims, adjusted, strict=True)
-    ]
+    return [replace(one, adjusted=p) for one, p in zip(claims, adjusted, strict=True)]
 
 
 def compare(
@@ -100,7 +97,7 @@ def _rival(found: Found, cell: Cell, rival: str) -> float | None:
         regime = "from scratch"
     elif cell.regime == "calibrated":
         regime = OFF_THE_SHELF  # rivals without weights of their own
-    other = type(cell)(cell.data, regime, rival, cell.part, cell.seed)
+    other = replace(cell, regime=regime, method=rival)
     return found.get(other, {}).get("test_top1")
 
 

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where data sets and results are, and the share of a base's epochs that is trained."""
+    """Where data sets and results are."""
 
     home: Path
-    scale: float = 1.0
 
     @property
     def results(self) -> Path:
@@ -50,33 +49,35 @@ def carry_out(wanted: Iterable[Cell], place: Place, until: float) -> int:
     left = [cell for cell in wanted if cell not in found]
     while left and time.monotonic() < until:
         cell, start = left.pop(0), time.perf_counter()
-        of_regime = _off_the_shelf if cell.regime == OFF_THE_SHELF else _trained
+        scratch = cell.regime == "from scratch"
+        weights = None if scratch else str(found[base(cell.data, cell.seed)]["weights"])
         try:
-            row = of_regime(cell, place)
+            if weights is not None and cell.regime == OFF_THE_SHELF:
+                row = _off_the_shelf(cell, place, weights)
+            else:
+                row = _trained(cell, place, weights)
         except (api.UserError, ltm.FieldError) as refusal:  # a budget out of a schedule's reach
             row = {"refused": str(refusal)}
         row = {"cell": asdict(cell), **row, "seconds": round(time.perf_counter() - start, 1)}
+        found[cell] = row
         with place.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{cell.name:<52}{row.get('test_top1', float('nan')):>8.2f}", flush=True)
     return len(left)
 
 
-def _trained(cell: Cell, place: Place) -> dict[str, Any]:
-    start = None
-    if cell.regime != "from scratch":
-        start = _best(base(cell.data, cell.seed), place)
+def _trained(cell: Cell, place: Place, start: str | None) -> dict[str, Any]:
     path = place.data(cell.data, "main")
-    spec = JobSpec.from_dict(job(cell, path, cell.part * base_gmacs(), start, place.scale))
+    spec = JobSpec.from_dict(job(cell, path, cell.part * base_gmacs(), start))
     run = api.submit(spec, force=True)
-    score = _tested(cell, place, str(run.best.location))
     weights = str(run.best.location)
+    score = _tested(cell, place, weights)
     return {"run": run.name, "weights": weights, "val_top1": run.best.top1, **score}
 
 
-def _off_the_shelf(cell: Cell, place: Place) -> dict[str, Any]:
+def _off_the_shelf(cell: Cell, place: Place, weights: str) -> dict[str, Any]:
     ratio = ratio_for(cell.method, cell.part * base_gmacs())
-    return _tested(cell, place, _best(base(cell.data, cell.seed), place), cell.method, ratio)
+    return _tested(cell, place, weights, cell.method, ratio)
 
 
 def _tested(
@@ -91,11 +92,6 @@ def _tested(
     )
     (score,) = (score for score in found.scores if score.kind == "weights")
     return {"test_top1": score.top1, "test_images": score.images, "gmacs": score.gmacs}
-
-
-def _best(cell: Cell, place: Place) -> str:
-    """The weights of a run that has ended."""
-    return str(stored(place)[cell]["weights"])
 
 
 @cache

@@ -133,6 +133,7 @@ class Merging:
 
     merge: Merge
     _each: Merge
+    _rotary: Rotary | None
 
     def __init__(
         self,
@@ -172,6 +173,7 @@ class Merging:
         )
         self.merge = self.method(given)
         assert self.merge.attention is None or self.acts_on_input, "a map comes too late"
+        self._rotary = None
         self._each = self.merge if self.pixels == 1 else self.merge.repeated(self.pixels)
         return self._each.after(self.prefix, tokens)
 
@@ -191,6 +193,12 @@ class Merging:
         """[B, P], after the merge."""
         sizes = self.merge.sizes(self.state.mass)
         return sizes if self.method.learns_mass else sizes.detach()
+
+    def merged_rotary(self) -> Rotary | None:
+        """The positions of the slots, which the block and the network ask for; merged once."""
+        if self._rotary is None and self.state.rotary is not None:
+            self._rotary = self.state.rotary.merged(self.merge)
+        return self._rotary
 
     def merged_present(self) -> Tensor | None:
         """Which slots are there, see `there`."""

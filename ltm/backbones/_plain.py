@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
+import timm
 import torch
 from timm.models import checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from ltm._compat import feature_take_indices
+from ltm.adopt import adopt
 from ltm.backbones._base import MergingModel
 from ltm.backbones._merging import (
     Look,
@@ -34,7 +36,7 @@ from ltm.interfaces import Evidence, Grid, Kept, Site
 from ltm.merge import HALF, presence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ltm.backbones._choices import Choose
     from ltm.backbones._rotary import Rotary
@@ -55,6 +57,37 @@ class PlainModel(MergingModel):
     def embedded(self, x: Tensor) -> tuple[Tensor, Rotary | None]:
         """Images [B, 3, height, width] to what the first block takes, [B, T, D], and the rotary
         positions of the image's tokens, if the network has any."""
+
+    @classmethod
+    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
+        if image_size is not None:
+            options["img_size"] = image_size
+        model = timm.create_model(name, **options)
+        if image_size is not None:
+            _check_patches(name, image_size, _stride(model))
+        return model
+
+    @classmethod
+    def adopted(cls, model: Any, adopt_block: Callable[[Any], Any]) -> Self:
+        """timm's model of this class's parent, its blocks as `adopt_block` gives them.
+
+        FieldError when it drops patches, or its size is no whole number of them.
+        """
+        rate = getattr(model.patch_drop, "prob", None)
+        if rate is not None:
+            raise FieldError("patch_drop_rate", rate, "0 where tokens merge: both remove tokens")
+        _check_patches(type(model).__name__, model.patch_embed.img_size, _stride(model))
+        for i, block in enumerate(model.blocks):
+            model.blocks[i] = adopt_block(block)
+        merging = adopt(cls, model)
+        merging.head_dim = model.blocks[0].attn.head_dim
+        return merging
+
+    def resize(self, image_size: Grid, **options: Any) -> None:
+        patch = options.get("patch_size") or _stride(self)
+        patch = (patch, patch) if isinstance(patch, int) else patch
+        _check_patches(self.timm_name, image_size, patch)
+        super(MergingModel, self).set_input_size(image_size, **options)  # type: ignore[misc]
 
     def widths(self) -> dict[str, int]:
         return {f"blocks.{i}": self.embed_dim for i in range(len(self.blocks))}
@@ -206,6 +239,8 @@ class PlainModel(MergingModel):
     ) -> tuple[Tensor, TokenState, Merging | None]:
         """Block i, given what is known of the image's tokens."""
         names, prefix = self.site_names(), self.num_prefix_tokens
+        rotary = None if state.rotary is None else state.rotary.at(i)
+        state = replace(state, rotary=rotary)
         site, block = self.sites.get(names[i]), self.blocks[i]
         merging = None if site is None else self._merging(site, state)
         watch = None
@@ -213,7 +248,6 @@ class PlainModel(MergingModel):
             present = there(self.method, state)
             watch = Watch(Look(_RECEIVED, prefix, self.has_class_token, present))
         mask, log_sizes = key_bias(self.method, state, prefix)
-        rotary = None if state.rotary is None else state.rotary.at(i)
         given = (mask, False, merging, watch, log_sizes, rotary)
         if self.grad_checkpointing and self.training:
             x = checkpoint(block, x, *given)
@@ -230,7 +264,7 @@ class PlainModel(MergingModel):
             return replace(state, received=received)
         if received is not None and not merging.acts_on_input:
             received = merging.merge.carried(received)
-        rotary = None if state.rotary is None else state.rotary.merged(merging.merge)
+        rotary = merging.merged_rotary()
         return TokenState(merging.merged_mass(), merging.merge.present, received, rotary)
 
     def _ready_to_pool(self, x: Tensor, state: TokenState) -> Tensor:
@@ -276,7 +310,13 @@ def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
         raise FieldError("attn_mask", attn_mask is not None, "none, and no is_causal", problem)
 
 
-def check_patches(name: str, image_size: Grid, patch: Grid) -> None:
+def _stride(model: Any) -> Grid:
+    """Pixels of an image a token, height and width."""
+    height, width = model.patch_embed.feat_ratio(as_scalar=False)
+    return height, width
+
+
+def _check_patches(name: str, image_size: Grid, patch: Grid) -> None:
     """FieldError for an image that is no whole number of patches."""
     if any(size < p or size % p for size, p in zip(image_size, patch, strict=True)):
         raise FieldError(

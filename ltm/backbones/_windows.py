@@ -11,15 +11,18 @@ Legend: B images, W windows, H heads, C channels, (h, w) a window, N = h w.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import timm
 import torch
+from timm.models import build_model_with_cfg
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import nn
 from torch.nn import functional as F
 
 from ltm._compat import window_sizes
+from ltm.adopt import adopt
+from ltm.backbones._base import MergingModel
 from ltm.backbones._staged import StagedModel, halved
 from ltm.errors import FieldError
 from ltm.interfaces import Grid, Site
@@ -77,6 +80,15 @@ def shift_mask(grid: Grid, window: Grid, shift: tuple[int, ...], like: Tensor) -
     return ((regions[:, None] != regions[:, :, None]) * _ELSEWHERE).to(like.dtype)
 
 
+def between_tokens(table: Tensor, window: Grid) -> Tensor:
+    """[H, N, N] of a table by distance [H, 2h - 1, 2w - 1]: at those of a window's tokens."""
+    rows, columns = (torch.arange(size, device=table.device) for size in window)
+    y = (rows[:, None] - rows + window[0] - 1)[:, None, :, None]
+    x = (columns[:, None] - columns + window[1] - 1)[None, :, None, :]
+    N = window[0] * window[1]
+    return table[:, y, x].reshape(-1, N, N)
+
+
 def add_to_logits(logits: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """[B W, H, N, N] + bias [H, N, N] + mask [W, N, N]."""
     logits = logits + bias
@@ -87,13 +99,27 @@ def add_to_logits(logits: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class WindowedModel(StagedModel):
-    """Mixin for timm's Swin networks, whose blocks are `Windowed`."""
+    """Mixin for timm's Swin networks.
+
+    attention_class, block_class: what timm's become; blocks are `Windowed`.
+    """
+
+    attention_class: ClassVar[type[nn.Module]]
+    block_class: ClassVar[type[nn.Module]]
 
     @classmethod
     def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
         if image_size is not None:
             options["img_size"] = image_size
         return timm.create_model(name, **options)
+
+    @classmethod
+    def from_timm(cls, model: Any) -> Self:
+        for stage in model.layers:
+            for i, block in enumerate(stage.blocks):
+                block.attn = adopt(cls.attention_class, block.attn)
+                stage.blocks[i] = adopt(cls.block_class, block)
+        return adopt(cls, model)
 
     def window_of(self, i: int) -> Grid:
         """The window that timm built stage i with."""
@@ -180,11 +206,17 @@ class WindowedModel(StagedModel):
     def resize(self, image_size: Grid, **options: Any) -> None:
         # windows keep their size, as when timm builds for an image size
         options.setdefault("window_size", window_sizes(self))
-        self.set_timm_size(image_size, **options)
+        super(MergingModel, self).set_input_size(image_size, **options)  # type: ignore[misc]
 
-    def set_timm_size(self, image_size: Grid, **options: Any) -> None:
-        """timm's own `set_input_size`."""
-        raise NotImplementedError
+
+def small_swin(
+    cls: type[nn.Module], variant: str, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    """A network of timm's class with one block a stage, two in the third, for 32 px images."""
+    small: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
+    small |= {"depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+    model: nn.Module = build_model_with_cfg(cls, variant, pretrained, **{**small, **options})
+    return model
 
 
 def exchange_windows(x: Tensor, merging: Merging, back: bool = False) -> Tensor:

@@ -5,9 +5,8 @@ Legend: B images, T all tokens, D channels, H heads, d channels of a head.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import timm
 import torch
 from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -15,15 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.adopt import adopt
-from ltm.backbones._plain import PlainModel, check_patches
+from ltm.backbones._plain import PlainModel
 from ltm.backbones._registry import register_family
 from ltm.backbones._rotary import Rotary
-from ltm.backbones._transformer.attention import HeadsPart, Observed, columns_of, split_heads
+from ltm.backbones._transformer.attention import (
+    HeadsPart,
+    Observed,
+    PartLinear,
+    columns_of,
+    fused_heads,
+    split_heads,
+)
 from ltm.backbones._transformer.block import MergesTokens
 from ltm.errors import FieldError
-
-if TYPE_CHECKING:
-    from ltm.interfaces import Grid
 
 
 class _Rotated(Observed):
@@ -64,10 +67,7 @@ class ObservedRopeAttention(_Rotated, AttentionRope):
     def heads(self, x: Tensor, part: HeadsPart = "qkv") -> tuple[Tensor, ...]:
         if self.qkv is None:
             return self._separate(x, part)
-        columns = columns_of(part, self.attn_dim) or slice(None)
-        bias = None if self.qkv.bias is None else self.qkv.bias[columns]
-        qkv = F.linear(x, self.qkv.weight[columns], bias)
-        return split_heads(qkv, self.num_heads, self.head_dim)
+        return fused_heads(self, x, part)
 
     def for_every_head(self, x: Tensor) -> Tensor:
         return x if self.num_kv_groups == 1 else x.repeat_interleave(self.num_kv_groups, 1)
@@ -123,29 +123,11 @@ class MergingEva(PlainModel, Eva):
     pool_include_prefix = False
 
     @classmethod
-    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        if image_size is not None:
-            options["img_size"] = image_size
-        model = timm.create_model(name, **options)
-        check_patches(name, model.patch_embed.img_size, model.patch_embed.patch_size)
-        return model
-
-    @classmethod
     def from_timm(cls, model: Any) -> MergingEva:
         if type(model) is not Eva:
             kind = type(model).__name__
             raise FieldError("backbone", kind, "timm's own Eva", f"is a {kind}")
-        if model.patch_drop is not None:
-            raise FieldError(
-                "patch_drop_rate", model.patch_drop.prob, "0 where tokens merge: both remove tokens"
-            )
-        embed = model.patch_embed
-        check_patches(type(model).__name__, embed.img_size, embed.patch_size)
-        for i, block in enumerate(model.blocks):
-            model.blocks[i] = _adopt_block(block)
-        adopted = adopt(cls, model)
-        adopted.head_dim = model.blocks[0].attn.head_dim
-        return adopted
+        return cls.adopted(model, _adopt_block)
 
     @property
     def has_class_token(self) -> bool:
@@ -156,12 +138,6 @@ class MergingEva(PlainModel, Eva):
         tokens, table = self._pos_embed(self.patch_embed(x))
         rotary = None if table is None else Rotary(table, by_depth=self.rope_mixed)
         return self.norm_pre(tokens), rotary
-
-    def resize(self, image_size: Grid, **options: Any) -> None:
-        patch = options.get("patch_size") or self.patch_embed.patch_size
-        patch = (patch, patch) if isinstance(patch, int) else patch
-        check_patches(self.timm_name, image_size, patch)
-        Eva.set_input_size(self, image_size, **options)
 
 
 def _adopt_block(block: Any) -> Any:
@@ -174,5 +150,7 @@ def _adopt_block(block: Any) -> Any:
             "timm's EvaBlock with EvaAttention or AttentionRope",
             f"has blocks {type(block).__name__} with {type(attention).__name__}",
         )
+    if type(attention) is AttentionRope and attention.qkv is not None:
+        attention.qkv = adopt(PartLinear, attention.qkv)
     block.attn = adopt(_ATTENTIONS[type(attention)], attention)
     return adopt(_BLOCKS[type(block)], block)

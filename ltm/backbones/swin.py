@@ -11,12 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
+from timm.models import register_model
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 
-from ltm.adopt import adopt
 from ltm.backbones._registry import register_family, small_cfg
-from ltm.backbones._windows import Windowed, WindowedModel, add_to_logits
+from ltm.backbones._windows import (
+    Windowed,
+    WindowedModel,
+    add_to_logits,
+    between_tokens,
+    small_swin,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,11 +57,7 @@ def resized_bias(table: Tensor, window: Grid, smaller: Grid) -> Tensor:
     by_rows = _interpolation(h, smaller[0], table)
     by_columns = _interpolation(w, smaller[1], table)
     bias = torch.einsum("ya,xb,abn->nyx", by_rows, by_columns, table)
-    rows, columns = (torch.arange(size, device=table.device) for size in smaller)
-    y = (rows[:, None] - rows + smaller[0] - 1)[:, None, :, None]
-    x = (columns[:, None] - columns + smaller[1] - 1)[None, :, None, :]
-    N = smaller[0] * smaller[1]
-    return bias[:, y, x].reshape(-1, N, N)
+    return between_tokens(bias, smaller)
 
 
 def _interpolation(size: int, smaller: int, like: Tensor) -> Tensor:
@@ -94,21 +95,13 @@ class MergingSwinBlock(Windowed, SwinTransformerBlock):
 class MergingSwin(WindowedModel, SwinTransformer):
     """timm's Swin. Modifications: windows may merge at the entry of a stage."""
 
-    @classmethod
-    def from_timm(cls, model: Any) -> MergingSwin:
-        for stage in model.layers:
-            for i, block in enumerate(stage.blocks):
-                block.attn = adopt(ResizedWindowAttention, block.attn)
-                stage.blocks[i] = adopt(MergingSwinBlock, block)
-        return adopt(cls, model)
+    attention_class = ResizedWindowAttention
+    block_class = MergingSwinBlock
 
     def default_plan(self) -> float | Plan:
         if self.window_of(2) == (7, 7):
             return {"layers.2": (6, 6)}
         return super().default_plan()
-
-    def set_timm_size(self, image_size: Grid, **options: Any) -> None:
-        SwinTransformer.set_input_size(self, image_size, **options)
 
 
 default_cfgs = {"swin_nano_patch2_window4_32": small_cfg("head.fc")}
@@ -117,9 +110,4 @@ default_cfgs = {"swin_nano_patch2_window4_32": small_cfg("head.fc")}
 @register_model
 def swin_nano_patch2_window4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Swin of width 32 and one block a stage, two in the third, for 32 px images."""
-    small: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
-    small |= {"depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
-    model: nn.Module = build_model_with_cfg(
-        SwinTransformer, "swin_nano_patch2_window4_32", pretrained, **{**small, **kwargs}
-    )
-    return model
+    return small_swin(SwinTransformer, "swin_nano_patch2_window4_32", pretrained, kwargs)

@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models import build_model_with_cfg, register_model
+from timm.models import register_model
 from timm.models.swin_transformer_v2 import (
     SwinTransformerV2,
     SwinTransformerV2Block,
@@ -21,9 +21,14 @@ from timm.models.swin_transformer_v2 import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm.adopt import adopt
 from ltm.backbones._registry import register_family, small_cfg
-from ltm.backbones._windows import Windowed, WindowedModel, add_to_logits
+from ltm.backbones._windows import (
+    Windowed,
+    WindowedModel,
+    add_to_logits,
+    between_tokens,
+    small_swin,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,11 +69,7 @@ class ResizedCosineAttention(WindowAttention):
         ]
         table = torch.stack(torch.meshgrid(*steps, indexing="ij"), -1)
         bias = 16 * self.cpb_mlp(table).sigmoid()  # [2h - 1, 2w - 1, H]
-        rows, columns = (torch.arange(size, device=weight.device) for size in smaller)
-        y = (rows[:, None] - rows + smaller[0] - 1)[:, None, :, None]
-        x = (columns[:, None] - columns + smaller[1] - 1)[None, :, None, :]
-        N = smaller[0] * smaller[1]
-        return bias[y, x].permute(4, 0, 1, 2, 3).reshape(-1, N, N)
+        return between_tokens(bias.permute(2, 0, 1), smaller)
 
 
 def _log_distances(smaller: int, whole: int, learned: int, like: Tensor) -> Tensor:
@@ -100,16 +101,8 @@ class MergingSwinV2Block(Windowed, SwinTransformerV2Block):
 class MergingSwinV2(WindowedModel, SwinTransformerV2):
     """timm's Swin V2. Modifications: windows may merge at the entry of a stage."""
 
-    @classmethod
-    def from_timm(cls, model: Any) -> MergingSwinV2:
-        for stage in model.layers:
-            for i, block in enumerate(stage.blocks):
-                block.attn = adopt(ResizedCosineAttention, block.attn)
-                stage.blocks[i] = adopt(MergingSwinV2Block, block)
-        return adopt(cls, model)
-
-    def set_timm_size(self, image_size: Grid, **options: Any) -> None:
-        SwinTransformerV2.set_input_size(self, image_size, **options)
+    attention_class = ResizedCosineAttention
+    block_class = MergingSwinV2Block
 
 
 default_cfgs = {"swinv2_nano_window4_32": small_cfg("head.fc")}
@@ -118,9 +111,4 @@ default_cfgs = {"swinv2_nano_window4_32": small_cfg("head.fc")}
 @register_model
 def swinv2_nano_window4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Swin V2 of width 32 and one block a stage, two in the third, for 32 px images."""
-    small: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
-    small |= {"depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
-    model: nn.Module = build_model_with_cfg(
-        SwinTransformerV2, "swinv2_nano_window4_32", pretrained, **{**small, **kwargs}
-    )
-    return model
+    return small_swin(SwinTransformerV2, "swinv2_nano_window4_32", pretrained, kwargs)

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import timm
-from timm.layers import PatchDropout, PatchEmbed
+from timm.layers import PatchEmbed
 from timm.models import build_model_with_cfg, register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ltm._compat import embedded_patches
-from ltm.adopt import adopt
-from ltm.backbones._plain import PlainModel, check_patches
+from ltm.backbones._plain import PlainModel
 from ltm.backbones._registry import register_family, small_cfg
 from ltm.backbones._transformer.block import adopt_block
 from ltm.errors import FieldError
 from ltm.plan import DEFAULT_RATIO
 
 if TYPE_CHECKING:
-    from ltm.interfaces import Grid, Plan
+    from ltm.interfaces import Plan
 
 
 @register_family(
@@ -44,46 +42,23 @@ class MergingViT(PlainModel, VisionTransformer):
     """timm's VisionTransformer. Modifications: blocks may merge; attention knows sizes."""
 
     @classmethod
-    def build(cls, name: str, image_size: Grid | None, **options: Any) -> Any:
-        if image_size is not None:
-            options["img_size"] = image_size
-        model = timm.create_model(name, **options)
-        if image_size is not None:
-            check_patches(name, image_size, _stride(model))
-        return model
-
-    @classmethod
     def from_timm(cls, model: Any) -> MergingViT:
         kind = type(model)
         if kind not in (VisionTransformer, VisionTransformerDistilled):
             problem = f"is a {kind.__name__}"
             raise FieldError("backbone", kind.__name__, "timm's plain VisionTransformer", problem)
-        if isinstance(model.patch_drop, PatchDropout):
-            raise FieldError(
-                "patch_drop_rate", model.patch_drop.prob, "0 where tokens merge: both remove tokens"
-            )
         if model.dynamic_img_size:
             problem = "is true, but a plan is for one image size"
             allowed = "false; set_input_size changes the size"
             raise FieldError("dynamic_img_size", True, allowed, problem)
-        check_patches(kind.__name__, model.patch_embed.img_size, _stride(model))
-        for i, block in enumerate(model.blocks):
-            model.blocks[i] = adopt_block(block)
-        adopted = adopt(cls if kind is VisionTransformer else MergingDistilledViT, model)
-        adopted.head_dim = model.blocks[0].attn.head_dim
-        return adopted
+        adopted = cls if kind is VisionTransformer else MergingDistilledViT
+        return adopted.adopted(model, adopt_block)
 
     def default_plan(self) -> float | Plan:
         return 0.73 if self.timm_name == "vit_base_patch16_224" else DEFAULT_RATIO
 
     def embedded(self, x: Tensor) -> tuple[Tensor, None]:
         return embedded_patches(self, x), None
-
-    def resize(self, image_size: Grid, **options: Any) -> None:
-        patch = options.get("patch_size") or _stride(self)
-        patch = (patch, patch) if isinstance(patch, int) else patch
-        check_patches(self.timm_name, image_size, patch)
-        VisionTransformer.set_input_size(self, image_size, **options)
 
 
 class MergingDistilledViT(MergingViT, VisionTransformerDistilled):
@@ -95,12 +70,6 @@ class MergingDistilledViT(MergingViT, VisionTransformerDistilled):
 
 
 MergingViT.variants = (MergingDistilledViT,)
-
-
-def _stride(model: Any) -> Grid:
-    """Pixels of an image a token, height and width."""
-    height, width = model.patch_embed.feat_ratio(as_scalar=False)
-    return height, width
 
 
 class ConvPatchEmbed(PatchEmbed):

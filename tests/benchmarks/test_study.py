@@ -69,11 +69,11 @@ def test_bases_come_before_what_begins_with_their_weights() -> None:
     assert {cell.seed for cell in wanted[: len(wanted) // 4]} == {0}
 
 
-@pytest.mark.parametrize("method", ["none", *cells.RIVALS])
+@pytest.mark.parametrize("method", ["none", *cells.OURS, *cells.RIVALS])
 @pytest.mark.parametrize("regime", ["fine-tuned", "from scratch"])
 def test_every_cell_is_a_job(method: str, regime: str) -> None:
     cell = Cell("mnist", regime, method, 0.65, 1)
-    spec = JobSpec.from_dict(cells.job(cell, "digits", 0.01, "weights.safetensors", 1.0))
+    spec = JobSpec.from_dict(cells.job(cell, "digits", 0.01, "weights.safetensors"))
     assert (spec.model.target_gmacs is None) == (method == "none")
     assert (spec.model.checkpoint is None) == (regime == "from scratch")
     assert spec.recipe.seed == 1

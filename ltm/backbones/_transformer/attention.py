@@ -161,9 +161,14 @@ class ObservedAttention(Observed, Attention):
     """timm's attention, see `Observed`."""
 
     def heads(self, x: Tensor, part: HeadsPart = "qkv") -> tuple[Tensor, ...]:
-        columns = columns_of(part, self.attn_dim)
-        qkv = self.qkv(x) if columns is None else self.qkv(x, columns)
-        return split_heads(qkv, self.num_heads, self.head_dim)
+        return fused_heads(self, x, part)
+
+
+def fused_heads(attention: Any, x: Tensor, part: HeadsPart) -> tuple[Tensor, ...]:
+    """`Observed.heads` of an attention whose queries, keys and values are of one `PartLinear`."""
+    columns = columns_of(part, attention.attn_dim)
+    qkv = attention.qkv(x) if columns is None else attention.qkv(x, columns)
+    return split_heads(qkv, attention.num_heads, attention.head_dim)
 
 
 def columns_of(part: HeadsPart, width: int) -> slice | None:

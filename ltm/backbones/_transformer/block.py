@@ -65,7 +65,7 @@ class MergesTokens(nn.Module):
         if merging is not None and merging.acts_on_input:
             x = self._merged_input(x, bias, merging, rotary)
             bias, attention = merging.merged_bias(), merging.merge.attention
-            rotary = None if rotary is None else rotary.merged(merging.merge)
+            rotary = merging.merged_rotary()
             if watch is not None:
                 watch.look = replace(watch.look, present=merging.merged_present())
             merging = None

@@ -85,12 +85,13 @@ def export(network: StoredNetwork, form: Format, path: Path) -> float:
 
 def metadata(network: StoredNetwork) -> dict[str, str]:
     """What a user of the file must know: its input, its classes, and how it was trained."""
-    return _figures(network) | {"ltm.job": network.job.to_yaml()}
+    written = {key: json.dumps(value) for key, value in _figures(network).items()}
+    return written | {"ltm.job": network.job.to_yaml()}
 
 
-def _figures(network: StoredNetwork) -> dict[str, str]:
+def _figures(network: StoredNetwork) -> dict[str, Any]:
     pixels = network.pixels
-    values = {
+    return {
         "ltm.image_size": pixels.size,
         "ltm.mean": pixels.mean,
         "ltm.std": pixels.std,
@@ -100,7 +101,6 @@ def _figures(network: StoredNetwork) -> dict[str, str]:
         "ltm.plan": getattr(network.model, "plan", {}),
         "ltm.weights": network.weights,
     }
-    return {key: json.dumps(value) for key, value in values.items()}
 
 
 def _images(network: StoredNetwork, batch: int) -> Tensor:
@@ -172,8 +172,7 @@ def _write_folder(network: StoredNetwork, path: Path) -> None:
     if own:
         of_method = {key: weights[key] for key in own}
         (path / METHOD_WEIGHTS).write_bytes(save(of_method, metadata={"format": "pt"}))
-    known = {key: json.loads(value) for key, value in _figures(network).items()}
-    (path / METADATA_FILE).write_text(json.dumps(known, indent=2))
+    (path / METADATA_FILE).write_text(json.dumps(_figures(network), indent=2))
     (path / JOB_FILE).write_text(network.job.to_yaml())
     for file in path.iterdir():  # safetensors makes one that no other user can read
         file.chmod((path / CONFIG).stat().st_mode)

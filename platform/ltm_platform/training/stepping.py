@@ -72,9 +72,10 @@ class Stepper:
         for index, batch in enumerate(arriving, start=1):
             self.clock.lap(COPY)
             its.schedule.step_update(self.steps_done)
-            loss, micro_parts = self._loss(batch, epoch, ends_epoch=self.steps_done + 1 == end)
-            parts += micro_parts / its.batch.accumulation
             complete = index % its.batch.accumulation == 0
+            ends_epoch = complete and self.steps_done + 1 == end
+            loss, micro_parts = self._loss(batch, epoch, ends_epoch=ends_epoch)
+            parts += micro_parts / its.batch.accumulation
             if complete:  # what ranks tell each other travels while backward computes
                 its.bottleneck.share()
                 self._meter.share(parts)

@@ -104,7 +104,6 @@ def test_every_rival_of_the_table_has_a_job_at_its_published_cost(
     assert same == ours.recipe
 
 
-@pytest.mark.slow
 def test_what_its_authors_do_not_train_begins_with_deits_weights() -> None:
     pitome, cubistmerge = JobSpec.load("pitome_vit_s"), JobSpec.load("cubistmerge_vit_s")
     for job in (pitome, cubistmerge):
@@ -123,6 +122,7 @@ def test_what_its_authors_do_not_train_begins_with_deits_weights() -> None:
     assert [*kept[1].values()] == [(12, 12)]
 
 
+@pytest.mark.slow
 def test_ltmp_on_vit_s_has_its_own_recipe() -> None:
     job = JobSpec.load("ltmp_vit_s")
     assert (job.recipe.epochs, job.recipe.lr, job.recipe.min_lr) == (1, 5e-3, 0)
