@@ -105,4 +105,4 @@ def job(cell: Cell, path: str, budget: float, start: str | None) -> dict[str, An
     }
 
 
-EPOCHS = {"mnist": 24, "clipart": 36, "glyphs": 12, "digits": 1}
+EPOCHS = {"mnist": 12, "clipart": 24, "glyphs": 12, "digits": 1}

@@ -20,6 +20,9 @@ from mlflow import MlflowClient
 
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
+from ltm_platform.job import JobSpec
+from ltm_platform.ray_cluster import embedded
+from ltm_platform.ray_cluster.forked_workers import client, fork_server, needed
 from ltm_platform.storage.manifest import read_manifest
 
 from ..conftest import ENVIRONMENT
@@ -175,8 +178,18 @@ def store(home: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def forks(environment: dict[str, str]) -> Iterator[Forks]:
-    with closing(Forks(environment)) as forks:
+def forking() -> Iterator[dict[str, str]]:
+    """Variables with which runs have their workers from one fork server, that has imported already.
+
+    Commands that are started, not forked, have a server of their own, as a user's.
+    """
+    with fork_server(needed(JobSpec.load("quickstart")), embedded.ENVIRONMENT):
+        yield {name: os.environ.pop(name) for name in (client.SERVER, client.OTHERWISE)}
+
+
+@pytest.fixture(scope="session")
+def forks(environment: dict[str, str], forking: dict[str, str]) -> Iterator[Forks]:
+    with closing(Forks(environment | forking)) as forks:
         yield forks
 
 

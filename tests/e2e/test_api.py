@@ -30,7 +30,9 @@ TINY = ("recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.global_batch=256", 
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forking: dict[str, str]) -> Path:
+    for name, value in forking.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("LTM_PLATFORM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path / "home"
@@ -59,7 +61,7 @@ def test_the_example_of_the_documentation(
     # what the working folder has goes before what is bundled: the same in fewer steps
     job = tmp_path / "jobs" / "quickstart.yaml"
     job.parent.mkdir()
-    lean = ["recipe.global_batch=256", "tracking.log_model=false"]
+    lean = ["recipe.global_batch=256", *LEAN]
     job.write_text(JobSpec.load(str(ROOT / "jobs/quickstart.yaml"), lean).to_yaml())
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)

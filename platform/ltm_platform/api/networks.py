@@ -13,6 +13,7 @@ from ltm_platform.api.process import restored_process
 from ltm_platform.api.values import Analysed, Curve, Evaluated, Exported, Predicted
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.ray_cluster.address import EMBEDDED
+from ltm_platform.ray_cluster.forked_workers import RANKS
 from ltm_platform.ray_cluster.session import session
 from ltm_platform.runs.checkpoint_lookup import find_checkpoint, original_name, run_of
 from ltm_platform.storage import locations, permissions
@@ -146,7 +147,7 @@ def _scored(
 ) -> tuple[Evaluation, Scores]:
     from ltm_platform.inference.evaluate import run_evaluation
 
-    with session(EMBEDDED) as ray:
+    with session(EMBEDDED, RANKS) as ray:
         evaluation = prepared(ray.resources)
         permissions.make_folder(locations.home())
         log = locations.home() / log_name

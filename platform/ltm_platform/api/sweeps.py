@@ -16,8 +16,10 @@ from ltm_platform.api.training import NOT_SENT
 from ltm_platform.api.values import SentCommand, SweepBegins, SweepEvent
 from ltm_platform.errors import UserError
 from ltm_platform.events import Waiting
+from ltm_platform.job import JobSpec
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.forked_workers import needed
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.storage import addresses, locations
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ltm_platform.api.values import Printed, SweepListener
-    from ltm_platform.job import JobSpec
     from ltm_platform.tuning.sweep_driver import Plan, SweepSummary
 
 
@@ -291,7 +292,7 @@ def _checked(
     with temporary_folder("ltm-platform-") as own:
         log = own / "log"
         with captured_output(log, printed):
-            ray = stack.enter_context(session(address))
+            ray = stack.enter_context(session(address, needed(JobSpec.from_dict(sweep.job))))
             plan = plan_sweep(sweep, ray.resources)
             plan = replace(plan, checked=with_notices(plan.checked, ray.notices))
             if ray.joined:

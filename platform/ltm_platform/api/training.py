@@ -18,6 +18,7 @@ from ltm_platform.events import Waiting
 from ltm_platform.job import JobSpec, changes
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import Kind, kind
+from ltm_platform.ray_cluster.forked_workers import needed
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
@@ -273,7 +274,7 @@ def _checked(
     with temporary_folder("ltm-platform-") as own:
         log = own / "log"
         with captured_output(log, printed):
-            ray = stack.enter_context(session(address))
+            ray = stack.enter_context(session(address, needed(job)))
             checked = checks.check(job, ray.resources, force=force, stored=stored)
             checked = checks.with_notices(checked, ray.notices)
             if ray.joined:

@@ -49,6 +49,7 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
     **dict([PATIENCE]),
     # Ray's 30 s are too short for a busy machine, on which a run may have to start it anew.
     "RAY_raylet_start_wait_time_s": str(START_S),
+    "RAY_worker_register_timeout_seconds": str(START_S),
 }
 """Besides, for a Ray that one command starts for itself."""
 
@@ -83,10 +84,9 @@ def session_folder() -> Path:
     return Path(worker._global_node.get_session_dir_path())
 
 
-def worker_processes() -> list[psutil.Process]:
-    """What the node managers have started that are children of this process."""
-    managers = [child for child in psutil.Process().children() if child.name() == NODE_MANAGER]
-    return [process for one in managers for process in one.children(recursive=True)]
+def node_managers() -> list[psutil.Process]:
+    """Those that are children of this process."""
+    return [child for child in psutil.Process().children() if child.name() == NODE_MANAGER]
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from ltm_platform.compat.ray_core import (
     START_ATTEMPTS,
     START_S,
     is_startup_timeout,
+    node_managers,
     session_folder,
-    worker_processes,
 )
 from ltm_platform.errors import UserError
+from ltm_platform.ray_cluster import forked_workers
 from ltm_platform.ray_cluster.machine.sessions import remember, remove_old
 from ltm_platform.ray_cluster.resources import Resources
 
@@ -113,12 +114,13 @@ class EmbeddedRay:
 
         before = psutil.Process().children(recursive=True)
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(1, math.ceil(self._resources.cpus)),
-                num_gpus=int(self._resources.gpus),
-                include_dashboard=False,
-            )
+            with forked_workers.used():
+                ray.init(
+                    address="local",
+                    num_cpus=max(1, math.ceil(self._resources.cpus)),
+                    num_gpus=int(self._resources.gpus),
+                    include_dashboard=False,
+                )
         except Exception:  # Ray has no narrower one, and leaves what it has started
             after = psutil.Process().children(recursive=True)
             _kill([process for process in after if process not in before])
@@ -128,7 +130,7 @@ class EmbeddedRay:
         """End it with all its processes."""
         import ray
 
-        workers = worker_processes()
+        workers = _workers()
         ray.shutdown()
         _kill(workers)
         if self._session:
@@ -153,7 +155,22 @@ def embedded_ray(resources: Resources, gpus: Sequence[str] | None = None) -> Ite
 
 def end_workers() -> None:
     """Kill all workers of this process's own Ray, which no longer can."""
-    _kill(worker_processes())
+    _kill(_workers())
+
+
+def _workers() -> list[psutil.Process]:
+    """All of this process's own Ray, and what they have started."""
+    managers = node_managers()
+    started = [process for one in managers for process in one.children(recursive=True)]
+    forked = forked_workers.workers_of([one.pid for one in managers])
+    return started + [process for one in forked for process in _family(one)]
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _kill(workers: list[psutil.Process]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from ltm.errors import first_line
-from ltm_platform.compat.ray_jobs import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
+from ltm_platform.compat.ray_clusters import STOP_WAIT_VARIABLE, is_agent_missing, quiet_client
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster import first_contact
 from ltm_platform.ray_cluster.address import is_here

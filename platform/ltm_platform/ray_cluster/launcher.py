@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ltm_platform.compat.ray_launcher import cluster_file_schema, failure_of, status_page
+from ltm_platform.compat.ray_clusters import cluster_file_schema, failure_of, status_page
 from ltm_platform.errors import UserError
 
 

@@ -23,8 +23,8 @@ import psutil
 from filelock import FileLock
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+from ltm_platform.compat.ray_clusters import VERSION_PATH
 from ltm_platform.compat.ray_core import LOOPBACK_SETTINGS, START_ATTEMPTS, STARTED_TEXT
-from ltm_platform.compat.ray_jobs import VERSION_PATH
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.auth_token import ensure_token
 from ltm_platform.ray_cluster.embedded import ENVIRONMENT

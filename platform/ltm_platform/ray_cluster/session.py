@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.compat.ray_core import on_loopback
-from ltm_platform.ray_cluster import attach
+from ltm_platform.ray_cluster import attach, embedded, forked_workers
 from ltm_platform.ray_cluster.address import HERE, Kind, kind
 from ltm_platform.ray_cluster.auth_token import close_token, ensure_token
 from ltm_platform.ray_cluster.embedded import embedded_ray, this_machine
@@ -15,7 +15,7 @@ from ltm_platform.ray_cluster.machine.claims import Need, claimed
 from ltm_platform.ray_cluster.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ltm_platform.ray_cluster.embedded import EmbeddedRay
 
@@ -62,10 +62,14 @@ class Session:
 
 
 @contextmanager
-def session(address: str) -> Iterator[Session]:
+def session(address: str, preload: Sequence[str] = ()) -> Iterator[Session]:
     """Join the Ray at ``address`` until the block ends; one of its own starts in `Session.ray`.
 
     Where this process is connected to a Ray already, that one is used, and left as it is.
+
+    Args:
+        preload: what the workers of one of its own import, which begins at once; see
+            `forked_workers`.
 
     Raises:
         UserError: there is none, or it refuses.
@@ -73,7 +77,7 @@ def session(address: str) -> Iterator[Session]:
     if attach.is_joined():
         yield Session(attach.at_most(), joined=True, stays=True)
     elif kind(address) == Kind.EMBEDDED:
-        with on_loopback():
+        with on_loopback(), forked_workers.fork_server(preload, embedded.ENVIRONMENT):
             yield Session(
                 this_machine(), joined=False, waits=address == HERE, notices=close_token()
             )

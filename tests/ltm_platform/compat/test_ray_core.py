@@ -60,8 +60,8 @@ def test_the_node_manager_is_found_by_its_name() -> None:
     assert ray_constants.PROCESS_TYPE_RAYLET == ray_core.NODE_MANAGER
 
 
-def test_a_process_without_ray_has_no_workers_of_it() -> None:
-    program = "from ltm_platform.compat import ray_core; print(ray_core.worker_processes())"
+def test_a_process_without_ray_has_no_node_manager() -> None:
+    program = "from ltm_platform.compat import ray_core; print(ray_core.node_managers())"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

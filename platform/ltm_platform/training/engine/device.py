@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +22,14 @@ _FUSED = (torch.optim.Adam, torch.optim.SGD)
 
 def set_up(device: torch.device, share: float = 1.0) -> None:
     """On a GPU, as timm's train.py: products of fp32 matrices in TF32, and cuDNN's fastest
-    algorithm for every shape, found by trying. Of the whole process.
+    algorithm for every shape, found by trying. As many threads as OMP_NUM_THREADS says, which Ray
+    sets for a task, and which torch may have been imported before. Of the whole process.
 
     share: of the GPU's memory, which this process keeps to.
     """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads):
+        torch.set_num_threads(int(threads))
     if device.type == "cuda":
         if share < 1:
             torch.cuda.set_per_process_memory_fraction(share, device)

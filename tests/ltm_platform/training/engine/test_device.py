@@ -27,6 +27,15 @@ def job(**overrides: Any) -> JobSpec:
     return JobSpec.from_dict(values | {"engine": overrides})
 
 
+def test_torch_has_the_threads_that_ray_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for value in ("3", "0", "4,2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        set_up(CPU)
+    assert asked == [3]
+
+
 def test_a_gpu_is_set_up_as_timm_does_and_a_cpu_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

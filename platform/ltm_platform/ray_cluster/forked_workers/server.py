@@ -1,0 +1,164 @@
+"""The fork server's own process: imports PyTorch and its like, then forks Ray's workers.
+
+Ray itself must be imported anew for each node manager, whose process id its core keeps from then
+on: so this process forks one for each node manager, which imports Ray and forks the workers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ltm_platform.compat import ray_workers
+from ltm_platform.ray_cluster.forked_workers.client import OOM_SCORE, TAKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Become = Callable[[], None]
+    """What a process does once it has been forked."""
+
+LIFELINE = 0
+"""Closed as soon as the process that started this one has ended."""
+_MOST = 1 << 20  # bytes of a request
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+class Request(NamedTuple):
+    """A client's: what its worker is to be like."""
+
+    text: bytes
+    files: list[int]
+    """The client, by which it is answered, and the worker's standard files."""
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return dict(json.loads(self.text))
+
+    def close(self) -> None:
+        for file in self.files:
+            os.close(file)
+
+
+def main() -> None:
+    """Arguments: the descriptor of the socket that listens, and what to import."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    # An import that asks how many GPUs there are must not begin CUDA, which no fork would survive.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    for name in sys.argv[2:]:
+        found = resolve_name(name)
+        if ":" in name:
+            found()
+    gc.freeze()  # a collection in a forked process would copy the memory of all that is imported
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has ended is not waited for
+    if become := _serve(listener):
+        become()
+
+
+def _serve(listener: socket.socket) -> Become | None:
+    """Hand requests to a process for each node manager; None once nobody is there to ask."""
+    folder = Path(listener.getsockname()).parent
+    nodes: dict[str, socket.socket] = {}
+    while LIFELINE not in (ready := _ready(listener.fileno(), LIFELINE)):
+        assert ready
+        client, _ = listener.accept()
+        with client:
+            text, files, _, _ = socket.recv_fds(client, _MOST, 3)
+            request = Request(text, [os.dup(client.fileno()), *files])
+        environment = request.said["environment"]
+        manager = environment[ray_workers.MANAGER_VARIABLE]
+        if manager not in nodes:
+            nodes[manager], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            if (process := os.fork()) == 0:
+                request.close()
+                for file in (listener, *nodes.values()):
+                    file.close()
+                return lambda: _node(theirs, int(manager), environment)
+            theirs.close()
+            (folder / manager).write_text(str(process))
+        with suppress(OSError):  # its node manager has ended
+            socket.send_fds(nodes[manager], [request.text], request.files)
+        request.close()
+    return None
+
+
+def _node(requests: socket.socket, manager: int, environment: dict[str, str]) -> None:
+    """Fork the workers of a node manager as long as it runs."""
+    os.environ.update({key: value for key, value in environment.items() if key.startswith("RAY_")})
+    with suppress(ProcessLookupError):
+        ended = os.pidfd_open(manager)
+        ray_workers.import_ray()
+        gc.freeze()
+        if become := _forked(requests, ended):
+            become()
+
+
+def _forked(requests: socket.socket, ended: int) -> Become | None:
+    while ended not in _ready(requests.fileno(), ended):
+        text, files, _, _ = socket.recv_fds(requests, _MOST, 4)
+        if not text:
+            return None
+        request = Request(text, files)
+        if os.fork() == 0:
+            requests.close()
+            os.close(ended)
+            return lambda: _worker(request)
+        request.close()
+    return None
+
+
+def _ready(*files: int) -> Sequence[int]:
+    return select.select(files, [], [])[0]
+
+
+def _worker(request: Request) -> None:
+    """Be the worker that was asked for, or leave it to Ray's own program."""
+    said = request.said
+    parsed = ray_workers.parsed(said["words"])
+    if parsed is None or _cuda_has_begun():
+        return
+    context, words = parsed
+    os.setpgid(0, 0)  # the node manager kills the whole group of a worker that has ended
+    # Whatever holds it up, it does not outlive its node manager.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ.clear()
+    os.environ.update(said["environment"] | context.env_vars)
+    os.chdir(said["folder"])
+    with suppress(PermissionError):
+        Path(OOM_SCORE).write_text(said["oom_score"])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _draw_anew()
+    client, *files = request.files
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.write(client, TAKEN)
+    request.close()
+    ray_workers.work(words)
+
+
+def _cuda_has_begun() -> bool:
+    """Whether an import has begun to use GPUs: then a forked process cannot."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda._is_in_bad_fork()
+
+
+def _draw_anew() -> None:
+    """No two workers draw the same random numbers, as those that are started do not."""
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+
+
+if __name__ == "__main__":
+    main()
