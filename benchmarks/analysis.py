@@ -15,17 +15,18 @@ bright colour, on a background of dark soft noise: most of an image says nothing
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import ltm
+from benchmarks.study.own_ray import own_ray
 from ltm_platform import api
 from ltm_platform.job import JobSpec
 
@@ -119,13 +120,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="images that are analysed")
     parser.add_argument("--out", type=Path, default=Path("analysis"))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ltm-analysis-") as folder:
-        os.environ["LTM_PLATFORM_HOME"] = folder
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray would write a token into the user's home
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with (
+        tempfile.TemporaryDirectory(prefix="ltm-analysis-") as folder,
+        own_ray(Path(folder)),
+    ):
         for data in args.data:
             analyse(data, Path(folder), args)
-        ray.shutdown()
     print(f"pages in {args.out}", file=sys.stderr)
 
 

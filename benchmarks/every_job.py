@@ -11,7 +11,6 @@ are faster in. Published weights are left out, and a teacher with them.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -19,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import ray
 import torch
 
 from benchmarks.gpu.bench import generate
+from benchmarks.study.own_ray import own_ray
 from ltm_platform import api
 from ltm_platform.job.load import bundled_folder
 
@@ -40,6 +39,20 @@ def overrides(data: Path, batch: int) -> list[str]:
     return settings if torch.cuda.is_available() else [*settings, "engine.precision=fp32"]
 
 
+def smoke_all(jobs: list[str], settings: list[str]) -> None:
+    print(f"{'job':<30}{'all s':>8}{'a step s':>10}{'GiB':>7}")
+    began = time.perf_counter()
+    for name in jobs:
+        start = time.perf_counter()
+        found = api.smoke(name, overrides=settings).forecast
+        seconds = time.perf_counter() - start
+        print(
+            f"{name:<30}{seconds:>8.0f}{found.step_s:>10.2f}{found.memory_gib:>7.2f}",
+            flush=True,
+        )
+    print(f"{'all':<30}{time.perf_counter() - began:>8.0f}")
+
+
 def main() -> None:
     bundled = sorted(file.stem for file in bundled_folder().glob("*.yaml"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -47,23 +60,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="global batch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ltm-every-job-") as folder:
-        os.environ["LTM_PLATFORM_HOME"] = str(Path(folder) / "home")
-        os.environ["RAY_AUTH_MODE"] = "disabled"
         data = Path(folder) / "photographs"
         generate(data, train=4 * args.batch, val=4 * args.batch)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        print(f"{'job':<30}{'all s':>8}{'a step s':>10}{'GiB':>7}")
-        began = time.perf_counter()
-        for name in args.jobs:
-            start = time.perf_counter()
-            found = api.smoke(name, overrides=overrides(data, args.batch)).forecast
-            seconds = time.perf_counter() - start
-            print(
-                f"{name:<30}{seconds:>8.0f}{found.step_s:>10.2f}{found.memory_gib:>7.2f}",
-                flush=True,
-            )
-        print(f"{'all':<30}{time.perf_counter() - began:>8.0f}")
-        ray.shutdown()
+        with own_ray(Path(folder) / "home"):
+            smoke_all(args.jobs, overrides(data, args.batch))
 
 
 if __name__ == "__main__":

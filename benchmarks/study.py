@@ -14,7 +14,6 @@ whole way on the bundled digits, with one seed, a few methods and an epoch each.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -24,8 +23,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import ray
 
 from benchmarks.study import report, sets
 from benchmarks.study.cells import (
@@ -40,6 +37,8 @@ from benchmarks.study.cells import (
     base,
     cells,
 )
+from benchmarks.study.own_ray import own_ray
+from benchmarks.study.pictures import draw
 from benchmarks.study.runs import Place, carry_out, stored
 
 ROOT = Path(__file__).parents[1]
@@ -73,13 +72,8 @@ def show(found: dict[Cell, dict[str, Any]]) -> None:
 
 def run(wanted: list[Cell], place: Place, hours: float) -> None:
     place.home.mkdir(parents=True, exist_ok=True)
-    os.environ["LTM_PLATFORM_HOME"] = str(place.home / "runs")
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray would write a token into the user's home
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
+    with own_ray(place.home / "runs"):
         left = carry_out(wanted, place, time.monotonic() + 3600 * hours)
-    finally:
-        ray.shutdown()
     done = len(wanted) - left
     print(f"{done} of {len(wanted)} networks")
 
@@ -93,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--hours", type=float, default=1.0, help="no network is begun after these")
     parser.add_argument("--show", action="store_true", help="print what there is, and run nothing")
+    parser.add_argument("--picture", type=Path, help="draw what is merged on clipart, and no more")
     parser.add_argument("--quick", action="store_true", help="the whole way in minutes")
     args = parser.parse_args()
     if args.quick:
@@ -106,7 +101,9 @@ def main() -> None:
     place = Place(args.home.absolute())
     for name in args.make:
         make(name, place.home)
-    if args.show:
+    if args.picture:
+        draw(stored(place), place, "clipart", args.picture)
+    elif args.show:
         show(stored(place))
     elif not args.make:
         run(cells(tuple(args.sets), tuple(args.seeds), tuple(args.parts)), place, args.hours)

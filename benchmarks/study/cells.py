@@ -50,17 +50,21 @@ def base(data: str, seed: int) -> Cell:
 
 
 def cells(sets: tuple[str, ...], seeds: tuple[int, ...], parts: tuple[float, ...]) -> list[Cell]:
-    """Every regime and method; for each seed and part all of them before the next, bases first."""
+    """Every regime and method; for each seed and part all of them before the next, bases first.
+
+    Variants of LTM are screened: at the first part, with the first seed alone.
+    """
     found: list[Cell] = []
     for part in parts:
         for seed in seeds:
+            screening = (part, seed) == (PARTS[0], SEEDS[0])
             for data in sets:
                 found.append(base(data, seed))
                 found += [Cell(data, OFF_THE_SHELF, method, part, seed) for method in UNTRAINED]
                 found.append(Cell(data, "calibrated", "ltm", part, seed))
                 found += [
                     Cell(data, "fine-tuned", method, part, seed)
-                    for method in ("none", *OURS, *RIVALS)
+                    for method in ("none", *(OURS if screening else ("ltm",)), *RIVALS)
                 ]
                 found.append(Cell(data, "from scratch", "smaller", part, seed))
     return list(dict.fromkeys(found))

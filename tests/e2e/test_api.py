@@ -77,7 +77,6 @@ def test_the_example_of_the_documentation(
     assert run.metrics["val/top1"] > 10
     assert Path(run.best.location).parent == Path(run.last.location).parent == run.folder
     assert run.best.top1 == max(run.best.top1, run.last.top1)
-    assert "RayTrainWorker" in (run.folder / "run.log").read_text()  # what the workers said
 
     with nothing_is_left(capfd):
         exec(evaluated, notebook)

@@ -15,7 +15,7 @@ from ltm_platform.api.clusters import (
     stop_local_ray,
 )
 from ltm_platform.api.jobs import address_of, goes_to_cluster, plan, validate
-from ltm_platform.api.networks import analyse, evaluate, export, pareto, predict
+from ltm_platform.api.networks import analyse, evaluate, export, labels_of, pareto, predict
 from ltm_platform.api.records import (
     Compared,
     compare,
@@ -86,6 +86,7 @@ __all__ = [
     "evaluate",
     "export",
     "goes_to_cluster",
+    "labels_of",
     "local_ray",
     "locate",
     "logs",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ltm_platform.api.values import Printed
     from ltm_platform.inference.evaluate import Evaluation, Scores
     from ltm_platform.inference.export import Format
+    from ltm_platform.inference.labels import NetworkLabels
     from ltm_platform.job import JobSpec
     from ltm_platform.ray_cluster.resources import Resources
     from ltm_platform.report.pareto import Measurement
@@ -231,6 +232,37 @@ def predict(
         drawn = inference.draw_heatmaps(network, images, pixels, heatmaps, target=token)
     predictions = inference.predict(network, images, pixels, top=top)
     return Predicted(tuple(predictions), tuple(drawn))
+
+
+@restored_process()
+def labels_of(
+    target: str | Path,
+    *,
+    ema: bool = False,
+    ratio: float | None = None,
+    last: bool = False,
+    tracking_uri: str | None = None,
+) -> NetworkLabels:
+    """What `ltm_platform.data.importing.import_images` labels images by: a network's decisions.
+
+    Args:
+        target: a run, a checkpoint's folder, or a network of timm's with its published weights, as
+            ``timm.create_model`` names it.
+
+    The others are as of `predict`.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    from ltm_platform.inference import labels
+
+    if labels.is_of_timm(str(target)):
+        return labels.labels_of_timm(str(target))
+    checkpoint = find_checkpoint(str(target), last=last, uri=tracking_uri)
+
+    from ltm_platform.inference.trained_network import load_network
+
+    return labels.labels_of_run(load_network(checkpoint, ema=ema, ratio=ratio))
 
 
 @restored_process()

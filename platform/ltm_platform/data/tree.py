@@ -270,6 +270,21 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS) and not any(map(_junk, path.split("/")))
 
 
+def arrange_unlabelled(listing: Listing, source: str) -> Tree:
+    """All images of a tree, in whatever folders, as one class without a name.
+
+    Raises:
+        UserError: no images.
+    """
+    left_out = dict(listing.left_out)
+    images = _images(listing.files, left_out)
+    files = sorted((file for folder in images.values() for file in folder), key=_by_path)
+    if not files:
+        raise UserError(f"{source.rstrip('/')} holds no images ({FORMATS}).")
+    reasons = tuple(LeftOut(path, reason) for path, reason in sorted(left_out.items()))
+    return Tree(("",), {TRAIN: [(0, file) for file in files]}, {}, reasons, tuple(listing.notices))
+
+
 def _images(files: Iterable[File], left_out: dict[str, str]) -> dict[str, list[File]]:
     """Images by their folders; what is none is added to ``left_out``."""
     images: dict[str, list[File]] = {}

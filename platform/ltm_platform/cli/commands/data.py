@@ -60,6 +60,12 @@ def command() -> None:
     type=click.IntRange(1, 100),
     help="Of those JPEGs; 90 if left out.",
 )
+@click.option(
+    "--labels-of",
+    metavar="NETWORK",
+    help="Images without labels: each has the class that a run, a checkpoint or a network of timm "
+    "gives it.",
+)
 @_processes
 def import_(
     source: str,
@@ -68,6 +74,7 @@ def import_(
     allow_bad: float,
     short_side: int | None,
     quality: int | None,
+    labels_of: str | None,
     processes: int | None,
 ) -> None:
     """Make Parquet shards of SOURCE in the folder DEST.
@@ -81,7 +88,9 @@ def import_(
       ltm-platform data import /data/imagenet /data/imagenet-shards
       ltm-platform data import images.tar s3://bucket/images --allow-bad 0.05
       ltm-platform data import /data/imagenet /data/imagenet-256 --short-side 256
+      ltm-platform data import photographs/ shards --labels-of my-run
     """
+    from ltm_platform import api
     from ltm_platform.data.importing import import_images
     from ltm_platform.data.importing.smaller import Smaller
 
@@ -91,6 +100,7 @@ def import_(
         )
     smaller = Smaller(short_side, quality or _QUALITY) if short_side else None
 
+    labeller = api.labels_of(labels_of) if labels_of else None
     with _progress("images") as listener:
         made = import_images(
             source,
@@ -99,6 +109,7 @@ def import_(
             allow_bad=allow_bad,
             processes=processes or _cpus(),
             smaller=smaller,
+            labeller=labeller,
             listener=listener,
         )
     counts = " and ".join(
@@ -116,6 +127,11 @@ def import_(
             f"the originals, upright ones, and of the crops all of less than "
             f"{min(1, 224 / smaller.short_side):.0%} of the shorter side are "
             "made larger at 224 pixels; the report and every shard note it"
+        )
+    if labeller:
+        click.echo(
+            f"labels are what {labeller.name} decides: top-1 on them is the share of images on "
+            "which a network agrees with it"
         )
     for notice in made.notices:
         click.echo(notice)

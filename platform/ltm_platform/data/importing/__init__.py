@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltm_platform.data.importing.originals import Entry, Originals, with_validation
+from ltm_platform.data.importing.originals import Entry, Originals, labelled, with_validation
 from ltm_platform.data.importing.table import open_table, parquet_files
 from ltm_platform.data.importing.tree import open_archive, open_folder
 from ltm_platform.data.importing.unsealed import open_unsealed
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ltm_platform.data.importing.originals import Labeller
     from ltm_platform.data.importing.smaller import Smaller
 
 __all__ = ["ALLOWED_BAD", "REPORT", "Imported", "import_images"]
@@ -81,6 +82,7 @@ def import_images(
     processes: int = 1,
     shard_bytes: int = SHARD_BYTES,
     smaller: Smaller | None = None,
+    labeller: Labeller | None = None,
     listener: Callable[[int, int], None] = _ignore,
 ) -> Imported:
     """Make shards of a folder tree, a tar of one, or Parquet files of images.
@@ -97,6 +99,7 @@ def import_images(
         shard_bytes: about how many bytes of images make a shard, as they are in the source.
         smaller: how larger pictures are stored; None keeps all bytes. It is noted in the report
             and in every shard.
+        labeller: gives the images their classes, in whatever folders they lie; noted in the report.
         listener: is called with images done and in all.
 
     Raises:
@@ -110,7 +113,10 @@ def import_images(
             f"{shown(destination)} lies in {shown(source)}, which is read: choose another folder."
         )
     try:
-        originals = with_validation(open_originals(source), val_fraction)
+        originals = open_originals(source, unlabelled=labeller is not None)
+        if labeller:
+            originals = labelled(originals, labeller, listener)
+        originals = with_validation(originals, val_fraction)
         plan = _fingerprint(originals, shard_bytes, smaller)
         tasks = list(_plan(originals, target, shard_bytes, plan, smaller))
         _claim(target, plan, source)
@@ -143,6 +149,8 @@ def import_images(
         report, per_class = _report(tasks, originals, plan)
         if smaller:
             report["resized"] = smaller.as_dict()
+        if labeller:
+            report["labels_of"] = labeller.name
         text = json.dumps(report | {"seal": PLACEHOLDER}, indent=1, ensure_ascii=False)
         (target / REPORT).write(sealed(text.encode()))
         if skipped > limit:
@@ -165,18 +173,31 @@ def import_images(
     return Imported(report["images"], originals.classes, skipped, target / REPORT, notices)
 
 
-def open_originals(source: str) -> Originals:
-    """What ``source`` holds. UserError if it is not there or holds no images."""
+def open_originals(source: str, *, unlabelled: bool = False) -> Originals:
+    """What ``source`` holds. UserError if it is not there or holds no images.
+
+    unlabelled: images of a folder or a tar, whatever folders they are in.
+    """
     where = storage_path(source)
+    if not where.is_file() and not where.is_folder():
+        raise UserError(f"{source} not found: there is no such file or folder.")
+    if unlabelled:
+        return _unlabelled(where)
     if where.is_file():
         return open_table(where) if where.name.endswith(".parquet") else open_archive(where)
-    if not where.is_folder():
-        raise UserError(f"{source} not found: there is no such file or folder.")
     if holds_shards(where) and (where / REPORT).exists():
         if unsealed := open_unsealed(where):
             return unsealed
         raise UserError(f"{source} holds shards already: it can be trained on as it is.")
     return open_table(where) if parquet_files(where) else open_folder(where)
+
+
+def _unlabelled(where: StoragePath) -> Originals:
+    if where.is_folder() and not (holds_shards(where) or parquet_files(where)):
+        return open_folder(where, unlabelled=True)
+    if where.is_file() and not where.name.endswith(".parquet"):
+        return open_archive(where, unlabelled=True)
+    raise UserError(f"{where} has labels: --labels-of is for image files in a folder or a tar.")
 
 
 def _plan(

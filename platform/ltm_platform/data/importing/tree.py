@@ -20,7 +20,9 @@ from ltm_platform.data.tree import (
     File,
     LeftOut,
     Listing,
+    Tree,
     arrange,
+    arrange_unlabelled,
     is_image,
     list_folder,
 )
@@ -35,21 +37,24 @@ if TYPE_CHECKING:
     from ltm_platform.storage.path import StoragePath
 
 
-def open_folder(root: StoragePath) -> Originals:
-    """The images below ``root``, here or in a store. UserError if they are in no class folders."""
+def open_folder(root: StoragePath, *, unlabelled: bool = False) -> Originals:
+    """The images below ``root``, here or in a store. UserError if they are in no class folders,
+    unless ``unlabelled``."""
     if root.is_local:
         listing = list_folder(root.path, sizes=True)
     else:
         files = [File(path, size, path) for path, size in root.files(recursive=True)]
         listing = Listing(files)
-    return _originals(_FolderReader(root), listing, str(root))
+    arranged = arrange_unlabelled if unlabelled else arrange
+    return _originals(_FolderReader(root), arranged(_printable_names(listing), str(root)))
 
 
-def open_archive(file: StoragePath) -> Originals:
+def open_archive(file: StoragePath, *, unlabelled: bool = False) -> Originals:
     """The images in an uncompressed tar. Nothing is ever extracted.
 
     Raises:
-        UserError: no tar, compressed, damaged, or its images are in no class folders.
+        UserError: no tar, compressed, damaged, or its images are in no class folders and not
+            ``unlabelled``.
     """
     listing = Listing()
     try:
@@ -70,18 +75,22 @@ def open_archive(file: StoragePath) -> Originals:
             f"{file} cannot be read as a tar: {error}. A compressed one must be decompressed "
             "first, since images are read from it at random."
         ) from error
-    return _originals(_ArchiveReader(file), _without_common_folder(listing), str(file))
+    listing = _printable_names(_without_common_folder(listing))
+    arranged = arrange_unlabelled if unlabelled else arrange
+    return _originals(_ArchiveReader(file), arranged(listing, str(file)))
 
 
-def _originals(reader: Reader, listing: Listing, source: str) -> Originals:
+def _printable_names(listing: Listing) -> Listing:
     """Names as they can be printed and stored: those of files need not be UTF-8."""
-    listing = Listing(
+    return Listing(
         [file._replace(path=_printable(file.path)) for file in listing.files],
         [_printable(path) for path in listing.folders],
         [one._replace(path=_printable(one.path)) for one in listing.left_out],
         listing.notices,
     )
-    tree = arrange(listing, source)
+
+
+def _originals(reader: Reader, tree: Tree) -> Originals:
     splits = {
         split: sorted(Entry(file.path, label, file.size, file.where) for label, file in images)
         for split, images in tree.splits.items()

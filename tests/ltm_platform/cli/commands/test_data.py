@@ -55,6 +55,18 @@ def test_import_says_what_smaller_pictures_change(run: Run) -> None:
     assert "--quality 80" in alone.err
 
 
+@pytest.mark.usefixtures("pets")
+def test_labels_of_what_is_no_network_are_refused_before_anything_is_written(
+    run: Run, tmp_path: Path
+) -> None:
+    for name in ("none", "local-dir:none"):
+        refused = run("import", "pets", "shards", "--labels-of", name)
+        assert refused.code == 2
+        assert name in refused.err
+        assert refused.err.count("\n") == 1
+    assert not (tmp_path / "shards").exists()
+
+
 def test_left_out_images_are_told(run: Run, pets: Path) -> None:
     (pets / "cat/bad.png").write_bytes(b"text")
     refused = run("import", "pets", "shards", "--processes", "1")
