@@ -33,6 +33,7 @@ from benchmarks.study.cells import (
     REGIMES,
     RIVALS,
     SEEDS,
+    WITHOUT_IB,
     Cell,
     base,
     cells,
@@ -62,7 +63,7 @@ def show(found: dict[Cell, dict[str, Any]]) -> None:
     for regime in REGIMES:
         for part in sorted({cell.part for cell in found}, reverse=True):
             for ours in OURS:
-                rivals = ("none", *RIVALS, "smaller")
+                rivals = ("none", *RIVALS, "smaller", *((WITHOUT_IB,) if ours == "ltm" else ()))
                 claims = report.compare(found, regime, part, ours, rivals)
                 if claims:
                     print("\n" + report.verdicts(claims))

@@ -18,6 +18,8 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Methods with options; any other name is that of a method by its defaults."""
 OURS = ("ltm", *VARIANTS)
+WITHOUT_IB = "ltm without IB"
+"""LTM with the bottleneck's statistics, but not its bound in the loss."""
 RIVALS = ("tome", "ltmp", "mctf", "sit", "topk", "random")
 UNTRAINED = ("ltm", "tome", "mctf", "topk", "random")
 """What can be put on a trained network as it is."""
@@ -42,7 +44,7 @@ class Cell:
     @property
     def name(self) -> str:
         words = (self.data, self.regime, self.method, f"{self.part:g}", f"s{self.seed}")
-        return "-".join(words).replace(" ", "-").replace(".", "_")
+        return "-".join(words).replace(" ", "-").replace(".", "_").lower()
 
 
 def base(data: str, seed: int) -> Cell:
@@ -66,6 +68,8 @@ def cells(sets: tuple[str, ...], seeds: tuple[int, ...], parts: tuple[float, ...
                     Cell(data, "fine-tuned", method, part, seed)
                     for method in ("none", *(OURS if screening else ("ltm",)), *RIVALS)
                 ]
+                if part == PARTS[0]:
+                    found.append(Cell(data, "fine-tuned", WITHOUT_IB, part, seed))
                 found.append(Cell(data, "from scratch", "smaller", part, seed))
     return list(dict.fromkeys(found))
 
@@ -74,7 +78,7 @@ def job(cell: Cell, path: str, budget: float, start: str | None) -> dict[str, An
     """The job of a cell that trains. budget: GMACs. start: the base's weights."""
     tuned = cell.regime != "from scratch"
     epochs = max(1, EPOCHS[cell.data] // 3) if tuned else EPOCHS[cell.data]
-    method, options = VARIANTS.get(cell.method, (cell.method, {}))
+    method, options = VARIANTS.get(cell.method, (cell.method.removesuffix(" without IB"), {}))
     model: dict[str, Any] = {"backbone": BACKBONE, "image_size": SIDE, "method": method}
     model["options"] = options
     if method != "none":
@@ -88,7 +92,7 @@ def job(cell: Cell, path: str, budget: float, start: str | None) -> dict[str, An
         "warmup_epochs": 0 if tuned else min(1, epochs - 1),
         "seed": cell.seed,
         "augment": {"hflip": 0.0, "crop_scale": [0.7, 1.0]},
-        "ib": {"weight": 0.1 if method == "ltm" else 0.0},
+        "ib": {"weight": 0.1 if method == "ltm" and cell.method != WITHOUT_IB else 0.0},
     }
     if cell.regime == "calibrated":
         model["options"] = {"start": "alike", "pool_by_size": True}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+BOTTLENECK = ("ib/mi_input", "ib/mi_label", "ib/loss", "train/ib_bound", "train/ib_grad_ratio")
+"""What is kept of the last epoch's statistics."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where data sets and results are."""
@@ -72,7 +76,9 @@ def _trained(cell: Cell, place: Place, start: str | None) -> dict[str, Any]:
     run = api.submit(spec, force=True)
     weights = str(run.best.location)
     score = _tested(cell, place, weights)
-    return {"run": run.name, "weights": weights, "val_top1": run.best.top1, **score}
+    bottleneck = {key: run.metrics[key] for key in BOTTLENECK if key in run.metrics}
+    found = {"run": run.name, "weights": weights, "val_top1": run.best.top1}
+    return {**found, "bottleneck": bottleneck, **score}
 
 
 def _off_the_shelf(cell: Cell, place: Place, weights: str) -> dict[str, Any]:

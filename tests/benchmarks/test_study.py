@@ -69,7 +69,22 @@ def test_bases_come_before_what_begins_with_their_weights() -> None:
     assert {cell.seed for cell in wanted[: len(wanted) // 4]} == {0}
 
 
-@pytest.mark.parametrize("method", ["none", *cells.OURS, *cells.RIVALS])
+def test_variants_are_screened_once_and_the_term_is_left_out_for_every_seed() -> None:
+    wanted = cells.cells(("mnist",), (0, 1), (0.65, 0.5))
+    screened = [cell for cell in wanted if cell.method in cells.VARIANTS]
+    assert {(cell.seed, cell.part) for cell in screened} == {(0, 0.65)}
+    without = [cell for cell in wanted if cell.method == cells.WITHOUT_IB]
+    assert [(cell.seed, cell.part) for cell in without] == [(0, 0.65), (1, 0.65)]
+    weights = {
+        method: cells.job(Cell("mnist", "fine-tuned", method, 0.65, 0), "digits", 0.01, "w")[
+            "recipe"
+        ]["ib"]["weight"]
+        for method in ("ltm", cells.WITHOUT_IB, "tome")
+    }
+    assert weights == {"ltm": 0.1, cells.WITHOUT_IB: 0.0, "tome": 0.0}
+
+
+@pytest.mark.parametrize("method", ["none", *cells.OURS, cells.WITHOUT_IB, *cells.RIVALS])
 @pytest.mark.parametrize("regime", ["fine-tuned", "from scratch"])
 def test_every_cell_is_a_job(method: str, regime: str) -> None:
     cell = Cell("mnist", regime, method, 0.65, 1)

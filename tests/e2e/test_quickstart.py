@@ -72,6 +72,11 @@ def test_the_held_out_digits_are_read(run: Run) -> None:
     assert run.data.metrics["model/gmacs"] < 0.8 * run.data.metrics["model/gmacs_base"]
 
 
+def test_what_the_workers_say_is_in_its_log(run: Run, home: Path) -> None:
+    assert run.info.status == "FINISHED"
+    assert "RayTrainWorker" in (home / "runs/first/run.log").read_text()  # DeepSpeed's lines
+
+
 def test_the_screen_is_calm_and_says_what_is_next(
     finished: CompletedProcess[str], run: Run
 ) -> None:

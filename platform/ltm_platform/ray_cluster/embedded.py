@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
 import threading
+import traceback
+import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -121,9 +124,10 @@ class EmbeddedRay:
                     num_gpus=int(self._resources.gpus),
                     include_dashboard=False,
                 )
-        except Exception:  # Ray has no narrower one, and leaves what it has started
+        except Exception as error:  # Ray has no narrower one, and leaves what it has started
             after = psutil.Process().children(recursive=True)
             _kill([process for process in after if process not in before])
+            _forget(error)
             raise
 
     def end(self) -> None:
@@ -171,6 +175,15 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _forget(error: Exception) -> None:
+    """Drop what the frames of an error hold: processes that nobody waits for, of which Python would
+    warn wherever they are collected later."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
 
 
 def _kill(workers: list[psutil.Process]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,3 +61,23 @@ def test_a_machine_on_which_it_never_starts_is_a_sentence(
     with pytest.raises(UserError, match=r"Ray did not start, 3 times and .* 0 seconds"):
         EmbeddedRay(Resources(cpus=1, gpus=0)).start()
     assert [process.wait(30) for process in left] == [-signal.SIGKILL] * START_ATTEMPTS
+
+
+def test_nobody_is_warned_of_the_processes_that_ray_drops(
+    too_late: Callable[[int], list[subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_late(0)  # Ray's settings
+    started: list[int] = []
+
+    def init(**_: object) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        started.append(process.pid)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(embedded, "START_S", 0)
+    with pytest.raises(UserError, match="Ray did not start"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EmbeddedRay(Resources(cpus=1, gpus=0)).start()
+    assert len(started) == START_ATTEMPTS
+    gc.collect()  # a warning would fail this test

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,7 +23,6 @@ from ltm_platform.ray_cluster.forked_workers import client, fork_server, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 WORKER = """
 import json, os, random, sys
@@ -86,6 +88,29 @@ def test_a_worker_is_what_its_client_was_and_finds_all_imported(worker: Path) ->
             assert said["imported"]
             assert said["leads its group"]
         assert found[0]["drawn"] != found[1]["drawn"]
+
+
+def test_a_client_that_is_killed_does_no_harm(worker: Path) -> None:
+    with fork_server(["wave"], {}), manager() as one:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
+            killed.connect(os.environ[client.SERVER])
+        assert first_line(worker, "a", manager=one.pid)["imported"]
+
+
+def test_its_folder_goes_with_a_process_that_is_killed() -> None:
+    program = (
+        "import os; from ltm_platform.ray_cluster.forked_workers import client, fork_server\n"
+        "with fork_server(['wave'], {}):\n"
+        "    print(os.environ[client.SERVER], flush=True)\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    folder = Path(ran.stdout.strip()).parent
+    assert folder.name.startswith("ltm-fork-")
+    deadline = time.monotonic() + 60
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_workers_end_with_their_node_manager_even_those_that_are_stopped(worker: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -64,18 +65,20 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has ended is not waited for
     if become := _serve(listener):
         become()
+    else:  # who started this one may have been killed
+        shutil.rmtree(_folder(listener), ignore_errors=True)
 
 
 def _serve(listener: socket.socket) -> Become | None:
     """Hand requests to a process for each node manager; None once nobody is there to ask."""
-    folder = Path(listener.getsockname()).parent
     nodes: dict[str, socket.socket] = {}
     while LIFELINE not in (ready := _ready(listener.fileno(), LIFELINE)):
         assert ready
         client, _ = listener.accept()
         with client:
-            text, files, _, _ = socket.recv_fds(client, _MOST, 3)
-            request = Request(text, [os.dup(client.fileno()), *files])
+            request = _received(client)
+        if request is None:
+            continue
         environment = request.said["environment"]
         manager = environment[ray_workers.MANAGER_VARIABLE]
         if manager not in nodes:
@@ -86,11 +89,24 @@ def _serve(listener: socket.socket) -> Become | None:
                     file.close()
                 return lambda: _node(theirs, int(manager), environment)
             theirs.close()
-            (folder / manager).write_text(str(process))
+            (_folder(listener) / manager).write_text(str(process))
         with suppress(OSError):  # its node manager has ended
             socket.send_fds(nodes[manager], [request.text], request.files)
         request.close()
     return None
+
+
+def _received(client: socket.socket) -> Request | None:
+    """None from a client that has been killed."""
+    with suppress(ConnectionError):
+        text, files, _, _ = socket.recv_fds(client, _MOST, 3)
+        if text:
+            return Request(text, [os.dup(client.fileno()), *files])
+    return None
+
+
+def _folder(listener: socket.socket) -> Path:
+    return Path(listener.getsockname()).parent
 
 
 def _node(requests: socket.socket, manager: int, environment: dict[str, str]) -> None:
