@@ -194,7 +194,7 @@ def arrange(listing: Listing, source: str) -> Tree:
     """
     source = source.rstrip("/")
     left_out = dict(listing.left_out)
-    images = _images(listing.files, left_out)
+    images = images_by_folder(listing.files, left_out)
     known = [path for path in listing.folders if not _left_out(path, left_out)]
     folders = _split_folders({path.split("/")[0] for path in (*known, *images) if path}, source)
     found: dict[str, dict[str, list[File]]] = {split: {} for split in folders or (TRAIN,)}
@@ -270,22 +270,7 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS) and not any(map(_junk, path.split("/")))
 
 
-def arrange_unlabelled(listing: Listing, source: str) -> Tree:
-    """All images of a tree, in whatever folders, as one class without a name.
-
-    Raises:
-        UserError: no images.
-    """
-    left_out = dict(listing.left_out)
-    images = _images(listing.files, left_out)
-    files = sorted((file for folder in images.values() for file in folder), key=_by_path)
-    if not files:
-        raise UserError(f"{source.rstrip('/')} holds no images ({FORMATS}).")
-    reasons = tuple(LeftOut(path, reason) for path, reason in sorted(left_out.items()))
-    return Tree(("",), {TRAIN: [(0, file) for file in files]}, {}, reasons, tuple(listing.notices))
-
-
-def _images(files: Iterable[File], left_out: dict[str, str]) -> dict[str, list[File]]:
+def images_by_folder(files: Iterable[File], left_out: dict[str, str]) -> dict[str, list[File]]:
     """Images by their folders; what is none is added to ``left_out``."""
     images: dict[str, list[File]] = {}
     in_junk: dict[str, bool] = {}

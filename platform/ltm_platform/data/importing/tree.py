@@ -14,6 +14,7 @@ from ltm_platform.data.importing.originals import (
     Originals,
 )
 from ltm_platform.data.tree import (
+    FORMATS,
     NO_FILE,
     TRAIN,
     VALIDATION,
@@ -22,7 +23,7 @@ from ltm_platform.data.tree import (
     Listing,
     Tree,
     arrange,
-    arrange_unlabelled,
+    images_by_folder,
     is_image,
     list_folder,
 )
@@ -45,7 +46,7 @@ def open_folder(root: StoragePath, *, unlabelled: bool = False) -> Originals:
     else:
         files = [File(path, size, path) for path, size in root.files(recursive=True)]
         listing = Listing(files)
-    arranged = arrange_unlabelled if unlabelled else arrange
+    arranged = _arrange_unlabelled if unlabelled else arrange
     return _originals(_FolderReader(root), arranged(_printable_names(listing), str(root)))
 
 
@@ -76,8 +77,23 @@ def open_archive(file: StoragePath, *, unlabelled: bool = False) -> Originals:
             "first, since images are read from it at random."
         ) from error
     listing = _printable_names(_without_common_folder(listing))
-    arranged = arrange_unlabelled if unlabelled else arrange
+    arranged = _arrange_unlabelled if unlabelled else arrange
     return _originals(_ArchiveReader(file), arranged(listing, str(file)))
+
+
+def _arrange_unlabelled(listing: Listing, source: str) -> Tree:
+    """All images of a tree, in whatever folders, as one class without a name.
+
+    Raises:
+        UserError: no images.
+    """
+    left_out = dict(listing.left_out)
+    images = images_by_folder(listing.files, left_out)
+    files = sorted(file for folder in images.values() for file in folder)
+    if not files:
+        raise UserError(f"{source.rstrip('/')} holds no images ({FORMATS}).")
+    reasons = tuple(LeftOut(path, reason) for path, reason in sorted(left_out.items()))
+    return Tree(("",), {TRAIN: [(0, file) for file in files]}, {}, reasons, tuple(listing.notices))
 
 
 def _printable_names(listing: Listing) -> Listing:
