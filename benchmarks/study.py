@@ -93,13 +93,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         with TemporaryDirectory(prefix="ltm-study-") as folder:
-            place = Place(Path(folder))
+            place = Place(Path(folder).resolve())
             first = Cell("digits", "fine-tuned", "ltm", 0.65, 0)
             other = Cell("digits", OFF_THE_SHELF, "tome", 0.65, 0)
             run([base("digits", 0), other, first], place, args.hours)
             show(stored(place))
         return
-    place = Place(args.home.absolute())
+    place = Place(args.home.resolve())
     for name in args.make:
         make(name, place.home)
     if args.picture:

@@ -36,8 +36,8 @@ def draw(found: Mapping[Cell, dict[str, Any]], place: Place, data: str, file: Pa
     Merged tokens have their mean colour, dropped ones are dark.
     """
     tuned = [Cell(data, regime, "ltm", 0.65, 0) for regime in ("calibrated", "fine-tuned")]
-    networks = [load_network(Path(found[cell]["weights"])).model for cell in tuned]
-    tome = ltm.patch(load_network(Path(found[base(data, 0)]["weights"])).model, "tome")
+    networks = [load_network(Path(place.weights(found[cell]))).model for cell in tuned]
+    tome = ltm.patch(load_network(Path(place.weights(found[base(data, 0)]))).model, "tome")
     tome.set_compression(gmacs=0.65 * base_gmacs())
     networks.append(tome)
     rows = zip(*(_column(networks, image) for image in _images(place, data)), strict=True)

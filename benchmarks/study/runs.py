@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +16,10 @@ from benchmarks.study.cells import BACKBONE, OFF_THE_SHELF, SIDE, Cell, base, jo
 from ltm.methods import untrained_options
 from ltm_platform import api
 from ltm_platform.job import JobSpec
+from ltm_platform.storage.manifest import WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
 
 BOTTLENECK = ("ib/mi_input", "ib/mi_label", "ib/loss", "train/ib_bound", "train/ib_grad_ratio")
@@ -35,6 +36,10 @@ class Place:
     def results(self) -> Path:
         return self.home / "study.jsonl"
 
+    def weights(self, row: Mapping[str, Any]) -> str:
+        """The checkpoint of a network that was trained."""
+        return str(self.home / row["weights"])
+
     def data(self, name: str, part: str) -> str:
         return "digits" if name == "digits" else str(self.home / "shards" / name / part)
 
@@ -50,11 +55,11 @@ def stored(place: Place) -> dict[Cell, dict[str, Any]]:
 def carry_out(wanted: Iterable[Cell], place: Place, until: float) -> int:
     """Run what has not been run, until a time of `time.monotonic`; how many there are left."""
     found = stored(place)
-    left = [cell for cell in wanted if cell not in found]
+    left = still_to_run(wanted, found, place)
     while left and time.monotonic() < until:
         cell, start = left.pop(0), time.perf_counter()
         scratch = cell.regime == "from scratch"
-        weights = None if scratch else str(found[base(cell.data, cell.seed)]["weights"])
+        weights = None if scratch else place.weights(found[base(cell.data, cell.seed)])
         try:
             if weights is not None and cell.regime == OFF_THE_SHELF:
                 row = _off_the_shelf(cell, place, weights)
@@ -70,6 +75,22 @@ def carry_out(wanted: Iterable[Cell], place: Place, until: float) -> int:
     return len(left)
 
 
+def still_to_run(
+    wanted: Iterable[Cell], found: Mapping[Cell, dict[str, Any]], place: Place
+) -> list[Cell]:
+    """What has no result; and before it its base, where the weights of that are gone."""
+    left: list[Cell] = []
+    for cell in wanted:
+        if cell in found:
+            continue
+        start = base(cell.data, cell.seed)
+        there = start in found and Path(place.weights(found[start]), WEIGHTS_FILE).is_file()
+        if cell.regime != "from scratch" and start not in left and not there:
+            left.append(start)
+        left.append(cell)
+    return left
+
+
 def _trained(cell: Cell, place: Place, start: str | None) -> dict[str, Any]:
     path = place.data(cell.data, "main")
     spec = JobSpec.from_dict(job(cell, path, cell.part * base_gmacs(), start))
@@ -77,7 +98,8 @@ def _trained(cell: Cell, place: Place, start: str | None) -> dict[str, Any]:
     weights = str(run.best.location)
     score = _tested(cell, place, weights)
     bottleneck = {key: run.metrics[key] for key in BOTTLENECK if key in run.metrics}
-    found = {"run": run.name, "weights": weights, "val_top1": run.best.top1}
+    where = str(Path(weights).relative_to(place.home))
+    found = {"run": run.name, "weights": where, "val_top1": run.best.top1}
     return {**found, "bottleneck": bottleneck, **score}
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.study import cells, report, sets
 from benchmarks.study.cells import Cell, base
+from benchmarks.study.runs import Place, still_to_run
 from ltm_platform.job import JobSpec
 
 if TYPE_CHECKING:
@@ -67,6 +68,18 @@ def test_bases_come_before_what_begins_with_their_weights() -> None:
     for place, cell in enumerate(wanted):
         assert base(cell.data, cell.seed) in wanted[: place + 1]
     assert {cell.seed for cell in wanted[: len(wanted) // 4]} == {0}
+
+
+def test_a_study_goes_on_where_it_stopped_also_without_the_weights(tmp_path: Path) -> None:
+    wanted = [base("mnist", 0), tuned("ltm", 0), tuned("tome", 0)]
+    place = Place(tmp_path)
+    assert still_to_run(wanted, {}, place) == wanted
+    there = {wanted[0]: {"weights": "best"}, wanted[1]: {}}
+    assert still_to_run(wanted, there, place) == [wanted[0], wanted[2]], "they are gone"
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best/model.safetensors").touch()
+    assert still_to_run(wanted, there, place) == [wanted[2]]
+    assert still_to_run(wanted, {cell: {} for cell in wanted}, place) == []
 
 
 def test_variants_are_screened_once_and_the_term_is_left_out_for_every_seed() -> None:

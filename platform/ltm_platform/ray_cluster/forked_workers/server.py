@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
@@ -61,6 +62,8 @@ def main() -> None:
         found = resolve_name(name)
         if ":" in name:
             found()
+    # Threads that imports start (OpenBLAS's, Arrow's) are idle, and their libraries survive a fork.
+    warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
     gc.freeze()  # a collection in a forked process would copy the memory of all that is imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has ended is not waited for
     if become := _serve(listener):
