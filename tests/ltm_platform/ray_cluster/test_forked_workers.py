@@ -31,6 +31,7 @@ print(json.dumps({
     "MINE": os.environ.get("MINE"),
     "folder": os.getcwd(),
     "imported": "wave" in sys.modules,
+    "deepspeed": "deepspeed" in sys.modules,
     "leads its group": os.getpgid(0) == os.getpid(),
     "pid": os.getpid(),
     "drawn": random.random(),
@@ -160,12 +161,20 @@ def test_only_what_has_something_to_import_has_a_server(monkeypatch: pytest.Monk
     assert os.environ[client.SERVER] == "another"
 
 
-def test_ranks_find_deepspeed_where_they_need_it_and_ray_is_not_imported() -> None:
+def test_ranks_find_deepspeed_where_they_need_it(worker: Path) -> None:
     job = JobSpec.load("quickstart")
     assert forked_workers.needed(job.replace("engine.zero_stage", 0)) == forked_workers.RANKS
+    needed = forked_workers.needed(job.replace("engine.zero_stage", 1))
+    with fork_server([*needed, "wave"], {}), manager() as one:
+        said = first_line(worker, manager=one.pid)
+    assert said["deepspeed"], "it asks for GPUs when it is imported"
+    assert said["imported"]
+
+
+def test_nothing_that_ranks_import_imports_ray() -> None:
     program = (
         "import sys; from pkgutil import resolve_name\n"
-        f"for name in {[*forked_workers.needed(job.replace('engine.zero_stage', 1))]!r}:\n"
+        f"for name in {[*forked_workers.needed(JobSpec.load('quickstart'))]!r}:\n"
         "    found = resolve_name(name)\n"
         "    if ':' in name: found()\n"
         "print(*(name in sys.modules for name in ('deepspeed', 'timm', 'ray')))"

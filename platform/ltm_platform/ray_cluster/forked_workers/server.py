@@ -62,6 +62,8 @@ def main() -> None:
         found = resolve_name(name)
         if ":" in name:
             found()
+    if _cuda_has_begun():
+        return
     # Threads that imports start (OpenBLAS's, Arrow's) are idle, and their libraries survive a fork.
     warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
     gc.freeze()  # a collection in a forked process would copy the memory of all that is imported
@@ -145,7 +147,7 @@ def _worker(request: Request) -> None:
     """Be the worker that was asked for, or leave it to Ray's own program."""
     said = request.said
     parsed = ray_workers.parsed(said["words"])
-    if parsed is None or _cuda_has_begun():
+    if parsed is None:
         return
     context, words = parsed
     os.setpgid(0, 0)  # the node manager kills the whole group of a worker that has ended
@@ -167,9 +169,13 @@ def _worker(request: Request) -> None:
 
 
 def _cuda_has_begun() -> bool:
-    """Whether an import has begun to use GPUs: then a forked process cannot."""
+    """Whether an import has begun to use the GPUs that are there: then a forked process cannot."""
     torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda._is_in_bad_fork()
+    if torch is None or torch.cuda.device_count() == 0:
+        return False
+    if (process := os.fork()) == 0:
+        os._exit(torch.cuda._is_in_bad_fork())
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0
 
 
 def _draw_anew() -> None:
