@@ -20,6 +20,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
 OURS = ("ltm", *VARIANTS)
 WITHOUT_IB = "ltm without IB"
 """LTM with the bottleneck's statistics, but not its bound in the loss."""
+_SETTINGS = {**VARIANTS, WITHOUT_IB: ("ltm", {})}
 RIVALS = ("tome", "ltmp", "mctf", "sit", "topk", "random")
 UNTRAINED = ("ltm", "tome", "mctf", "topk", "random")
 """What can be put on a trained network as it is."""
@@ -78,7 +79,7 @@ def job(cell: Cell, path: str, budget: float, start: str | None) -> dict[str, An
     """The job of a cell that trains. budget: GMACs. start: the base's weights."""
     tuned = cell.regime != "from scratch"
     epochs = max(1, EPOCHS[cell.data] // 3) if tuned else EPOCHS[cell.data]
-    method, options = VARIANTS.get(cell.method, (cell.method.removesuffix(" without IB"), {}))
+    method, options = _SETTINGS.get(cell.method, (cell.method, {}))
     model: dict[str, Any] = {"backbone": BACKBONE, "image_size": SIDE, "method": method}
     model["options"] = options
     if method != "none":

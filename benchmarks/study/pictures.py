@@ -47,7 +47,7 @@ def draw(found: Mapping[Cell, dict[str, Any]], place: Place, data: str, file: Pa
 
 def _images(place: Place, data: str) -> list[Tensor]:
     classes = sorted((place.home / "pictures" / data / "test" / "val").iterdir())
-    files = [next(iter(sorted(folder.iterdir()))) for folder in islice(classes, COUNT)]
+    files = [min(folder.iterdir()) for folder in islice(classes, COUNT)]
     return [
         torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
         for file in files

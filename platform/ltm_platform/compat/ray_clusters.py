@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+
+from ltm_platform.compat.ray_core import package_folder
 
 STOP_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 """In a job's own environment: seconds between its SIGTERM and its SIGKILL, 3 if it is not set."""
@@ -46,10 +46,7 @@ def cluster_file_schema() -> dict[str, Any]:
 
     Ray's own check comes with the clients of all clouds, and raises a wall of text.
     """
-    spec = find_spec("ray")
-    assert spec
-    assert spec.submodule_search_locations
-    found = Path(spec.submodule_search_locations[0]) / _SCHEMA
+    found = package_folder() / _SCHEMA
     return dict(json.loads(found.read_text()))
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ EMBEDDED_SETTINGS: Mapping[str, str] = {
     **dict([PATIENCE]),
     # Ray's 30 s are too short for a busy machine, on which a run may have to start it anew.
     "RAY_raylet_start_wait_time_s": str(START_S),
+    # A worker may be asked for while the process that it is forked from still imports.
     "RAY_worker_register_timeout_seconds": str(START_S),
 }
 """Besides, for a Ray that one command starts for itself."""
@@ -74,6 +76,14 @@ def is_startup_timeout(error: BaseException) -> bool:
     It raises a plain Exception, so that its text must do.
     """
     return _NOT_STARTED in str(error)
+
+
+def package_folder() -> Path:
+    """Where Ray is installed; it is not imported."""
+    spec = find_spec("ray")
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).parent
 
 
 def session_folder() -> Path:

@@ -7,9 +7,10 @@ import importlib
 import runpy
 import sys
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ltm_platform.compat.ray_core import package_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,10 +26,7 @@ _MODULES = ("ray.actor", "ray._private.node", "ray._private.runtime_env.setup_ho
 
 def own_program() -> Path:
     """Ray's program that a node manager starts a worker by; Ray is not imported."""
-    ray = find_spec("ray")
-    assert ray
-    assert ray.origin
-    return Path(ray.origin).parent / "_private" / "workers" / "setup_worker.py"
+    return package_folder() / "_private" / "workers" / "setup_worker.py"
 
 
 @contextmanager
@@ -38,9 +36,8 @@ def started_by(program: Path) -> Iterator[None]:
     from ray._private import ray_constants
 
     before = ray_constants.SETUP_WORKER_FILENAME
-    vars(ray_constants)["SETUP_WORKER_FILENAME"] = str(
-        program
-    )  # an absolute path is taken as it is
+    # joined to the folder of Ray's own: an absolute path is taken as it is
+    vars(ray_constants)["SETUP_WORKER_FILENAME"] = str(program)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 
+from ltm.errors import first_line
 from ltm_platform.data.decode import STANDARD, decode_rgb, pixel_rule
 from ltm_platform.errors import UserError
 from ltm_platform.inference.predict import to_input
@@ -36,7 +37,7 @@ def labels_of_timm(name: str) -> NetworkLabels:
     try:
         model = timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # whatever the hub's client raises
-        raise UserError(f"the weights of {name} cannot be had: {error}") from None
+        raise UserError(f"the weights of {name} cannot be had: {first_line(error)}") from None
     names = model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes))
     return NetworkLabels(name, model, tuple(names))
 

@@ -46,8 +46,7 @@ def open_folder(root: StoragePath, *, unlabelled: bool = False) -> Originals:
     else:
         files = [File(path, size, path) for path, size in root.files(recursive=True)]
         listing = Listing(files)
-    arranged = _arrange_unlabelled if unlabelled else arrange
-    return _originals(_FolderReader(root), arranged(_printable_names(listing), str(root)))
+    return _originals(_FolderReader(root), listing, str(root), unlabelled)
 
 
 def open_archive(file: StoragePath, *, unlabelled: bool = False) -> Originals:
@@ -76,9 +75,7 @@ def open_archive(file: StoragePath, *, unlabelled: bool = False) -> Originals:
             f"{file} cannot be read as a tar: {error}. A compressed one must be decompressed "
             "first, since images are read from it at random."
         ) from error
-    listing = _printable_names(_without_common_folder(listing))
-    arranged = _arrange_unlabelled if unlabelled else arrange
-    return _originals(_ArchiveReader(file), arranged(listing, str(file)))
+    return _originals(_ArchiveReader(file), _without_common_folder(listing), str(file), unlabelled)
 
 
 def _arrange_unlabelled(listing: Listing, source: str) -> Tree:
@@ -96,17 +93,15 @@ def _arrange_unlabelled(listing: Listing, source: str) -> Tree:
     return Tree(("",), {TRAIN: [(0, file) for file in files]}, {}, reasons, tuple(listing.notices))
 
 
-def _printable_names(listing: Listing) -> Listing:
+def _originals(reader: Reader, listing: Listing, source: str, unlabelled: bool) -> Originals:
     """Names as they can be printed and stored: those of files need not be UTF-8."""
-    return Listing(
+    listing = Listing(
         [file._replace(path=_printable(file.path)) for file in listing.files],
         [_printable(path) for path in listing.folders],
         [one._replace(path=_printable(one.path)) for one in listing.left_out],
         listing.notices,
     )
-
-
-def _originals(reader: Reader, tree: Tree) -> Originals:
+    tree = (_arrange_unlabelled if unlabelled else arrange)(listing, source)
     splits = {
         split: sorted(Entry(file.path, label, file.size, file.where) for label, file in images)
         for split, images in tree.splits.items()

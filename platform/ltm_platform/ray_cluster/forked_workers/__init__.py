@@ -54,9 +54,12 @@ def fork_server(preload: Sequence[str], environment: Mapping[str, str]) -> Itera
             they import. They may not import Ray.
         environment: variables that its process has, where this one has none of that name.
     """
+    if not preload or client.SERVER in os.environ:
+        yield
+        return
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder("ltm-fork-"))
-        if not preload or client.SERVER in os.environ or len(str(folder)) > _LONGEST:
+        if len(str(folder)) > _LONGEST:
             yield
             return
         # Only the server listens: who asks one that has ended is refused at once.
