@@ -39,6 +39,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from ltm_platform.ray_cluster.forked_workers import client
 from ltm_platform.tracking import find_run
 from ltm_platform.tracking.store import connect
 
@@ -75,6 +76,8 @@ class Training(ABC):
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")]),
             "OMP_NUM_THREADS": str(threads),
         }
+        # Workers are to be stopped with it: they come from a fork server of its own.
+        environment.pop(client.SERVER, None)
         self._speeds: list[float] = []
         self._output = home / "output"
         with self._output.open("wb") as output:

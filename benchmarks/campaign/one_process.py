@@ -248,7 +248,7 @@ def _without_ray(moments: _Moments) -> Iterator[None]:
             return None
 
     @contextmanager
-    def session(_: str) -> Iterator[Session]:
+    def session(*_: object) -> Iterator[Session]:
         yield Session(Resources(cpus=2, gpus=0), joined=False, stays=True)
 
     def fit(checked: Any, folder: Any, run_id: str, events: Any, *_: Any, **__: Any) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 
 if TYPE_CHECKING:
@@ -59,8 +61,7 @@ class Forks:
             try:
                 code = int(_line(told))
             except TimeoutError:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                _kill(pid)
                 raise subprocess.TimeoutExpired([*words], timeout_s) from None
             texts = []
             for file in (out, err):
@@ -72,6 +73,15 @@ class Forks:
         """End the process that forks; what it has forked goes on."""
         self._requests.close()
         self._server.wait()
+
+
+def _kill(pid: int) -> None:
+    """A command and all that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        command = psutil.Process(pid)
+        for process in (command, *command.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _line(told: socket.socket) -> str:
