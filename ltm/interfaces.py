@@ -295,6 +295,12 @@ class Compressible(nn.Module):
     def compression(self) -> Any:
         """The setting: a kept fraction, a plan, or None for the default."""
 
+    @property
+    def kept_tokens(self) -> float | None:
+        """The fraction of the tokens that all merges together leave, at most; None for a model in
+        which no tokens leave."""
+        return None
+
     @abstractmethod
     def set_compression(self, to: Any = None, *, gmacs: float | None = None) -> None:
         """Set the kept fraction in (0, 1], or a plan, or None for the default; weights stay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -198,6 +199,10 @@ class MergingModel(Compressible):
     def plan(self) -> dict[str, Kept]:
         """What every site keeps, as `set_compression` takes it."""
         return {name: site.kept for name, site in self.sites.items()}
+
+    @property
+    def kept_tokens(self) -> float | None:
+        return math.prod(site.slots / site.tokens for site in self.sites.values())
 
     def set_compression(
         self,

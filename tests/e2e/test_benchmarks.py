@@ -52,7 +52,7 @@ SMOKES: Mapping[str, Smoke] = {
         "--methods ltm tome --seeds 0 --steps 4 --finetune 4 --runs 1", r"tome +{N} +{N} ±"
     ),
     "off_the_shelf": Smoke(
-        "--heads average --rows tome --parts 0.8 --seeds 0 --steps 4", r"tome +{N} ±"
+        "--nets average --rows tome --parts 0.8 --seeds 0 --steps 4", r"tome +{N} ±"
     ),
     "scale": Smoke("--workers 2 --reports 1", r" 2 +{N} +{N} +{N}"),
     "scaling_table": Smoke("", r"\| 512 \| {N} \| {N} \|"),

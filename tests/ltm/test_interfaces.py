@@ -56,3 +56,13 @@ def test_what_was_asked_for_is_remembered() -> None:
         assert model.compression == 0.7
         model.set_compression(None)
         assert model.compression is None
+
+
+def test_all_merges_together_leave_a_fraction_of_the_tokens() -> None:
+    model: Any = ltm.create_model(TINY, "tome", plan={"blocks.0": 48, "blocks.2": 16})
+    assert model.kept_tokens == 16 / 64
+    model.set_compression(1)
+    assert model.kept_tokens == 1
+    swin = ltm.create_model("swin_nano_patch2_window4_32", plan={"layers.0": (3, 4)}, num_classes=2)
+    assert ltm.compressible(swin).kept_tokens == 12 / 16
+    assert ltm.compressible(ltm.create_model(TINY, "s2vite")).kept_tokens is None

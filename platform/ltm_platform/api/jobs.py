@@ -47,6 +47,7 @@ def validate(
     """
     from ltm_platform.checks import Findings, check_here, check_job, check_network
     from ltm_platform.ray_cluster.embedded import this_machine
+    from ltm_platform.runs.checkpoint_lookup import with_run_weights
 
     spec = load(job, overrides)
     where = address_of(spec, address)
@@ -55,6 +56,7 @@ def validate(
         check_network(spec)
         found = Findings(notices, (f"what is on {where}: data, storage and workers",))
     else:
+        spec = with_run_weights(spec)
         found = check_here(spec, this_machine() if kind(where) == Kind.EMBEDDED else None)
     for sentence in (*found.notices, f"not checked: {'; '.join(found.left_out)}"):
         if note:
@@ -100,6 +102,7 @@ def plan(
     """
     from ltm_platform.checks.run_plan import plan_run
     from ltm_platform.errors import UserError
+    from ltm_platform.runs.checkpoint_lookup import with_run_weights
 
     spec = load(job, overrides)
     where = address_of(spec, address)
@@ -109,4 +112,4 @@ def plan(
         temporary_folder("ltm-platform-") as folder,
         captured_output(folder / "log", printed),
     ):
-        return plan_run(spec, where)
+        return plan_run(with_run_weights(spec), where)

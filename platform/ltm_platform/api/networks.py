@@ -42,6 +42,7 @@ def evaluate(
     target: str | Path,
     *,
     ratios: Sequence[float] = (),
+    target_gmacs: Sequence[float] = (),
     method: str | None = None,
     last: bool = False,
     data: str | None = None,
@@ -54,6 +55,8 @@ def evaluate(
     Args:
         target: a run's name, or a checkpoint's folder.
         ratios: compression ratios in (0, 1]; the network's own if left out.
+        target_gmacs: budgets in 1e9 multiply-accumulates an image; the ratio is measured that comes
+            closest from below. They come after the ratios.
         method: put on a network that was trained without one; what comes of it is recorded as
             runs, one a ratio, whose regime in reports is off-the-shelf.
         last: of a run, its last checkpoint instead of its best.
@@ -79,6 +82,7 @@ def evaluate(
             workers=workers,
             resources=resources,
             method=method,
+            target_gmacs=target_gmacs,
         )
 
     evaluation, found = _scored(prepared, "evaluate.log", printed)

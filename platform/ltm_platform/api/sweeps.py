@@ -22,6 +22,7 @@ from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.ray_cluster.forked_workers import needed
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
+from ltm_platform.runs.checkpoint_lookup import with_run_weights
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
@@ -258,7 +259,7 @@ def _start(
     """Check the sweep, give it a name and run it."""
     from ltm_platform.checks import with_absolute_paths
 
-    job = with_absolute_paths(job)
+    job = with_absolute_paths(with_run_weights(job))
     store = tracking.tracking_uri(job.tracking.uri)
     if not addresses.has_secret(store):
         job = job.replace("tracking.uri", store)

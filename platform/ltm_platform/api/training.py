@@ -22,7 +22,7 @@ from ltm_platform.ray_cluster.forked_workers import needed
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs import lookup
-from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
+from ltm_platform.runs.checkpoint_lookup import checkpoint_tag, with_run_weights
 from ltm_platform.storage import addresses
 from ltm_platform.storage.checkpoints import BEST_METRIC
 from ltm_platform.storage.permissions import private_files
@@ -274,6 +274,7 @@ def _checked(
     with temporary_folder("ltm-platform-") as own:
         log = own / "log"
         with captured_output(log, printed):
+            job = with_run_weights(job)
             ray = stack.enter_context(session(address, needed(job)))
             checked = checks.check(job, ray.resources, force=force, stored=stored)
             checked = checks.with_notices(checked, ray.notices)

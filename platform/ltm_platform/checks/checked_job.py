@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltm_platform.checks.batch import (
     check_pairs,
@@ -45,7 +45,7 @@ from ltm_platform.errors import UserError
 from ltm_platform.storage.path import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import ltm
     from ltm_platform.data import Dataset
@@ -64,11 +64,20 @@ class CheckedJob:
     dataset: Dataset
     cost: ltm.Count
     base_cost: ltm.Count
+    plan: Mapping[str, Any]
+    """What every site of the network keeps, or every part of it."""
+    kept_tokens: float | None
+    """The fraction that all merges together leave; None where no tokens leave."""
     notices: tuple[str, ...]
     problems: tuple[str, ...] = ()
     """Why it should not start, if that was overridden."""
     storage_s: float = 0.0
     """Seconds to write, read back and remove a file where runs are stored; 0 where that failed."""
+
+    @property
+    def chosen_plan(self) -> Mapping[str, Any] | None:
+        """The plan, where the job leaves it to a ratio, a budget or the default."""
+        return self.plan if self.job.model.plan is None and self.plan else None
 
 
 @dataclass(slots=True)
@@ -191,7 +200,8 @@ def check(
     if job.engine.offload != "none" and not use_gpu:
         notices += ("engine.offload saves nothing here: without GPUs all is on the CPU",)
     job = with_absolute_paths(job)
-    job, cost, base_cost, notes = with_model(job, len(dataset.classes))
+    job, network = with_model(job, len(dataset.classes))
+    cost = network.cost
     check_teacher(job, len(dataset.classes))
     with collector():
         check_room(job, round(cost.params_m * 1e6), job.cluster.worker_range[1], stored)
@@ -201,12 +211,14 @@ def check(
         use_gpu=use_gpu,
         dataset=dataset,
         cost=cost,
-        base_cost=base_cost,
+        base_cost=network.base_cost,
+        plan=network.plan,
+        kept_tokens=network.kept_tokens,
         notices=(
             *first_notices,
             *(f"data.path: {one}" for one in dataset.notices),
             *notices,
-            *notes,
+            *network.notices,
         ),
         problems=tuple(collector.problems),
         storage_s=storage_s,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltm.errors import first_line, quoted
 from ltm_platform.checks.batch import norm_notices
 from ltm_platform.errors import UserError
+from ltm_platform.job import BUDGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -183,11 +185,21 @@ def check_files(job: JobSpec) -> None:
             raise job.error(key, f"{key} is {quoted(path)}, which does not exist")
 
 
-def with_model(
-    job: JobSpec, num_classes: int
-) -> tuple[JobSpec, ltm.Count, ltm.Count, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class CheckedNetwork:
+    """What is known of a job's network once it was built; the fields are as of `CheckedJob`."""
+
+    cost: ltm.Count
+    base_cost: ltm.Count
+    plan: Mapping[str, Any]
+    kept_tokens: float | None
+    notices: tuple[str, ...]
+
+
+def with_model(job: JobSpec, num_classes: int) -> tuple[JobSpec, CheckedNetwork]:
     """Build the network once to see that it can be, settle its image size and count its MACs."""
     import ltm
+    from ltm.interfaces import compressible
     from ltm_platform.models import create_model, input_pixels, method_of
     from ltm_platform.training.recipe.network import build_network
 
@@ -197,8 +209,8 @@ def with_model(
         base = create_model(job, num_classes, method="none")
     _check_method(job, method_of(model))
     if job.model.method == "none":
-        for wish in ("compression_ratio", "plan", "target_gmacs", "elastic"):
-            job = job.replace(f"model.{wish}", None)  # so that no list of runs shows one
+        for wish in (*BUDGETS, "model.elastic"):
+            job = job.replace(wish, None)  # so that no list of runs shows one
     size = input_pixels(model).size
     job = job.replace("model.image_size", size)
     notices = norm_notices(job, model)
@@ -212,13 +224,20 @@ def with_model(
             f"model.method {job.model.method!r} chooses by the weights that it starts from, which "
             f"are random: give model.pretrained or model.checkpoint",
         )
-    return job, ltm.count(ltm.compacted(model), size), ltm.count(base, size), notices
+    compression = compressible(model)
+    return job, CheckedNetwork(
+        cost=ltm.count(ltm.compacted(model), size),
+        base_cost=ltm.count(base, size),
+        plan=compression.plan,
+        kept_tokens=compression.kept_tokens,
+        notices=notices,
+    )
 
 
 def _with_size(job: JobSpec, plan: Mapping[str, int]) -> JobSpec:
     """The job with the size of a network in the place of what it was found by."""
-    for wish in ("compression_ratio", "target_gmacs"):
-        job = job.replace(f"model.{wish}", None)
+    for budget in BUDGETS:
+        job = job.replace(budget, None)
     left = {name: x for name, x in job.model.options.items() if name != "as_fast_as"}
     return job.replace("model.options", left).replace("model.plan", dict(plan))
 

@@ -11,8 +11,11 @@ from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE, job_of
 from ltm_platform.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
+
+    from torch import nn
 
     import ltm
     from ltm_platform.data import Dataset
@@ -20,6 +23,20 @@ if TYPE_CHECKING:
     from ltm_platform.ray_cluster.resources import Resources
 
 KINDS = {WEIGHTS_FILE: "weights", EMA_FILE: "EMA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """One at which a network is measured."""
+
+    ratio: float | None
+    """None is the network's own plan."""
+    cost: ltm.Count
+    """Of one image."""
+    plan: Mapping[str, Any]
+    """What every site keeps, or every part."""
+    kept_tokens: float | None
+    """The fraction that all merges together leave; None where no tokens leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +49,7 @@ class Evaluation:
     dataset: Dataset
     workers: int
     use_gpu: bool
-    ratios: tuple[float | None, ...]
-    """Compression ratios; None is the network's own plan."""
-    costs: tuple[ltm.Count, ...]
-    """The cost of one image at each ratio."""
+    compressions: tuple[Compression, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +84,11 @@ def prepare(
     workers: int | None,
     resources: Resources,
     method: str | None = None,
+    target_gmacs: Sequence[float] = (),
 ) -> Evaluation:
-    """See that the weights in a checkpoint's folder fit the data and the ratios.
+    """See that the weights in a checkpoint's folder fit the data and the compressions.
 
+    ``target_gmacs``: budgets; each is one more ratio, that which comes closest from below.
     ``method``: put on a network that was trained without one.
 
     Raises:
@@ -91,15 +107,16 @@ def prepare(
     if workers is not None and workers > room:
         raise UserError(f"--workers is {workers}, but there is room for {room} here")
     dataset = check_data(job)
-    wanted = tuple(ratios) or (None,)
+    if job.model.method == "none" and (ratios or target_gmacs):
+        raise UserError(f"{checkpoint} is a network without merging: it has one ratio, 1")
+    network = _network(job, checkpoint, len(dataset.classes))
     return Evaluation(
         checkpoint=checkpoint,
         job=with_absolute_paths(job),
         dataset=dataset,
         workers=workers or resources.auto_workers(cpus),
         use_gpu=use_gpu,
-        ratios=wanted,
-        costs=_costs(job, checkpoint, len(dataset.classes), wanted),
+        compressions=_compressions(network, checkpoint, ratios, target_gmacs),
     )
 
 
@@ -130,26 +147,40 @@ def _with_method(job: JobSpec, method: str, checkpoint: Path) -> JobSpec:
     return job
 
 
-def _costs(
-    job: JobSpec, checkpoint: Path, num_classes: int, ratios: Sequence[float | None]
-) -> tuple[ltm.Count, ...]:
-    """Build the network once with its weights, and count it at every ratio."""
-    import ltm
-    from ltm_platform.models import create_model, input_pixels, load_weights
+def _network(job: JobSpec, checkpoint: Path, num_classes: int) -> nn.Module:
+    """The checkpoint's, with its weights."""
+    from ltm_platform.models import create_model, load_weights
 
-    if job.model.method == "none" and ratios != (None,):
-        raise UserError(f"{checkpoint} is a network without merging: it has one ratio, 1")
     try:
         model = create_model(job, num_classes)
         load_weights(model, checkpoint)
-        counts = []
-        for ratio in ratios:
-            if ratio is not None:
-                model.set_compression(ratio)
-            counts.append(ltm.count(ltm.compacted(model), input_pixels(model).size))
     except ValueError as error:
         raise UserError(f"{locations.shown(checkpoint)}: {error}") from None
-    return tuple(counts)
+    return model
+
+
+def _compressions(
+    model: nn.Module, checkpoint: Path, ratios: Sequence[float], budgets: Sequence[float]
+) -> tuple[Compression, ...]:
+    """Those that are asked for, or the network's own, each as the network has it."""
+    import ltm
+    from ltm.interfaces import compressible
+    from ltm_platform.models import input_pixels
+
+    network = compressible(model)
+    wishes: list[dict[str, Any]] = [{"to": ratio} for ratio in ratios]
+    wishes += [{"gmacs": budget} for budget in budgets]
+    found = []
+    for wish in wishes or [{}]:
+        try:
+            if wish:
+                network.set_compression(**wish)
+        except ValueError as error:
+            raise UserError(f"{locations.shown(checkpoint)}: {error}") from None
+        cost = ltm.count(ltm.compacted(model), input_pixels(model).size)
+        ratio = network.compression if wish else None
+        found.append(Compression(ratio, cost, network.plan, network.kept_tokens))
+    return tuple(found)
 
 
 def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores:
@@ -172,7 +203,7 @@ def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores
         cache=str(locations.cache()),
         checkpoint=str(evaluation.checkpoint),
         files=[name for name in KINDS if (evaluation.checkpoint / name).is_file()],
-        ratios=list(evaluation.ratios),
+        ratios=[one.ratio for one in evaluation.compressions],
     )
     with temporary_folder("ltm-evaluate-") as storage:
         trainer = LeanTrainer(
@@ -192,7 +223,7 @@ def run_evaluation(evaluation: Evaluation, *, ray_stays: bool = False) -> Scores
             if ray_stays:
                 trainer.abort()
             raise
-    costs = dict(zip(evaluation.ratios, evaluation.costs, strict=True))
+    costs = {one.ratio: one.cost for one in evaluation.compressions}
     scores = (
         Score(KINDS[row["file"]], row["ratio"], costs[row["ratio"]].gmacs, **row["scores"])
         for row in found["rows"]

@@ -11,11 +11,12 @@ from ltm_platform.job.recipe import (
     Mix,
     Recipe,
 )
-from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
+from ltm_platform.job.sections import BUDGETS, Checkpoint, Cluster, Data, Engine, Model, Tracking
 from ltm_platform.job.spec import JobSpec
 from ltm_platform.job.stored import completed
 
 __all__ = [
+    "BUDGETS",
     "ITSELF",
     "Augment",
     "BackboneRate",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.errors import printable, quoted, shortened
 from ltm_platform.errors import UserError, closest, typed
 from ltm_platform.job.layer import Layer, Origins
-from ltm_platform.job.shorten import laid_over
+from ltm_platform.job.overlay import laid_over
 from ltm_platform.job.yaml_text import parse_yaml
 
 if TYPE_CHECKING:

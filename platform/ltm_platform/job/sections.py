@@ -23,6 +23,9 @@ from ltm_platform.job.fields import (
     exclusive,
 )
 
+BUDGETS = ("model.compression_ratio", "model.plan", "model.target_gmacs")
+"""What a network may cost: a job says it by one of them, or leaves it to the default."""
+
 
 class Model(Section):
     """The network and how its tokens are reduced."""
@@ -46,8 +49,9 @@ class Model(Section):
     pretrained: bool = False
     """Start from timm's published weights instead of random ones."""
     checkpoint: Text | None = None
-    """Start from these weights: a local file, safetensors or torch, or a run's checkpoint folder.
-    The classifier is initialised again where it is for another number of classes."""
+    """Start from these weights: a local file, safetensors or torch, a run's checkpoint folder, or
+    a run's name for its best checkpoint. The classifier is initialised again where it is for
+    another number of classes."""
     options: Options = Field(default_factory=dict)
     """Further settings of the method, checked by the method itself."""
 
@@ -60,9 +64,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _has_one_budget(self) -> Model:
         given = {
-            f"model__{name}": "null"
-            for name in ("compression_ratio", "plan", "target_gmacs")
-            if getattr(self, name) is not None
+            key.replace(".", "__"): "null"
+            for key in BUDGETS
+            if getattr(self, key.removeprefix("model.")) is not None
         }
         if len(given) > 1 and self.method != "none":
             raise exclusive(**given)

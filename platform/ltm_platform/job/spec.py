@@ -15,9 +15,9 @@ from ltm_platform.job.explain import Explainer, Fields, show
 from ltm_platform.job.fields import RunName, Section, conflict
 from ltm_platform.job.layer import Layer, Origins
 from ltm_platform.job.load import read_job, read_override
+from ltm_platform.job.overlay import laid_over
 from ltm_platform.job.recipe import Recipe
 from ltm_platform.job.sections import Checkpoint, Cluster, Data, Engine, Model, Tracking
-from ltm_platform.job.shorten import laid_over
 from ltm_platform.job.stored import BEFORE
 from ltm_platform.job.yaml_text import dump_yaml
 

@@ -16,6 +16,7 @@ CURVES = ("train/loss", "val/loss", "val/top1", "val/ema_top1")
 LATEST = {
     "GMACs": "model/gmacs",
     "base GMACs": "model/gmacs_base",
+    "kept tokens": "model/kept_tokens",
     "params M": "model/params_m",
     "top-1 %": "val/top1",
     "EMA top-1 %": "val/ema_top1",

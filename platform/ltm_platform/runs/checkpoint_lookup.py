@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ltm.errors import quoted
 from ltm_platform import tracking
 from ltm_platform.errors import UserError
 from ltm_platform.storage import contact, locations
@@ -16,6 +18,11 @@ from ltm_platform.storage.manifest import JOB_FILE, WEIGHTS_FILE, check_weights
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.temporary import temporary_folder
 
+if TYPE_CHECKING:
+    from ltm_platform.job import JobSpec
+
+_WEIGHTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
+"""Endings of files with weights."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +64,28 @@ def find_checkpoint(target: str, *, last: bool, uri: str | None) -> Path:
     if unchecked:
         _log.warning("%s", unchecked)
     return found
+
+
+def with_run_weights(job: JobSpec) -> JobSpec:
+    """The job with a checkpoint's folder where ``model.checkpoint`` names a run: its best one.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    key, value = "model.checkpoint", job.model.checkpoint
+    if value is None or Path(value).expanduser().exists() or _is_path(value):
+        return job
+    try:
+        folder = find_checkpoint(value, last=False, uri=job.tracking.uri)
+    except UserError as error:
+        sentence = f"{key} is {quoted(value)}, but there is no such file or folder, and {error}"
+        raise job.error(key, sentence) from None
+    return job.replace(key, str(folder))
+
+
+def _is_path(text: str) -> bool:
+    """Whether it cannot be meant as a run's name."""
+    return "/" in text or Path(text).suffix in _WEIGHTS
 
 
 def _stored(record: tracking.RunRecord, *, last: bool) -> Path | None:

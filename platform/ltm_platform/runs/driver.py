@@ -112,6 +112,7 @@ def drive(
             folder.path,
             run_id=resume.run_id if resume else None,
             repeats=not (resume and resume.alters_training),
+            plan=checked.chosen_plan,
         ) as run,
         full_disk_ends_run(folder.path),
     ):
@@ -343,18 +344,19 @@ def event_queue() -> Queue:
 
 def model_metrics(checked: CheckedJob) -> dict[str, float]:
     """What is known of a network before it is trained."""
-    return cost_metrics(checked.cost, checked.base_cost)
+    return network_metrics(checked.cost, checked.base_cost, checked.kept_tokens)
 
 
-def cost_metrics(cost: ltm.Count, base: ltm.Count) -> dict[str, float]:
-    """The cost of a network, and of the same without merging, as metrics."""
-    return {
+def network_metrics(cost: ltm.Count, base: ltm.Count, kept: float | None) -> dict[str, float]:
+    """The cost of a network, of the same without merging, and the tokens that it keeps."""
+    costs = {
         "model/gmacs": cost.gmacs,
         "model/gmacs_no_attention_matmul": cost.gmacs_no_attention_matmul,
         "model/gmacs_base": base.gmacs,
         "model/params_m": cost.params_m,
         "model/params_m_base": base.params_m,
     }
+    return costs if kept is None else costs | {"model/kept_tokens": kept}
 
 
 @contextmanager

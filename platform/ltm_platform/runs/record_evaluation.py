@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import ltm
 from ltm_platform.inference.evaluate import KINDS
 from ltm_platform.models import create_model
-from ltm_platform.runs.driver import cost_metrics
+from ltm_platform.runs.driver import network_metrics
 from ltm_platform.storage.manifest import EMA_FILE, WEIGHTS_FILE
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import EVALUATED_TAG, tracked_run
@@ -33,19 +33,19 @@ def record(evaluation: Evaluation, scores: Sequence[Score], source: str, uri: st
     """
     names = []
     base = ltm.count(create_model(evaluation.job, len(evaluation.dataset.classes), method="none"))
-    for ratio, cost in zip(evaluation.ratios, evaluation.costs, strict=True):
+    for one in evaluation.compressions:
         job = evaluation.job.replace("tracking.uri", uri)
-        if ratio is not None:
-            job = job.replace("model.compression_ratio", ratio)
+        if one.ratio is not None:
+            job = job.replace("model.compression_ratio", one.ratio)
         job = job.replace("name", f"{job.name[:_LONGEST_NAME]}-{job.model.method}")
         folder = RunFolder.reserve(job)
-        metrics = cost_metrics(cost, base)
+        metrics = network_metrics(one.cost, base, one.kept_tokens)
         for score in scores:
-            if score.ratio == ratio:
+            if score.ratio == one.ratio:
                 known = _METRICS[score.kind]
                 metrics |= {key: getattr(score, name) for name, key in known.items()}
                 metrics["val/images"] = score.images
-        with folder.locked(), tracked_run(job, folder.name, folder.path) as run:
+        with folder.locked(), tracked_run(job, folder.name, folder.path, plan=one.plan) as run:
             run.tag(EVALUATED_TAG, source)
             run.log_metrics(metrics, step=0, time_ms=int(time.time() * 1000))
         names.append(folder.name)

@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from ltm_platform.compat.mlflow import (
     has_image,
@@ -209,13 +209,20 @@ class TrackedRun:
         """
         return register_model(self._client, self.run_id, model_id, name, aliases)
 
-    def log_job(self, job: JobSpec) -> None:
-        """The job as parameters, then as ``job.yaml``; after a kill what the run lacks of them."""
+    def log_job(self, job: JobSpec, plan: Mapping[str, Any] | None = None) -> None:
+        """The job as parameters, then as ``job.yaml``; after a kill what the run lacks of them.
+
+        ``plan``: the parameter model.plan, where the job leaves it to a ratio or a budget.
+        """
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
-        values = {key: value for key, value in job.flat().items() if key not in known}
-        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items()]
+        values = job.flat() | ({"model.plan": dict(plan)} if plan else {})
+        params = [
+            Param(key, str(value)[:PARAM_LENGTH])
+            for key, value in values.items()
+            if key not in known
+        ]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
         self._client.log_text(self.run_id, job.to_yaml(), JOB_FILE)
@@ -299,11 +306,12 @@ def tracked_run(
     run_id: str | None = None,
     repeats: bool = True,
     parent: str | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Iterator[TrackedRun]:
     """Record a run, or with ``run_id`` continue to record it, and close it with its true status.
 
     ``repeats``: it repeats steps with the same results, see `TrackedRun.reopen`. ``parent``: the
-    MLflow run that a new one belongs to.
+    MLflow run that a new one belongs to. ``plan``: as of `TrackedRun.log_job`.
 
     FINISHED when the block ends, KILLED when it is interrupted, FAILED on any other exception,
     which is kept as the tag ``ltm.error`` and raised again. Within a generator that is closed,
@@ -321,7 +329,7 @@ def tracked_run(
         if run_id:
             run.reopen(repeats=repeats)
         if not (run_id and run.has_job()):
-            run.log_job(job)
+            run.log_job(job, plan)
         interval_s = TRIAL_INTERVAL_S if parent else INTERVAL_S
         with sampling(run.log_system, run.next_system_step, interval_s):
             yield run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ltm.plan import grid_for_ratio, tokens_for_ratio
+from ltm_platform.job import BUDGETS
 from ltm_platform.models import create_model
 from ltm_platform.tuning.params import KEEP
 
@@ -51,6 +52,6 @@ def with_keep_ratios(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
 
 
 def _unplanned(job: JobSpec) -> JobSpec:
-    for wish in ("compression_ratio", "plan", "target_gmacs"):
-        job = job.replace(f"model.{wish}", None)
+    for budget in BUDGETS:
+        job = job.replace(budget, None)
     return job

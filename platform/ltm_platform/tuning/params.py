@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ltm.errors import named, quoted
 from ltm_platform.errors import UserError, nearest, typed
-from ltm_platform.job import JobSpec
+from ltm_platform.job import BUDGETS, JobSpec
 from ltm_platform.job.shorten import EPOCHS, FROZEN, WARMUP, shortened
 from ltm_platform.job.yaml_text import parse_yaml
 
@@ -23,7 +23,6 @@ KEEP = "keep_ratio"
 FOLD = "data.fold"
 """Trials that differ in it alone are one: their scores are averaged."""
 EXAMPLE = "recipe.lr=log:1e-5:1e-2"
-_BUDGETS = ("model.compression_ratio", "model.plan", "model.target_gmacs")
 _FORMS = "LOW:HIGH, log:LOW:HIGH, choice:A,B or grid:A,B"
 
 
@@ -244,8 +243,8 @@ def with_values(job: JobSpec, values: Mapping[str, Any], source: str) -> JobSpec
     for phase in lasts.keys() - fields.keys():
         cut = shortened(phase, lasts[phase], job.recipe.epochs, fields.get(EPOCHS))
         fields |= {} if cut is None else {phase: cut}
-    if any(fields.get(budget) is not None for budget in _BUDGETS):
-        fields = dict.fromkeys(_BUDGETS) | fields
+    if any(fields.get(budget) is not None for budget in BUDGETS):
+        fields = dict.fromkeys(BUDGETS) | fields
     for field, value in fields.items():
         *sections, name = field.split(".")
         node = nested

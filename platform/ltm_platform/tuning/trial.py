@@ -93,8 +93,12 @@ def train(
             yield ended.metrics | {EPOCH: settings.job.recipe.epochs, FINISHED: 1}
         return
 
-    def tracked(job: JobSpec) -> AbstractContextManager[TrackedRun]:
-        return tracking.tracked_run(job, name, folder.path, run_id=run_id, parent=settings.parent)
+    def tracked(
+        job: JobSpec, plan: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[TrackedRun]:
+        return tracking.tracked_run(
+            job, name, folder.path, run_id=run_id, parent=settings.parent, plan=plan
+        )
 
     job = settings.job
     try:
@@ -111,7 +115,7 @@ def train(
     plan.carry_out()
     yield model_metrics(checked) | {EPOCH: 0}
     alone = checked.batch.workers == 1 and not isinstance(job.cluster.workers, tuple)
-    with tracked(job) as run:
+    with tracked(job, checked.chosen_plan) as run:
         workers = Workers()
         events: EventQueue = SimpleQueue() if alone else event_queue()
         steps = (

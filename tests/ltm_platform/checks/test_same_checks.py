@@ -61,16 +61,17 @@ def test_validate_refuses_what_submit_refuses(overrides: list[str]) -> None:
 
 
 def test_a_field_beside_another_is_told_what_clears_the_other() -> None:
+    both = "model.target_gmacs=0.01", "model.compression_ratio=0.5"
     with pytest.raises(UserError) as error:
-        load("model.target_gmacs=0.01")
+        load(*both)
     assert str(error.value) == (
-        "--set model.target_gmacs=0.01: model.target_gmacs is 0.01, but model.compression_ratio is "
-        "0.7 (jobs/x.yaml:4), and a job has only one of them: "
-        "--set model.compression_ratio=null clears the other"
+        "--set model.compression_ratio=0.5: model.compression_ratio is 0.5, but model.target_gmacs "
+        "is 0.01 (--set model.target_gmacs=0.01), and a job has only one of them: "
+        "--set model.target_gmacs=null clears the other"
     )
-    assert error.value.fields == {"model.compression_ratio": 0.7, "model.target_gmacs": 0.01}
-    load("model.target_gmacs=0.01", "model.compression_ratio=null")
-    load("model.target_gmacs=0.01", "model.method=none")
+    assert error.value.fields == {"model.compression_ratio": 0.5, "model.target_gmacs": 0.01}
+    load(*both, "model.target_gmacs=null")
+    load(*both, "model.method=none")
 
 
 def test_validate_says_what_it_left_out() -> None:

@@ -36,8 +36,25 @@ def test_it_gets_the_options_that_suit_a_trained_network(
     evaluation = prepared(make_checkpoint, method)
     assert evaluation.job.model.method == method
     assert evaluation.job.model.options == options
-    fewer, more = evaluation.costs
+    fewer, more = (one.cost for one in evaluation.compressions)
     assert fewer.gmacs < more.gmacs
+
+
+def test_a_budget_is_met_from_below(make_checkpoint: MakeCheckpoint) -> None:
+    base = make_checkpoint("model.method=none", "model.compression_ratio=null")
+    here = Resources(cpus=2, gpus=0)
+    asked = {"data": None, "workers": 1, "resources": here, "method": "tome"}
+    evaluation = prepare(base, ratios=(0.8,), target_gmacs=(0.012, 0.014), **asked)
+    first, *budgets = evaluation.compressions
+    assert first.ratio == 0.8
+    for one, budget in zip(budgets, (0.012, 0.014), strict=True):
+        assert 0.95 * budget < one.cost.gmacs <= budget
+        (again,) = prepare(base, ratios=(one.ratio,), **asked).compressions
+        assert again.plan == one.plan
+        assert again.kept_tokens == one.kept_tokens
+        assert 0 < one.kept_tokens < 1
+    with pytest.raises(UserError, match=r"gmacs is 0.001, allowed is .* or more"):
+        prepare(base, ratios=(), target_gmacs=(0.001,), **asked)
 
 
 @pytest.mark.parametrize("method", ["dtem", "patchmerger", "dynamicvit"])

@@ -12,7 +12,7 @@ from PIL import Image
 from ltm_platform.errors import UserError
 from ltm_platform.inference.trained_network import load_network
 from ltm_platform.job import JobSpec
-from ltm_platform.runs.checkpoint_lookup import find_checkpoint, run_of
+from ltm_platform.runs.checkpoint_lookup import find_checkpoint, run_of, with_run_weights
 from ltm_platform.runs.network_artifacts import log_checkpoint
 from ltm_platform.storage.checkpoints import StoredCheckpoint
 from ltm_platform.storage.manifest import CLASSES_FILE, JOB_FILE, WEIGHTS_FILE
@@ -161,6 +161,18 @@ def test_the_best_or_the_last_is_found_without_rays_record(own: RunFolder, store
     name = recorded(own, store)
     assert find_checkpoint(name, last=False, uri=store).name == "checkpoint_1"
     assert find_checkpoint(name, last=True, uri=store).name == "checkpoint_2"
+
+
+def test_a_job_begins_with_a_runs_best_weights(own: RunFolder, store: str) -> None:
+    name = recorded(own, store)
+    job = JobSpec.load("quickstart", [f"tracking.uri={store}", f"model.checkpoint={name}"])
+    assert with_run_weights(job).model.checkpoint == str(own.path / "checkpoint_1")
+    with pytest.raises(
+        UserError, match=r"--set .*model.checkpoint is 'owm', but .* did you mean 'own'"
+    ):
+        with_run_weights(job.overridden(["model.checkpoint=owm"]))
+    for path in ("gone/own", "own.safetensors", str(own.path)):
+        assert with_run_weights(job.replace("model.checkpoint", path)).model.checkpoint == path
 
 
 def test_a_worse_checkpoint_does_not_take_the_place_of_a_damaged_best(

@@ -251,6 +251,13 @@ def test_params_are_the_resolved_job(job: JobSpec, store: str) -> None:
     assert only_run(store).params == {key: str(value) for key, value in job.flat().items()}
 
 
+def test_a_plan_that_a_budget_has_chosen_is_among_them(job: JobSpec, store: str) -> None:
+    job = job.overridden(["model.target_gmacs=0.012"])
+    with tracked_run(job, "digits-1", FOLDER, plan={"blocks.0": 40}):
+        pass
+    assert only_run(store).params["model.plan"] == "{'blocks.0': 40}"
+
+
 def test_many_and_long_params_are_kept(job: JobSpec, store: str) -> None:
     options = {f"option{n}": n for n in range(150)} | {"long": "x" * 10_000}
     job = job.replace("model.options", options)

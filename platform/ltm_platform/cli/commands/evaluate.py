@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     help="A compression ratio in (0, 1]; may be given several times. The run's own if left out.",
 )
 @click.option(
+    "--target-gmacs",
+    "budgets",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="A budget in 1e9 MACs an image: the ratio is measured that comes closest from below. May "
+    "be given several times.",
+)
+@click.option(
     "--method",
     metavar="METHOD",
     help="Put a method on a network that was trained without one, and record what comes of it as "
@@ -46,6 +54,7 @@ def command(
     data: str | None,
     last: bool,
     ratios: tuple[float, ...],
+    budgets: tuple[float, ...],
     method: str | None,
     workers: int | None,
     as_json: bool,
@@ -57,7 +66,7 @@ def command(
     \b
     Example:
       ltm-platform evaluate quickstart-1 --ratio 0.5 --ratio 0.7 --ratio 1
-      ltm-platform evaluate base-1 --method tome --ratio 0.7
+      ltm-platform evaluate base-1 --method tome --target-gmacs 0.012
     """
     from ltm_platform import api
     from ltm_platform.cli.screen.console import name_left_out, printing
@@ -67,6 +76,7 @@ def command(
         found = api.evaluate(
             target,
             ratios=ratios,
+            target_gmacs=budgets,
             method=method,
             last=last,
             data=data,
@@ -92,7 +102,7 @@ def _print_table(scores: Sequence[Score], title: str) -> None:
     for score in scores:
         table.add_row(
             score.kind,
-            "its own" if score.ratio is None else f"{score.ratio:g}",
+            "its own" if score.ratio is None else f"{score.ratio:.3g}",
             f"{score.gmacs:.3g}",
             f"{score.top1:.2f}",
             f"{score.top5:.2f}",

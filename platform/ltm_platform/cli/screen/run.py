@@ -249,7 +249,17 @@ def _method(checked: CheckedJob) -> str:
     spec = checked.job.model
     if spec.method == "none":
         return "no merging"
-    return f"{spec.method} keeping {spec.compression_ratio or 'its default plan'}"
+    kept = checked.kept_tokens
+    if spec.elastic:
+        low, high = spec.elastic
+        return f"{spec.method} keeping {low:g} to {high:g} of the tokens"
+    if kept is None:
+        return spec.method
+    sites = [*checked.plan]
+    if not sites:
+        return f"{spec.method} keeping all tokens"
+    where = sites[0] if len(sites) == 1 else f"{sites[0]} to {sites[-1]}"
+    return f"{spec.method} keeping {kept:.3g} of the tokens at {where}"
 
 
 def _cost(checked: CheckedJob) -> str:
