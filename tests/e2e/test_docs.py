@@ -113,6 +113,7 @@ RUN_BY = {
     "ltm-platform resume *": (
         f"{E2E}/test_endings.py::test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on"
     ),
+    "ltm-platform rm *": f"{HERE}/runs/test_removal.py::test_it_is_asked_first",
     "ltm-platform ui": (f"{E2E}/test_ui.py::test_the_ui_serves_the_runs_on_the_loopback_address"),
     "ltm-platform data *": (
         f"{HERE}/cli/commands/test_data.py::test_import_check_and_show_in_turn"

@@ -23,6 +23,8 @@ from ltm_platform.api.records import (
     logs,
     overview,
     reconcile,
+    removals,
+    remove,
     results_table,
     runs,
     status,
@@ -52,6 +54,7 @@ from ltm_platform.api.values import (
 )
 from ltm_platform.errors import RunError, UserError
 from ltm_platform.job import JobSpec
+from ltm_platform.runs.removal import Removal
 from ltm_platform.tuning.results import TrialResult
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "LocalRay",
     "Located",
     "Predicted",
+    "Removal",
     "RunBegins",
     "RunError",
     "RunEvent",
@@ -96,6 +100,8 @@ __all__ = [
     "plan_there",
     "predict",
     "reconcile",
+    "removals",
+    "remove",
     "results_table",
     "resume",
     "resume_sweep",

@@ -16,6 +16,8 @@ from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.report.selection import Condition, select
 from ltm_platform.runs import lookup
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
+from ltm_platform.runs.removal import Removal, removal
+from ltm_platform.runs.removal import remove as remove_run
 from ltm_platform.tracking.runs import TRIALS_TAG, WAITS_TAG
 
 if TYPE_CHECKING:
@@ -194,6 +196,40 @@ def _withdraw(name: str, address: str) -> None:
     if sent is None:
         raise UserError(f"the run {name!r} is not going on: there is nothing to stop")
     cluster.interrupt(sent.id)
+
+
+@restored_process()
+def removals(names: Sequence[str], *, tracking_uri: str | None = None) -> list[Removal]:
+    """What `remove` would remove with these runs. A sweep goes with its trials.
+
+    Raises:
+        UserError: there is no such run, it goes on, it is a trial, its folder is on another
+            machine, or a registered model is made of it.
+    """
+    store = tracking.tracking_uri(tracking_uri)
+    return [removal(name, store) for name in dict.fromkeys(names)]
+
+
+@restored_process()
+def remove(names: Sequence[str], *, tracking_uri: str | None = None) -> list[Removal]:
+    """Remove runs for good, with their checkpoints, folders and artifacts; none if one cannot be.
+
+    Returns what has been removed.
+
+    Raises:
+        UserError: as of `removals`; or a run has begun to go on meanwhile, or a storage cannot be
+            written to, and the runs before it are removed.
+    """
+    store = tracking.tracking_uri(tracking_uri)
+    found = removals(names, tracking_uri=store)
+    for one in found:
+        try:
+            remove_run(one, store)
+        except OSError as error:
+            raise UserError(
+                f"of the run {one.name!r} not all can be removed: {error.strerror or error}"
+            ) from None
+    return found
 
 
 @dataclass(frozen=True, slots=True)

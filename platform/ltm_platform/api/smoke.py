@@ -14,7 +14,8 @@ from ltm_platform.api.values import RunBegins, Smoke
 from ltm_platform.errors import UserError
 from ltm_platform.events import Decided, EpochEnded, StoppedOnRequest
 from ltm_platform.ray_cluster.address import Kind, kind
-from ltm_platform.runs.rehearsal import clear, forecast, rehearsal_job
+from ltm_platform.runs.rehearsal import forecast, rehearsal_job
+from ltm_platform.runs.removal import clear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

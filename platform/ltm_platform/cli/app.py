@@ -40,6 +40,7 @@ COMMANDS = (
     "analyse",
     "export",
     "reconcile",
+    "rm",
     "ui",
     "models",
     "data",

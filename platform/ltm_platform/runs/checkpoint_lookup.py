@@ -115,7 +115,7 @@ def checkpoint_tag(kind: str) -> str:
 
 def _fetched(record: tracking.RunRecord, store: str, kind: str) -> Path | None:
     """A copy of a run's weights in MLflow, made again for as long as the run may change them."""
-    folder = _copies(record) / kind
+    folder = fetched_copies(record) / kind
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if record.status == "FINISHED" and _is_whole(folder):
@@ -138,14 +138,15 @@ def _is_whole(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def _copies(record: tracking.RunRecord) -> Path:
+def fetched_copies(record: tracking.RunRecord) -> Path:
+    """Where copies of a run's weights are, that came from MLflow."""
     return locations.cache() / "checkpoints" / record.run_id
 
 
 def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
     """The recorded run in whose folder a checkpoint lies, or of which it is a copy."""
     for record in tracking.list_runs(tracking.tracking_uri(uri)):
-        folders = [_copies(record), *([Path(record.folder)] if record.folder else [])]
+        folders = [fetched_copies(record), *([Path(record.folder)] if record.folder else [])]
         if checkpoint.parent in [folder.resolve() for folder in folders]:
             return record
     return None
@@ -153,6 +154,6 @@ def run_of(checkpoint: Path, uri: str | None) -> tracking.RunRecord | None:
 
 def original_name(checkpoint: Path, record: tracking.RunRecord) -> str:
     """What a run's checkpoint is called in the run's folder, where this is a copy of it."""
-    if checkpoint.parent != _copies(record).resolve():
+    if checkpoint.parent != fetched_copies(record).resolve():
         return checkpoint.name
     return Path(record.tags.get(checkpoint_tag(checkpoint.name), checkpoint.name)).name

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from ltm_platform import tracking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ltm_platform.checks import CheckedJob
     from ltm_platform.job import JobSpec
-    from ltm_platform.storage.run_folder import RunFolder
 
 BATCHES = 3
 EPOCHS = 2
@@ -105,23 +101,3 @@ def forecast(
         validation_s=validation_s,
         hours=(steps * step_s + epochs * validation_s) / 3600,
     )
-
-
-def clear(folder: RunFolder, uri: str, *, keep_log: bool) -> None:
-    """Remove a run: its record in MLflow, its checkpoints and its folder, but perhaps for the log.
-
-    Raises:
-        UserError: the store does not answer; nothing is removed.
-        OSError: the storage cannot be written to.
-    """
-    if folder.run_id:
-        tracking.remove_run(uri, folder.run_id)
-    if folder.storage.path != str(folder.path):
-        folder.storage.delete_folder()
-    for path in folder.path.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif not (keep_log and path == folder.log):
-            path.unlink()
-    if not keep_log:
-        folder.path.rmdir()

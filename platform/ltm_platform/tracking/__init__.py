@@ -16,6 +16,7 @@ from ltm_platform.tracking.runs import (
     find_run,
     find_runs,
     list_runs,
+    model_versions,
     read_curves,
 )
 from ltm_platform.tracking.store import (
@@ -56,6 +57,7 @@ __all__ = [
     "find_runs",
     "how_it_ended",
     "list_runs",
+    "model_versions",
     "read_curves",
     "remove_run",
     "run_of_folder",

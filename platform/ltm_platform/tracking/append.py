@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ltm_platform.compat.mlflow import remove_artifacts
-from ltm_platform.tracking.runs import ERROR_TAG
+from ltm_platform.tracking.runs import ERROR_TAG, REMOVED_TAG
 from ltm_platform.tracking.store import check_answers, connect
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def end_run(uri: str, run_id: str, status: str, reason: str, ended_ms: int) -> N
 
 
 def remove_run(uri: str, run_id: str) -> None:
-    """Delete a run with its artifacts.
+    """Delete a run with its artifacts. MLflow keeps its parameters and metrics out of sight until
+    ``mlflow gc``.
 
     Raises:
         UserError: the store does not answer.
@@ -77,5 +78,6 @@ def remove_run(uri: str, run_id: str) -> None:
     check_answers(uri)
     client = connect(uri)
     artifacts = client.get_run(run_id).info.artifact_uri
+    client.set_tag(run_id, REMOVED_TAG, "true")
     client.delete_run(run_id)
     remove_artifacts(artifacts)

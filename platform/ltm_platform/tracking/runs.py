@@ -37,6 +37,8 @@ SUBMISSION_TAG = "ltm.submission"
 PARENT_TAG = "mlflow.parentRunId"
 RULE_TAG = "ltm.method_rule"
 """Whether the method did what its paper does on that backbone, or followed a rule of ours."""
+REMOVED_TAG = "ltm.removed"
+"""Of a deleted run: its artifacts and checkpoints are gone, too."""
 EVALUATED_TAG = "ltm.evaluated"
 """Whose weights a run measured that trained nothing itself."""
 
@@ -119,7 +121,7 @@ def find_runs(uri: str, names: Sequence[str]) -> list[RunRecord]:
 
 
 def _check_not_deleted(uri: str, name: str) -> None:
-    """Raises: UserError: a run of that name, or its experiment, was deleted in MLflow's pages."""
+    """Raises: UserError: a run of that name, or its experiment, was deleted."""
     from mlflow.entities import ViewType
 
     database = sqlite_file.database_of(uri)
@@ -132,6 +134,8 @@ def _check_not_deleted(uri: str, name: str) -> None:
     for run in client.search_runs(ids, wanted, run_view_type=ViewType.ALL, max_results=1):
         if run.info.run_name != name:
             return
+        if REMOVED_TAG in run.data.tags:
+            raise UserError(f"the run {name!r} was removed, with its checkpoints")
         of = next(e for e in experiments if e.experiment_id == run.info.experiment_id)
         if of.lifecycle_stage == DELETED:
             remedy = f"mlflow experiments restore --experiment-id {of.experiment_id}"
@@ -155,6 +159,13 @@ def read_curves(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[Po
         latest = {row.step: row.value for row in rows}
         curves[key] = [Point(step, latest[step]) for step in sorted(latest)]
     return curves
+
+
+def model_versions(uri: str, run_id: str) -> list[str]:
+    """The versions of registered models that a run's network is, such as ``version 3 of 'vit'``."""
+    client = connect(uri)
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    return [f"version {one.version} of the model {one.name!r}" for one in found]
 
 
 def fetch_files(uri: str, run_id: str, folder: str, to: Path) -> Path | None:
