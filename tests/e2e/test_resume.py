@@ -1,16 +1,18 @@
-"""Two workers at ZeRO 1 whose run is killed, and goes on where it was."""
+"""A run goes on where it was: one that was killed, and one that had finished."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
+from ltm_platform import tracking
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.manifest import check
 from ltm_platform.storage.run_folder import RunFolder
 
-from .conftest import STEPS, await_step, history, resume, submitted
+from .conftest import STEPS, await_step, history, resume, settings, submitted
 
 if TYPE_CHECKING:
     import subprocess
@@ -46,3 +48,23 @@ def test_a_killed_run_of_two_workers_goes_on_to_its_end(
         assert steps == list(range(1, STEPS + 1)), key
     last = check(stored(RunFolder(run))[-1].fetch())
     assert (last.world_size, last.steps_done) == (2, STEPS)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_trained_further(cli: Cli, store: str, tiny_job: Path) -> None:
+    alone = settings("engine.zero_stage=0", "cluster.workers=1", "recipe.epochs=1")
+    done = cli("submit", str(tiny_job), "--name", "longer", *alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = history(store, "longer", "train/lr")
+    refused = cli("resume", "longer", *settings("recipe.lr=0.1"))
+    assert refused.returncode == 2
+    assert "has finished its 1 epochs" in refused.stderr
+    assert "--set recipe.epochs=2" in refused.stderr
+    done = cli("resume", "longer", *settings("recipe.epochs=2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rates = history(store, "longer", "train/lr")
+    assert rates[: len(first)] == first
+    assert [step for step, _ in rates] == list(range(1, STEPS + 1))
+    assert f"schedule of 2 epochs from here: it is {rates[len(first)][1]:.3g}" in done.stdout
+    record = tracking.find_run(store, "longer")
+    assert (record.status, record.tags["ltm.epoch"]) == ("FINISHED", "2/2")

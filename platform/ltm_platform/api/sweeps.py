@@ -23,6 +23,7 @@ from ltm_platform.ray_cluster.forked_workers import needed
 from ltm_platform.ray_cluster.machine.claims import Need
 from ltm_platform.ray_cluster.session import Session, session
 from ltm_platform.runs.checkpoint_lookup import with_run_weights
+from ltm_platform.runs.notification import notifying
 from ltm_platform.storage import addresses, locations
 from ltm_platform.storage.permissions import private_files
 from ltm_platform.storage.run_folder import RunFolder
@@ -319,7 +320,8 @@ def _run(
         notify(SweepBegins(plan, folder))
         need = Need(folder.name, ray.resources.cpus, int(ray.resources.gpus))
         own = ray.ray(need, lambda missing: notify(Waiting(missing)))
-        return drive_sweep(plan, folder, own, notify)
+        with notifying(plan.checked.job, folder):
+            return drive_sweep(plan, folder, own, notify)
 
 
 def _ignore(_: SweepEvent) -> None:

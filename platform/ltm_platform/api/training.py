@@ -182,7 +182,8 @@ def resume(
     printed: Printed | None = None,
     verbose: bool = False,
 ) -> RunResult | SentCommand:
-    """Train a run that stopped from its last checkpoint to the end, where it ran.
+    """Train a run that stopped from its last checkpoint to the end, where it ran; or one that has
+    finished further, with more ``recipe.epochs``.
 
     Args:
         name: of the run.
@@ -192,8 +193,9 @@ def resume(
     The others are as of `submit`, and so are the errors, besides these.
 
     Raises:
-        UserError: there is no such run or checkpoint, it is running or has finished, or an
-            override would make it another run; or it is a sweep, see `resume_sweep`.
+        UserError: there is no such run or checkpoint, it is running, or has finished and is given
+            no more epochs, or an override would make it another run; or it is a sweep, see
+            `resume_sweep`.
     """
     found = lookup.locate(name, tracking_uri, address)
     where = address_of(None, address or found.address)
@@ -218,6 +220,7 @@ def resume(
     checks.check_storage(before)
     job = JobSpec.load_stored(folder.job, overrides)
     changed = changes(before, job)
+    longer = _longer(record, before, job)
     with ExitStack() as stack:
         stack.enter_context(private_files(job.cluster.group))
         stack.enter_context(folder.locked())
@@ -231,7 +234,7 @@ def resume(
         checked, ray, early_output = _checked(
             job, where, stack, force=force, printed=printed, stored=there
         )
-        checked = checks.with_notices(checked, filter(None, (repaired, *plan.notices)))
+        checked = checks.with_notices(checked, filter(None, (repaired, longer, *plan.notices)))
         again = Resume(record.run_id, changed, rewound=start is not None)
         return _run(checked, folder, early_output, ray, listener, printed, again, plan)
 
@@ -240,11 +243,9 @@ def _stopped(record: RunRecord) -> RunFolder:
     """The folder of a run that can be resumed here.
 
     Raises:
-        UserError: it has finished, is a sweep, or its folder is not on this machine.
+        UserError: it is a sweep, or its folder is not on this machine.
     """
     name = record.name
-    if record.status == "FINISHED":
-        raise UserError(f"the run {name!r} has finished: there is nothing to go on with")
     folder = RunFolder(Path(record.folder or ""))
     if folder.is_sweep:
         raise UserError(f"{name!r} is a sweep: api.resume_sweep goes on with it")
@@ -256,6 +257,29 @@ def _stopped(record: RunRecord) -> RunFolder:
     if record.folder and folder.path.is_dir():
         return folder
     raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+
+
+def _longer(record: RunRecord, before: JobSpec, job: JobSpec) -> str | None:
+    """A notice of what happens to the learning rate of a finished run that is trained further.
+
+    Raises:
+        UserError: it is not to be trained any further.
+    """
+    if record.status != "FINISHED":
+        return None
+    done, epochs = before.recipe.epochs, job.recipe.epochs
+    if epochs <= done:
+        raise UserError(
+            f"the run {record.name!r} has finished its {done} epochs: there is nothing to go on "
+            f"with but more of them, such as --set recipe.epochs={2 * done}"
+        )
+    from ltm_platform.training.recipe.optimization import rate_after
+
+    return (
+        f"the learning rate follows the schedule of {epochs} epochs from here: it is "
+        f"{rate_after(job.recipe, done):.3g}, and was {rate_after(before.recipe, done):.3g} at the "
+        f"end of {done}"
+    )
 
 
 def _checked(

@@ -20,6 +20,7 @@ from ltm_platform.checks.model import (
     check_teacher,
     with_model,
 )
+from ltm_platform.checks.notify import check_notify
 from ltm_platform.checks.resources import (
     check_accelerator,
     check_compiler,
@@ -111,6 +112,7 @@ def check_job(job: JobSpec) -> tuple[str, ...]:
     notices = check_size(job)
     check_recipe(job)
     check_pairs(job)
+    check_notify(job)
     return notices + warmup_notices(job)
 
 

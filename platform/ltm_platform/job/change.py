@@ -23,6 +23,7 @@ CHANGEABLE = (
     "engine.offload",
     "checkpoint",
     "cluster",
+    "tracking.notify",
 )
 
 

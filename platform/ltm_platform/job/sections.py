@@ -297,6 +297,9 @@ class Tracking(Section):
     """Name of the registered model of which that becomes the next version; null registers none."""
     aliases: list[Alias] = Field(default_factory=list)
     """Aliases of the registered model, such as best, that move to this version."""
+    notify: Text | None = None
+    """Who is told, in JSON, when the run ends, fails or is interrupted: an http or https address,
+    which is posted to, or a command, which reads it; null is $LTM_PLATFORM_NOTIFY."""
 
     @model_validator(mode="after")
     def _has_what_it_registers(self) -> Tracking:

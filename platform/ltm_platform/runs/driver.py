@@ -52,6 +52,7 @@ from ltm_platform.runs.network_artifacts import (
     log_checkpoints,
     log_results,
 )
+from ltm_platform.runs.notification import notifying
 from ltm_platform.runs.reservation import RecordReservation, forget, free
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import BEST_METRIC, StoredCheckpoint, best, stored
@@ -106,6 +107,7 @@ def drive(
     """
     with (
         sigterm_is_interrupt(),
+        notifying(checked.job, folder) as notifier,
         tracked_run(
             checked.job,
             folder.name,
@@ -121,11 +123,12 @@ def drive(
             run.tag(key, value)
         for key, change in (resume.changes if resume else {}).items():
             run.tag(f"ltm.changed.{key}", change)
-        _train(checked, folder, run, listener, renew=renew, abort=ray_stays)
+        _train(checked, folder, run, (listener, notifier.heard), renew=renew, abort=ray_stays)
         found = stored(folder)
         chosen = best(found)
         assert chosen, "training ended without a checkpoint"
         log_results(run, CheckpointedModel(checked.job, checked.dataset, chosen))
+        notifier.metrics = run.metrics
         return Outcome(run.run_id, run.metrics, chosen, found[-1])
 
 
@@ -133,7 +136,7 @@ def _train(
     checked: CheckedJob,
     folder: RunFolder,
     run: TrackedRun,
-    listener: Listener,
+    listeners: Sequence[Listener],
     *,
     renew: Callable[[], None] | None,
     abort: bool,
@@ -156,7 +159,7 @@ def _train(
 
     def prepare(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        for hear in (note, listener):
+        for hear in (note, *listeners):
             hear(Failed(str(error)))
         if isinstance(error, RayLostError) and renew:
             renew()
@@ -165,7 +168,7 @@ def _train(
 
     def attempt() -> None:
         events, services = event_queue(), Services.here(end_workers)
-        with recording(checked, folder, run, WatchedQueue(events, services), listener, note):
+        with recording(checked, folder, run, WatchedQueue(events, services), *listeners, note):
             left = allowed - len(failures)
             fit(
                 checked,

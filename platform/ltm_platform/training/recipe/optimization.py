@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ltm_platform.job import Recipe
     from ltm_platform.training.recipe.distillation import Teacher
 
+_STEPS = 1000  # of an epoch, where shares of the training are asked for
 _OF_BACKBONE = "of_backbone"  # key of groups of the optimizer
 _OF_WHOLE_TENSORS = {
     "Adafactor",
@@ -152,6 +153,14 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> CosineLR
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+def rate_after(recipe: Recipe, epochs: int) -> float:
+    """The learning rate of the step after so many epochs, of what is no backbone."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], recipe.lr)
+    schedule = build_schedule(optimizer, recipe, recipe.epochs * _STEPS)
+    schedule.step_update(epochs * _STEPS)
+    return float(optimizer.param_groups[0]["lr"])
 
 
 class Objective:

@@ -21,6 +21,7 @@ from ltm_platform.training.recipe.optimization import (
     build_schedule,
     check_method_learns,
     is_elementwise,
+    rate_after,
 )
 
 CLASSES, DIM, IMAGES = 3, 8, 12
@@ -148,6 +149,14 @@ def rates(recipe: Recipe) -> list[float]:
         schedule.step_update(step)
         rates.append(optimizer.param_groups[0]["lr"])
     return rates
+
+
+def test_the_rate_after_some_epochs_is_that_of_the_next_step() -> None:
+    recipe = Recipe(lr=0.1, min_lr=1e-4, warmup_epochs=1, epochs=4)
+    every = rates(recipe)
+    for epochs in range(5):
+        expected = every[epochs * STEPS_PER_EPOCH]
+        assert rate_after(recipe, epochs) == pytest.approx(expected)
 
 
 def test_the_bounds_gradient_is_measured_against_cross_entropys(
