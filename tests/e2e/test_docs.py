@@ -113,6 +113,12 @@ RUN_BY = {
     "ltm-platform resume *": (
         f"{E2E}/test_endings.py::test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on"
     ),
+    "ltm-platform new *": (
+        f"{HERE}/cli/commands/test_new.py::test_three_options_make_a_job_that_is_valid"
+    ),
+    "ltm-platform jobs": (
+        f"{HERE}/cli/commands/test_new.py::test_the_bundled_jobs_are_listed_with_their_budgets"
+    ),
     "ltm-platform rm *": f"{HERE}/runs/test_removal.py::test_it_is_asked_first",
     "ltm-platform ui": (f"{E2E}/test_ui.py::test_the_ui_serves_the_runs_on_the_loopback_address"),
     "ltm-platform data *": (

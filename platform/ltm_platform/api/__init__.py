@@ -14,8 +14,16 @@ from ltm_platform.api.clusters import (
     start_local_ray,
     stop_local_ray,
 )
-from ltm_platform.api.jobs import address_of, goes_to_cluster, plan, validate
+from ltm_platform.api.jobs import (
+    BundledJob,
+    address_of,
+    bundled_jobs,
+    goes_to_cluster,
+    plan,
+    validate,
+)
 from ltm_platform.api.networks import analyse, evaluate, export, labels_of, pareto, predict
+from ltm_platform.api.new_job import new_job
 from ltm_platform.api.records import (
     Compared,
     compare,
@@ -59,6 +67,7 @@ from ltm_platform.tuning.results import TrialResult
 
 __all__ = [
     "Analysed",
+    "BundledJob",
     "Checkpoint",
     "Compared",
     "Curve",
@@ -83,6 +92,7 @@ __all__ = [
     "UserError",
     "address_of",
     "analyse",
+    "bundled_jobs",
     "cluster_down",
     "cluster_status",
     "cluster_up",
@@ -94,6 +104,7 @@ __all__ = [
     "local_ray",
     "locate",
     "logs",
+    "new_job",
     "overview",
     "pareto",
     "plan",

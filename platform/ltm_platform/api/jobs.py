@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_platform.api.output import captured_output
 from ltm_platform.api.process import restored_process
 from ltm_platform.job import JobSpec
+from ltm_platform.job.load import bundled_folder
 from ltm_platform.ray_cluster import attach
 from ltm_platform.ray_cluster.address import JOINED, Kind, find_address, kind
 from ltm_platform.temporary import temporary_folder
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from ltm_platform.api.values import Printed
     from ltm_platform.checks.run_plan import RunPlan
+    from ltm_platform.job import Model
 
 
 def load(job: JobSpec | str | Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -27,6 +30,52 @@ def load(job: JobSpec | str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         UserError: with one sentence a line for everything that is wrong.
     """
     return job.overridden(overrides) if isinstance(job, JobSpec) else JobSpec.load(job, overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class BundledJob:
+    """A job file that comes with the package."""
+
+    name: str
+    """As `submit` takes it."""
+    backbone: str
+    method: str
+    budget: str
+    """What the network may cost, in words."""
+    epochs: int
+    pretrained: bool
+    """Whether it begins with timm's published weights."""
+
+
+def bundled_jobs() -> list[BundledJob]:
+    """The job files that come with the package, by their names."""
+    found = []
+    for file in sorted(bundled_folder().glob("*.yaml")):
+        job = JobSpec.load(file)
+        model = job.model
+        found.append(
+            BundledJob(
+                name=file.stem,
+                backbone=model.backbone,
+                method=model.method,
+                budget=_budget(model),
+                epochs=job.recipe.epochs,
+                pretrained=model.pretrained,
+            )
+        )
+    return found
+
+
+def _budget(model: Model) -> str:
+    if model.compression_ratio is not None:
+        return f"{model.compression_ratio:g} of the tokens"
+    if model.target_gmacs is not None:
+        return f"{model.target_gmacs:g} GMACs"
+    if model.plan is not None:
+        return ", ".join(f"{kept} at {site}" for site, kept in model.plan.items())
+    if "r" in model.options:
+        return f"{model.options['r']} fewer tokens a block"
+    return "its default plan"
 
 
 @restored_process()

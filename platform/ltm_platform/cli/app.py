@@ -21,7 +21,9 @@ from ltm_platform.temporary import temporary_root
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PROGRAM = "ltm-platform"
 COMMANDS = (
+    "new",
     "submit",
     "tune",
     "plan",
@@ -43,9 +45,11 @@ COMMANDS = (
     "rm",
     "ui",
     "models",
+    "jobs",
     "data",
     "cluster",
     "doctor",
+    "completion",
 )
 
 
@@ -66,7 +70,7 @@ class _Commands(Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ltm-platform")
+@click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Train efficient vision transformers with Learnable Token Merging.
 
@@ -89,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with no_interrupt_lost():
             temporary_root()  # before a library asks where that is
-            code = cli.main(args=args, prog_name="ltm-platform", standalone_mode=False)
+            code = cli.main(args=args, prog_name=PROGRAM, standalone_mode=False)
     except (UserError, PluginError) as error:
         _fail(readable(str(error)), 2)
     except RunError as error:

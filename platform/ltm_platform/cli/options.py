@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-job = click.argument("job", metavar="JOB")
+
+def _jobs(_: click.Context, __: click.Parameter, text: str) -> list[str]:
+    """Bundled jobs, job files and folders that begin so."""
+    from ltm_platform.job.load import bundled_folder
+
+    names = sorted(file.stem for file in bundled_folder().glob("*.yaml"))
+    paths = sorted(Path().glob(f"{text}*")) if not Path(text).is_absolute() else []
+    files = [str(path) for path in paths if path.suffix in (".yaml", ".yml")]
+    folders = [f"{path}/" for path in paths if path.is_dir()]
+    return [*(name for name in names if name.startswith(text)), *files, *folders]
+
+
+def _runs(_: click.Context, __: click.Parameter, text: str) -> list[str]:
+    """Runs of this machine that begin so; no store is asked, which would take too long."""
+    from ltm_platform.storage import locations
+
+    return sorted(path.name for path in locations.runs().glob(f"{text}*") if path.is_dir())
+
+
+job = click.argument("job", metavar="JOB", shell_complete=_jobs)
 overrides = click.option(
     "--set",
     "overrides",
@@ -22,13 +43,14 @@ address = click.option(
     "for one of its own; cluster.address, RAY_ADDRESS or 'cluster up --local' if left out.",
 )
 force = click.option("--force", is_flag=True, help="Start even though a check says it cannot work.")
-run = click.argument("run", metavar="RUN")
+run = click.argument("run", metavar="RUN", shell_complete=_runs)
+runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=_runs)
 tracking_uri = click.option(
     "--tracking-uri",
     metavar="URI",
     help="The MLflow store; MLFLOW_TRACKING_URI or this user's own store if left out.",
 )
-target = click.argument("target", metavar="RUN|CHECKPOINT")
+target = click.argument("target", metavar="RUN|CHECKPOINT", shell_complete=_runs)
 last = click.option("--last", is_flag=True, help="The run's last checkpoint instead of its best.")
 ema = click.option("--ema", is_flag=True, help="The moving average of the weights instead of them.")
 ratio = click.option(

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command("rm")
-@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+@options.runs
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.tracking_uri
-def command(names: tuple[str, ...], yes: bool, tracking_uri: str | None) -> None:
+def command(runs: tuple[str, ...], yes: bool, tracking_uri: str | None) -> None:
     """Remove runs for good: checkpoints, folder, log, and what MLflow has of them. A sweep goes
     with its trials; a run that goes on is refused.
 
@@ -32,7 +32,7 @@ def command(names: tuple[str, ...], yes: bool, tracking_uri: str | None) -> None
     from ltm_platform import api
     from ltm_platform.errors import UserError
 
-    found = api.removals(names, tracking_uri=tracking_uri)
+    found = api.removals(runs, tracking_uri=tracking_uri)
     _print_table(found)
     if not yes:
         if not sys.stdin.isatty():
