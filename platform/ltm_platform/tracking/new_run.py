@@ -12,6 +12,7 @@ from ltm_platform.compat.mlflow import DELETED
 from ltm_platform.interrupts import INTERRUPTED_S, interrupts_ignored
 from ltm_platform.storage import locations
 from ltm_platform.tracking import sqlite_file
+from ltm_platform.tracking.provenance import provenance
 from ltm_platform.tracking.runs import HOST_TAG, PARENT_TAG, RUN_FOLDER_TAG
 from ltm_platform.tracking.store import deleted_experiment
 
@@ -30,8 +31,8 @@ def create_run(
     """The id of a new run. One whose creation was interrupted is KILLED, and one whose creation
     went unanswered is not created twice."""
     tags = {RUN_FOLDER_TAG: str(folder), HOST_TAG: platform.node()}
-    if parent:
-        tags[PARENT_TAG] = parent
+    # A trial is made by a worker of Ray, which nobody typed.
+    tags |= {PARENT_TAG: parent} if parent else provenance()
     experiment_id = _experiment_id(client, uri, experiment)
     began_ms = time.time_ns() // 10**6
     attempts = count()
