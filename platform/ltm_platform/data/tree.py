@@ -25,7 +25,12 @@ FORMATS = "JPEG, PNG, GIF, TIFF, WebP, BMP, AVIF, JPEG 2000, PPM, TGA, PCX, QOI 
 EXPECTED = "train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone"
 TRAIN = "train"
 VALIDATION = ("val", "validation")
-
+VALID, TEST = "valid", "test"
+"""May be classes, too. Beside train, the validation part where there is none of those names; the
+second one only with class folders of its own."""
+TEST_TAKEN = (
+    "test/ is taken for validation, by which the best checkpoint is chosen, since there is no val/"
+)
 HIDDEN = "hidden"
 OF_THE_SYSTEM = "made by the system or a file browser"
 NO_CLASS = "in no class folder"
@@ -175,7 +180,7 @@ class _Walk:
 def _may_be_class(path: str) -> bool:
     """Whether a class or a split could lie there."""
     first, *rest = path.split("/")
-    return not rest or (len(rest) == 1 and first in (TRAIN, *VALIDATION))
+    return not rest or (len(rest) == 1 and first in (TRAIN, *VALIDATION, VALID, TEST))
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -196,7 +201,7 @@ def arrange(listing: Listing, source: str) -> Tree:
     left_out = dict(listing.left_out)
     images = images_by_folder(listing.files, left_out)
     known = [path for path in listing.folders if not _left_out(path, left_out)]
-    folders = _split_folders({path.split("/")[0] for path in (*known, *images) if path}, source)
+    folders = _split_folders([path for path in (*known, *images) if path], source)
     found: dict[str, dict[str, list[File]]] = {split: {} for split in folders or (TRAIN,)}
     split_of = {folder: split for split, folder in folders.items()}
     beside: set[str] = set()
@@ -224,7 +229,7 @@ def arrange(listing: Listing, source: str) -> Tree:
         {split: _labelled(classes, of_class) for split, of_class in found.items()},
         folders,
         tuple(LeftOut(*item) for item in sorted(left_out.items())),
-        tuple(listing.notices),
+        (*listing.notices, *([TEST_TAKEN] if TEST in folders.values() else ())),
     )
 
 
@@ -307,7 +312,8 @@ def _junk(name: str) -> str | None:
     return OF_THE_SYSTEM if name.lower() in _OF_THE_SYSTEM else None
 
 
-def _split_folders(tops: set[str], source: str) -> dict[str, str]:
+def _split_folders(paths: Collection[str], source: str) -> dict[str, str]:
+    tops = {path.split("/")[0] for path in paths}
     validation = next((name for name in VALIDATION if name in tops), None)
     if TRAIN not in tops:
         if validation:
@@ -315,6 +321,10 @@ def _split_folders(tops: set[str], source: str) -> dict[str, str]:
                 f"{source} has {validation}/ but no {TRAIN}/ beside it; expected {EXPECTED}."
             )
         return {}
+    if validation is None and VALID in tops:
+        validation = VALID
+    elif validation is None and any(path.startswith(f"{TEST}/") for path in paths):
+        validation = TEST
     return {TRAIN: TRAIN} | ({"val": validation} if validation else {})
 
 

@@ -21,7 +21,7 @@ def open_tree(root: Path, val_fraction: float = 0.25) -> Dataset:
     return open_dataset(str(root), cache=root / "unused", val_fraction=val_fraction)
 
 
-@pytest.mark.parametrize("val", ["val", "validation"])
+@pytest.mark.parametrize("val", ["val", "validation", "valid", "test"])
 def test_tree_with_both_parts(tree: Tree, val: str) -> None:
     tree.add("train/b/2.png", "train/b/1.JPEG", "train/a/deep/x.webp", f"{val}/a/y.bmp")
     tree.add(f"{val}/b/z.jpg")
@@ -40,6 +40,25 @@ def test_tree_with_both_parts(tree: Tree, val: str) -> None:
         ((tree.root / "train/a/deep/x.webp").read_bytes(), 0),
     ]
     assert data.describe().endswith("3 training and 2 validation images, 2 classes")
+    assert any("test/ is taken for validation" in one for one in data.notices) == (val == "test")
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_a_class_may_be_called_like_a_part(tree: Tree, name: str) -> None:
+    tree.add(*[f"{folder}/{i}.png" for folder in ("a", name) for i in range(4)])
+    assert open_tree(tree.root).classes == ("a", name)
+
+
+def test_a_test_part_without_classes_is_no_validation_part(tree: Tree) -> None:
+    tree.add("train/a/1.png", "train/b/1.png", "valid/a/1.png", "valid/b/2.png", "test/a/1.png")
+    data = open_tree(tree.root)
+    assert len(data.val) == 2
+    tree.add("test/1.png")
+    (tree.root / "test/a/1.png").unlink()
+    (tree.root / "test/a").rmdir()
+    (tree.root / "valid").rename(tree.root / ".valid")
+    with pytest.raises(UserError, match=r"has train/ without val/, but other folders .*: test/"):
+        open_tree(tree.root)
 
 
 def test_tree_of_classes_alone_is_split(tree: Tree) -> None:
