@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self, assert_never
 
 import click
@@ -30,11 +32,12 @@ from ltm_platform.events import (
     StoppedOnRequest,
     Waiting,
 )
+from ltm_platform.job import Bottleneck
 from ltm_platform.storage import locations
 from ltm_platform.storage.checkpoints import holds_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
@@ -43,13 +46,22 @@ if TYPE_CHECKING:
     from ltm_platform.storage.run_folder import RunFolder
 
 
+LINE_S = 60.0
+"""Between lines within an epoch, where there is no terminal."""
+
+
 class Screen:
-    """A live line in a terminal, one plain line an epoch elsewhere. Calling it shows an event.
+    """A live line in a terminal; elsewhere plain lines, one an epoch and one a minute. Calling it
+    shows an event.
 
     As a context it shows how the run ends early: then the process ends with that exit code.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._plain = not console.is_terminal
+        self._printed = clock()
+        """When the last plain line was."""
         self._screen = console
         self._console: Console | Doubled = console
         self._begun: RunBegins | None = None
@@ -59,7 +71,8 @@ class Screen:
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=self._plain,
+            get_time=clock,
             transient=True,
             # What libraries print belongs to the log, not here.
             redirect_stdout=False,
@@ -86,6 +99,8 @@ class Screen:
         self._console = Doubled(self._screen, event.folder.log)
         self.head(event.checked, event.folder)
         self._progress.start()
+        if self._plain:
+            self._line("starting the workers")
         self._task = self._progress.add_task("starting the workers", total=None, metrics="")
 
     def head(self, checked: CheckedJob, folder: RunFolder) -> None:
@@ -127,13 +142,15 @@ class Screen:
             case EpochEnded():
                 self._latest.update(event.metrics)
                 line = f"{self._epoch(event.epoch)}  {self._losses()}  {self._scores()}"
-                self._console.print(line)
                 self._update(event.step, event.epoch)
+                self._line(line)
             case Measured():
                 self._latest.update(event.metrics)
             case Progress():
                 self._latest.update(event.metrics)
                 self._update(event.step, event.epoch)
+                if self._plain and self._clock() - self._printed >= LINE_S:
+                    self._line(self._within_epoch(event))
             case Failed():
                 self._note(f"{event.reason}; it is tried again")
             case GaveUp() | StoppedOnRequest():
@@ -143,8 +160,24 @@ class Screen:
             case _:
                 assert_never(event)
 
+    def _line(self, text: str) -> None:
+        self._console.print(text)
+        self._printed = self._clock()
+
+    def _within_epoch(self, event: Progress) -> str:
+        assert self._started, "metrics came before the start of training"
+        steps = f"step {event.step}/{self._started.steps}"
+        parts = [self._epoch(event.epoch), steps, self._losses(), self._scores()]
+        left = self._progress.tasks[0].time_remaining if self._progress.tasks else None
+        if left is not None:
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        return "  ".join(filter(None, parts))
+
     def _start(self, event: Started) -> None:
         self._started = event
+        if self._plain and self._begun and not event.steps_done:
+            waited = self._clock() - self._printed
+            self._line(f"training begins after {waited:.0f} s, with {event.workers} workers")
         if event.steps_done:
             self._console.print(
                 f"going on after epoch {event.epochs_done}, step {event.steps_done} of "
@@ -200,12 +233,15 @@ class Screen:
         table.add_row("last checkpoint", locations.shown(result.last.location))
         self._console.print()
         self._console.print(table)
-        other = "ltm" if checked.job.model.method == "none" else "none"
+        job = checked.job
+        other = ["--set", f"model.method={'ltm' if job.model.method == 'none' else 'none'}"]
+        if job.model.method == "none" and not job.recipe.ib.weight:  # LTM's loss has the bound
+            other += ["--set", f"recipe.ib.weight={Bottleneck().weight:g}"]
         self._console.print("\nNext:")
         for words, purpose in (
             ([*program(), "ui"], "compare runs in the browser"),
             ([*program(), "runs"], "list them here"),
-            ([*command, "--set", f"model.method={other}"], "the same with and without merging"),
+            ([*command, *other], "the same with and without merging"),
         ):
             line = Text.assemble(f"  {shlex.join(words)}  ", (f"# {purpose}", "dim"))
             self._console.print(line, soft_wrap=True)

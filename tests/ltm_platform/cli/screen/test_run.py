@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -54,7 +55,9 @@ class Plain:
 
     def __init__(self) -> None:
         self._file = io.StringIO()
-        self.screen = Screen(Console(file=self._file, width=1000, highlight=False, markup=False))
+        self.now = 0.0
+        console = Console(file=self._file, width=1000, highlight=False, markup=False)
+        self.screen = Screen(console, lambda: self.now)
 
     @property
     def lines(self) -> list[str]:
@@ -87,6 +90,38 @@ def test_without_a_terminal_an_epoch_is_one_plain_line() -> None:
     for part in ("loss 1.250", "ce 1.000", "ib 0.500", "top-1 87.7 %"):
         assert part in first
     assert "\x1b" not in "".join(plain.lines)
+
+
+def test_without_a_terminal_a_long_epoch_is_a_line_a_minute(
+    checked: CheckedJob, tmp_path: Path
+) -> None:
+    plain = Plain()
+    plain.screen(RunBegins(checked, RunFolder(tmp_path)))
+    head = len(plain.lines)
+    plain.now = 21.0
+    plain.screen(Started(3, 0, 900, 0, "cpu", 2))
+    for step in range(1, 301):
+        plain.now += 1
+        plain.screen(Progress(step, 0, FIGURES | {"train/images_per_s": 512.0}))
+    begins, *lines = plain.lines[head:]
+    assert begins == "training begins after 21 s, with 2 workers"
+    assert [line.split("  ")[1] for line in lines] == [f"step {n}/900" for n in range(60, 301, 60)]
+    losses = "loss 1.250  ce 1.000  ib 0.500"
+    assert lines[1] == f"epoch 1/3  step 120/900  {losses}  512 images/s  0:13:00 left"
+    assert (tmp_path / "run.log").read_text().splitlines() == plain.lines
+
+
+def test_a_base_without_the_bound_suggests_ltm_with_it(checked: CheckedJob, tmp_path: Path) -> None:
+    job = checked.job.overridden(["model.method=none", "recipe.ib.weight=0"])
+    plain = Plain()
+    plain.screen(RunBegins(replace(checked, job=job), RunFolder(tmp_path)))
+    best = Checkpoint("/runs/best", 91.5)
+    result = RunResult("x-1", SCORES | SPEED, best, best, tmp_path, "1", "sqlite:///x.db")
+    plain.screen.result(result, ["ltm-platform", "submit", "x", "--set", "recipe.ib.weight=0"])
+    assert any(
+        "--set recipe.ib.weight=0 --set model.method=ltm --set recipe.ib.weight=0.1" in line
+        for line in plain.lines
+    )
 
 
 def test_a_run_that_goes_on_says_from_where() -> None:
