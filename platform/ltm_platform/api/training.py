@@ -256,7 +256,8 @@ def _stopped(record: RunRecord) -> RunFolder:
         return again
     if record.folder and folder.path.is_dir():
         return folder
-    raise UserError(f"the run {name!r} has no folder at {record.folder} on this machine")
+    finished = "has finished, and " if record.status == "FINISHED" else ""
+    raise UserError(f"the run {name!r} {finished}has no folder at {record.folder} on this machine")
 
 
 def _longer(record: RunRecord, before: JobSpec, job: JobSpec) -> str | None:

@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from ltm_platform.checks import check_job
 from ltm_platform.job import BatchPlan, JobSpec, changes
 from ltm_platform.job.load import bundled_folder
-from ltm_platform.runs.rehearsal import clear, forecast, rehearsal_job
+from ltm_platform.runs.rehearsal import forecast, rehearsal_job
+from ltm_platform.runs.removal import clear
 from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking import list_runs, tracked_run
 

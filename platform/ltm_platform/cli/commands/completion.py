@@ -13,8 +13,9 @@ def command(shell: str) -> None:
 
     \b
     Example:
-      eval "$(ltm-platform completion bash)"      in ~/.bashrc; zsh alike
       ltm-platform completion fish > ~/.config/fish/completions/ltm-platform.fish
+
+    In ~/.bashrc, or with zsh in ~/.zshrc, it is read by: eval "$(ltm-platform completion bash)"
     """
     from ltm_platform.cli.app import PROGRAM, cli
 
