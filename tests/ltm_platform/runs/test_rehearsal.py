@@ -42,6 +42,7 @@ def test_every_job_is_tried_as_it_is_but_for_its_length(name: str) -> None:
         "tracking.aliases",
         "tracking.register_as",
         "tracking.log_model",
+        "tracking.notify",
     }
     assert tried.name == f"{name}-smoke"
     assert changes(tried, tried) == {}
