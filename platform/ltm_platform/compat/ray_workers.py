@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import runpy
 import sys
 from contextlib import contextmanager
@@ -45,9 +46,29 @@ def started_by(program: Path) -> Iterator[None]:
 
 
 def import_ray() -> None:
-    """With what workers need of it."""
-    for name in _MODULES:
-        importlib.import_module(name)
+    """With what workers need of it, and without beginning Ray's generator of random ids, which
+    would give the same ids in all processes that are forked from this one."""
+    with _ids_from_the_system():
+        for name in _MODULES:
+            importlib.import_module(name)
+
+
+@contextmanager
+def _ids_from_the_system() -> Iterator[None]:
+    """In the block, the ids of actor classes, which Ray draws where one is defined."""
+    actor = importlib.import_module("ray.actor")
+    ids = actor.ActorClassID
+
+    class FromTheSystem:
+        @staticmethod
+        def from_random() -> object:
+            return ids(os.urandom(ids.size()))
+
+    vars(actor)["ActorClassID"] = FromTheSystem
+    try:
+        yield
+    finally:
+        vars(actor)["ActorClassID"] = ids
 
 
 def parsed(arguments: Sequence[str]) -> tuple[RuntimeEnvContext, list[str]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +59,35 @@ def test_what_is_no_worker_of_this_interpreter_is_told(words: list[str]) -> None
 def test_the_core_reads_the_node_managers_process_id_once() -> None:
     core = Path(sys.modules["ray._raylet"].__file__ or "").read_bytes()
     assert ray_workers.MANAGER_VARIABLE.removeprefix("RAY_").encode() in core
+
+
+TWINS = """
+import os, threading
+from ltm_platform.compat import ray_workers
+
+os.environ[ray_workers.MANAGER_VARIABLE] = str(os.getpid())
+ray_workers.import_ray()
+import ray
+
+def drawn_by_two():
+    ids = []
+    for _ in range(2):
+        out, into = os.pipe()
+        if os.fork() == 0:
+            os.write(into, ray.ObjectID.from_random().binary())
+            os._exit(0)
+        os.close(into)
+        with os.fdopen(out, "rb") as answer:
+            ids.append(answer.read())
+    return len(set(ids))
+
+apart = drawn_by_two()
+ray.ObjectID.from_random()
+print(apart, drawn_by_two())
+"""
+
+
+def test_forked_processes_draw_ids_of_their_own_as_long_as_nothing_was_drawn_before() -> None:
+    """Of two workers with the same id in the object store one dies, and the driver waits."""
+    done = subprocess.run([sys.executable, "-c", TWINS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "1"], done.stdout + done.stderr
