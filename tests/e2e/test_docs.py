@@ -113,6 +113,12 @@ RUN_BY = {
     "ltm-platform resume *": (
         f"{E2E}/test_endings.py::test_ctrl_c_and_sigterm_keep_what_is_finished_and_resume_goes_on"
     ),
+    "ltm-platform submit jobs/quickstart.yaml --name *": (
+        f"{E2E}/test_evaluate.py::test_what_comes_from_one_base_at_one_budget"
+    ),
+    "ltm-platform completion *": (
+        f"{HERE}/cli/commands/test_new.py::test_bash_completes_commands_options_jobs_and_runs"
+    ),
     "ltm-platform new *": (
         f"{HERE}/cli/commands/test_new.py::test_three_options_make_a_job_that_is_valid"
     ),

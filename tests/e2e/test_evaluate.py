@@ -11,6 +11,8 @@ from PIL import Image
 from ltm_platform.storage.checkpoints import stored
 from ltm_platform.storage.run_folder import RunFolder
 
+from .conftest import settings
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -48,6 +50,31 @@ def test_one_worker_finds_what_two_found_and_other_ratios_come_with_it(
     assert own["gmacs"] == pytest.approx(run.metrics["model/gmacs"])
     assert whole["gmacs"] > own["gmacs"]
     assert whole["loss"] != own["loss"]
+
+
+def test_what_comes_from_one_base_at_one_budget(cli: Cli, tiny_job: Path) -> None:
+    def done(*words: str) -> str:
+        answer = cli(*words)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    alone = settings("engine.zero_stage=0", "cluster.workers=1", "recipe.epochs=1")
+    base = settings("model.method=none", "recipe.ib.weight=0")
+    shown = done("submit", str(tiny_job), "--name", "base", *alone, *base)
+    assert "--set model.method=ltm --set recipe.ib.weight=0.1" in shown
+    shown = done("evaluate", "base", "--method", "ltm", "--target-gmacs", "0.0118")
+    untrained = shown.split()[-1]
+    tuned = settings("model.checkpoint=base", "model.target_gmacs=0.0118")
+    shown = done("submit", str(tiny_job), "--name", "tuned", *alone, *tuned)
+    assert "ltm keeping 0.641 of the tokens at blocks.0" in shown
+    columns = json.loads(done("compare", "base", untrained, "tuned", "--json"))
+    without, first, second = (column["figures"] for column in columns)
+    assert without["kept tokens"] is None
+    assert first["kept tokens"] == pytest.approx(second["kept tokens"], abs=1 / 64)
+    assert all(0.95 * 0.0118 < one["GMACs"] <= 0.0118 for one in (first, second))
+    assert [column["params"]["model.plan"] for column in columns][1:] == [
+        str({"blocks.0": round(64 * one["kept tokens"])}) for one in (first, second)
+    ]
 
 
 def test_what_does_not_fit_is_refused_before_ray_starts(
