@@ -41,9 +41,8 @@ class Net(NamedTuple):
     pixels: int = 32
 
     def create(self, method: str, **options: Any) -> Any:
-        size = None if self.pixels == 32 else self.pixels
-        every = self.options | options
-        return ltm.create_model(self.backbone, method, image_size=size, num_classes=10, **every)
+        every = {"image_size": self.pixels, "num_classes": 10, **self.options, **options}
+        return ltm.create_model(self.backbone, method, **every)
 
 
 NETS = {

@@ -13,6 +13,7 @@ from ltm_platform.job import JobSpec
 from ltm_platform.storage import locations
 from ltm_platform.storage.files import written_whole
 
+DEFAULT_RATIO = 0.7
 TEXT = """\
 # Train with: ltm-platform submit {file}
 # Try it first, in a few steps: ltm-platform submit {file} --smoke
@@ -65,7 +66,7 @@ def new_job(
 
     Args:
         data: as ``data.path``.
-        compression_ratio: the kept fraction of the tokens; 0.7 if no budget is given.
+        compression_ratio: the kept fraction of the tokens; `DEFAULT_RATIO` if no budget is given.
         target_gmacs: in its place, a budget in 1e9 multiply-accumulates an image.
 
     Raises:
@@ -90,7 +91,7 @@ def new_job(
     if target_gmacs is not None:
         budget = f"target_gmacs: {target_gmacs:g}              # 1e9 multiply-accumulates an image"
     else:
-        kept = 0.7 if compression_ratio is None else compression_ratio
+        kept = DEFAULT_RATIO if compression_ratio is None else compression_ratio
         budget = f"compression_ratio: {kept:g}         # kept fraction of the tokens"
     text = TEXT.format(
         file=path,

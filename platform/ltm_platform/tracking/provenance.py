@@ -44,8 +44,10 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def _harmless(word: str) -> str:
-    start = len(word) - len(word[word.find("=") + 1 :]) if "=" in word.partition("://")[0] else 0
-    return word[:start] + shown(word[start:]) if "://" in word else word
+    if "://" not in word:
+        return word
+    key, equals, value = word.partition("=")
+    return shown(word) if "://" in key else f"{key}{equals}{shown(value)}"
 
 
 def _versions() -> Iterator[str]:

@@ -10,8 +10,6 @@ import click
 
 Answer = TypeVar("Answer", str, float)
 
-DEFAULT_RATIO = 0.7
-
 
 @click.command("new")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
@@ -33,6 +31,7 @@ def command(
       ltm-platform new my.yaml --data digits --backbone vit_nano_patch4_32 --ratio 0.7
     """
     from ltm_platform import api
+    from ltm_platform.api.new_job import DEFAULT_RATIO
 
     if data is None:
         data = _asked("Where are the images (a folder, shards, or digits to try it)?", "--data")
