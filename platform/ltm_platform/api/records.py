@@ -14,10 +14,8 @@ from ltm_platform.api.values import Located, Status, Stopped
 from ltm_platform.errors import UserError
 from ltm_platform.ray_cluster.address import Kind, kind
 from ltm_platform.report.selection import Condition, select
-from ltm_platform.runs import lookup
+from ltm_platform.runs import lookup, removal
 from ltm_platform.runs.checkpoint_lookup import checkpoint_tag
-from ltm_platform.runs.removal import Removal, removal
-from ltm_platform.runs.removal import remove as remove_run
 from ltm_platform.tracking.runs import TRIALS_TAG, WAITS_TAG
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from ltm_platform.report.published import PublishedFigures
     from ltm_platform.runs.lookup import RunSummary
     from ltm_platform.runs.reconcile import Verdict
+    from ltm_platform.runs.removal import Removal
     from ltm_platform.tracking import RunRecord
 
 
@@ -207,7 +206,7 @@ def removals(names: Sequence[str], *, tracking_uri: str | None = None) -> list[R
             machine, or a registered model is made of it.
     """
     store = tracking.tracking_uri(tracking_uri)
-    return [removal(name, store) for name in dict.fromkeys(names)]
+    return removal.removals(names, store)
 
 
 @restored_process()
@@ -224,7 +223,7 @@ def remove(names: Sequence[str], *, tracking_uri: str | None = None) -> list[Rem
     found = removals(names, tracking_uri=store)
     for one in found:
         try:
-            remove_run(one, store)
+            removal.remove(one, store)
         except OSError as error:
             raise UserError(
                 f"of the run {one.name!r} not all can be removed: {error.strerror or error}"

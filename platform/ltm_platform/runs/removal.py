@@ -18,6 +18,8 @@ from ltm_platform.storage.run_folder import RunFolder
 from ltm_platform.tracking.runs import HOST_TAG, PARENT_TAG
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltm_platform.tracking import RunRecord
 
 
@@ -38,16 +40,23 @@ class Removal:
         return self.record.name
 
 
-def removal(name: str, store: str) -> Removal:
-    """See that a run may be removed here.
+def removals(names: Sequence[str], store: str) -> list[Removal]:
+    """See that runs may be removed here.
 
     Raises:
         UserError: there is no such run, it goes on, it is a trial, its folder is on another machine
             or cannot be reached, or a registered model is made of it.
     """
     records = tracking.list_runs(store)
-    record = next((one for one in records if one.name == name), None)
-    record = record or tracking.find_run(store, name)  # which says that there is none
+    newest = {one.name: one for one in reversed(records)}
+    for name in names:
+        if name not in newest:
+            tracking.find_run(store, name)  # which says that there is none
+    return [_removal(newest[name], records, store) for name in dict.fromkeys(names)]
+
+
+def _removal(record: RunRecord, records: Sequence[RunRecord], store: str) -> Removal:
+    name = record.name
     state = lookup.state_of(record)
     if state not in ("FINISHED", "FAILED", "KILLED", lookup.LOST):
         raise UserError(
